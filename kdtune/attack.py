@@ -1,0 +1,98 @@
+"""Projected gradient descent in the l-infinity ball, for evaluation and for the adversarial input knob.
+
+As Arani et al. (arXiv 1910.05057) use it: a random start, the sign of the gradient of the cross-entropy, judged at the
+iterate that is reached, not at the best one on the way. Pixels lie in [0, 1]; a network normalises inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [N, K], labels [N]) -> a scalar that the attack climbs
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over the images: a mean would divide each image's gradient by the batch size, and small ones underflow."""
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def pgd(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    eps: float | Tensor,
+    step: float,
+    steps: int,
+    at: Iterable[int] | None = None,
+    loss: Loss = cross_entropy,
+) -> dict[int, Tensor]:
+    """Iterates of PGD (Madry et al. 2018, equation 3) after each of the step counts `at` (default: the last only).
+
+    images: [N, C, H, W] in [0, 1]; labels: [N]; start: [N, C, H, W], where the search begins, usually
+    images + U(-eps, eps), projected like every iterate; eps: the ball's radius in pixel units, one number or one per
+    image [N]; step: how far a pixel moves in a step. `loss` must be a sum over images, so that none sees another.
+    One pass serves all step counts: the iterates are those of separate attacks from the same start, exactly.
+    The network is in eval mode meanwhile; its modes, buffers, parameters and their gradients stay as they are.
+    Raises ValueError for a step count outside 0..steps, FloatingPointError where an image's gradient is not finite.
+    """
+    wanted = sorted({steps} if at is None else set(at))
+    if not wanted or wanted[0] < 0 or wanted[-1] > steps:
+        raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
+    radius = eps.view(-1, 1, 1, 1) if isinstance(eps, Tensor) else eps
+    lowest, highest = (images - radius).clamp(min=0), (images + radius).clamp(max=1)
+    iterate = start.detach().clamp(lowest, highest)
+    iterates, finite = {0: iterate}, images.new_ones((), dtype=torch.bool)
+    with evaluating(network), torch.enable_grad():
+        for count in range(1, wanted[-1] + 1):
+            iterate.requires_grad_()
+            # Asked for the input alone: weights get no gradient, neither computed nor left in .grad.
+            (gradient,) = torch.autograd.grad(loss(network(iterate), labels), iterate)
+            finite &= gradient.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
+            iterate = (iterate.detach() + step * gradient.sign()).clamp(lowest, highest)
+            if count in wanted:
+                iterates[count] = iterate
+    if not finite:  # looked at only here: a look waits for the GPU
+        raise FloatingPointError("the loss has gradients that are not finite; the network cannot be attacked with it")
+    return {count: iterates[count].detach() for count in wanted}
+
+
+def withstood(network: nn.Module, iterates: Mapping[int, Tensor], labels: Tensor) -> dict[int, Tensor]:
+    """Whether each image is classified correctly at each iterate: bool [N] by step count.
+
+    Raises FloatingPointError for logits that are not finite.
+    """
+    correct = {}
+    with evaluating(network), torch.no_grad():
+        for count, images in iterates.items():
+            logits = network(images)
+            if not logits.isfinite().all():
+                raise FloatingPointError(f"logits are not finite on images after {count} steps of the attack")
+            correct[count] = logits.argmax(1) == labels
+    return correct
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The state a network is measured in: eval mode, full float32 (no autocast, no TF32), deterministic kernels.
+
+    Afterwards every module's mode and torch's switches are as they were.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    modes = [(module, module.training) for module in network.modules()]
+    switches = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32
+    device = next((parameter.device.type for parameter in network.parameters()), "cpu")
+    try:
+        network.eval()
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32 = False, False, True, False
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32 = switches
+        for module, training in modes:
+            module.training = training

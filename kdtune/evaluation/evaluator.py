@@ -1,0 +1,135 @@
+"""What every evaluator is: a frozen dataclass whose fields are its keys in a sweep file, and how a network is read.
+
+A new evaluator is one class in a module of this folder; its YAML key is its name in snake case. Settings load no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdtune.data.datasets import Data
+
+CLOSED = ConfigDict(extra="forbid")  # for the decorator of every evaluator: unknown keys are errors
+BATCH = 500  # fixed: float32 logits differ in their last bits between batch sizes
+REPEATABLE = 1e-4  # largest difference of logits between two passes; AutoAttack's bound (checks.py)
+
+
+class EvaluationError(Exception):
+    """A network that must not be measured: it answers at random, or not with finite float32 logits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """Metrics by name (rates in percent), and arrays by name: what numbers can be read off again later."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Evaluator(ABC):
+    """Base of all evaluators. Results are kept under `hash`: raise `version` when the same keys give other numbers."""
+
+    name: ClassVar[str]  # the class's name in snake case: the key in a sweep file
+    version: ClassVar[int]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+
+    @abstractmethod
+    def measure(self, network: nn.Module, data: Data, seed: int = 0) -> Measurement:
+        """Metrics and arrays of a network. `seed` is the evaluation's own and never the run's.
+
+        Raises EvaluationError or FloatingPointError for a network that cannot be measured.
+        """
+
+    @property
+    def writes(self) -> str:
+        """What its metrics' names begin with, as far as settings tell; two entries of a sweep may not share it."""
+        return self.name
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of a SHA-256 over name, version and every field, defaults included.
+
+        A setting with a method `identity` counts by what that gives: a folder is its content, not its path.
+        """
+        fields = {each.name: _content(getattr(self, each.name)) for each in dataclasses.fields(self)}
+        text = json.dumps({"name": self.name, "version": self.version, "fields": fields}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def predict(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits of images, float32 [N, K] on the CPU, in eval mode, in batches of fixed size and order.
+
+    images: uint8 [N, C, H, W] on the network's device. The first batch is asked twice.
+    Raises EvaluationError where the answers differ, or are no finite float32 logits, or where there is no image.
+    """
+    import torch
+
+    from kdtune.attack import evaluating
+
+    if not len(images):
+        raise EvaluationError("there are no images to evaluate on")
+    logits: list[Tensor] = []
+    with evaluating(network), torch.no_grad():
+        for batch in images.split(BATCH):
+            answer = network(pixels(batch))
+            if answer.dim() != 2 or answer.dtype != torch.float32:
+                came, wanted = f"{answer.dtype} {list(answer.shape)}", f"torch.float32 [{len(batch)}, classes]"
+                raise EvaluationError(f"the network answers with {came} where {wanted} was expected")
+            if not answer.isfinite().all():
+                raise EvaluationError(f"logits are not finite for {_images(answer)}; has the run diverged?")
+            if not logits and (answer - network(pixels(batch))).abs().max() > REPEATABLE:
+                raise EvaluationError("logits differ for the same images; a noise source is still on")
+            logits.append(answer.cpu())
+    return torch.cat(logits)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1], as networks take them."""
+    return images.float() / 255
+
+
+def correct(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """Whether the largest logit is the label's: bool [N]. `logits` lie on the CPU, as `predict` gives them."""
+    return (logits.argmax(1) == labels.cpu()).numpy()
+
+
+def percent(bits: np.ndarray) -> float:
+    """The share of true bits, in percent."""
+    return 100 * float(bits.mean())
+
+
+def pack(bits: np.ndarray) -> np.ndarray:
+    """Bits along the last axis, eight to a byte: uint8 [..., ceil(N / 8)], the tail filled with zeros."""
+    return np.packbits(bits, axis=-1)
+
+
+def unpack(packed: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` bits of what `pack` wrote: bool [..., count]."""
+    return np.unpackbits(packed, axis=-1, count=count).astype(bool)
+
+
+def _content(value: Any) -> Any:
+    """A field's value as JSON."""
+    if hasattr(value, "identity"):
+        return value.identity()
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _images(answer: Tensor) -> str:
+    return f"{int((~answer.isfinite()).any(1).sum())} of {len(answer)} images"

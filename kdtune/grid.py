@@ -1,0 +1,130 @@
+"""A sweep file's grid: blocks of axes, the points they make, and `$names` put in place.
+
+A block is a product, a grid the union of its blocks. A value may be a list of alternatives, one value, Tune's own
+`{grid_search: [...]}`, or the `$name` of another axis of its block.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kdtune.tree import Mapping, Problem, Sequence, nearest, problem_at
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of axis values, the lines they were written in, and the block they come from (1-based)."""
+
+    values: dict[str, Any]
+    lines: dict[str, int | None]
+    block: int
+    line: int | None
+
+
+def points(grid: Any, source: str) -> tuple[list[Point], list[Problem]]:
+    """All points of a grid in written order, and what is wrong with it. No grid is one point without values."""
+    blocks = [grid] if isinstance(grid, Mapping) else grid
+    if blocks is None:
+        return [Point({}, {}, 1, None)], []
+    if not isinstance(blocks, list) or not all(isinstance(block, Mapping) for block in blocks) or not blocks:
+        return [], [Problem(source, None, ("grid",), f"came {grid!r}; a grid is a mapping of axes, or a list of such")]
+    found: list[Point] = []
+    problems: list[Problem] = []
+    for number, block in enumerate(blocks):
+        path = ("grid",) if isinstance(grid, Mapping) else ("grid", number)
+        axes: dict[str, list[Any]] = {}
+        for axis, value in block.items():
+            alternatives, message = _alternatives(axis, value, block)
+            axes[axis] = alternatives
+            if message:
+                problems.append(Problem(source, block.lines.get(axis), (*path, axis), message))
+        if problems:
+            continue
+        for combination in itertools.product(*axes.values()):
+            values = dict(zip(axes, combination, strict=True))
+            values = {axis: values[value[1:]] if _is_name(value) else value for axis, value in values.items()}
+            found.append(Point(values, dict(block.lines), number + 1, block.line))
+    return found, problems
+
+
+def _alternatives(axis: str, value: Any, block: Mapping) -> tuple[list[Any], str | None]:
+    if isinstance(value, Mapping) and list(value) == ["grid_search"] and isinstance(value["grid_search"], list):
+        value = value["grid_search"]
+    elif isinstance(value, Mapping) and ({"values", "choice", "_type", "grid_search", "distribution"} & set(value)):
+        return [], f"came {dict(value)}; an axis takes a list: {axis}: [0.1, 0.2], or {{grid_search: [0.1, 0.2]}}"
+    alternatives = list(value) if isinstance(value, list) else [value]
+    for alternative in alternatives:
+        if _is_name(alternative) and alternative[1:] not in block:
+            return [], f"came {alternative}; this block has no axis of that name, only {', '.join(block)}"
+        if _is_name(alternative) and any(_is_name(other) for other in _listed(block[alternative[1:]])):
+            return [], f"came {alternative}, which itself refers to another axis; name that axis directly"
+    if not alternatives:
+        return [], "came an empty list; an axis needs at least one value"
+    return alternatives, None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("$")
+
+
+def names(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """Every `$name` in a tree, without its dollar sign, and where it stands."""
+    if _is_name(tree):
+        yield tree[1:], path
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from names(value, (*path, key))
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from names(value, (*path, number))
+
+
+def substitute(tree: Any, point: Point) -> Any:
+    """The tree with every `$name` replaced by the point's value, which keeps the line it has in the grid."""
+    if _is_name(tree):
+        return point.values.get(tree[1:], tree)
+    if isinstance(tree, Mapping):
+        lines = {key: _line(value, tree.lines.get(key), point) for key, value in tree.items()}
+        return Mapping({key: substitute(value, point) for key, value in tree.items()}, lines, tree.line)
+    if isinstance(tree, Sequence):
+        lines_of_items = [_line(value, line, point) for value, line in zip(tree, tree.lines, strict=True)]
+        return Sequence([substitute(value, point) for value in tree], lines_of_items, tree.line)
+    return tree
+
+
+def _line(value: Any, line: int | None, point: Point) -> int | None:
+    return point.lines.get(value[1:], line) if _is_name(value) else line
+
+
+def check_names(tree: Mapping, grid: Any, found: list[Point], source: str) -> list[Problem]:
+    """`$names` of a tree that no block has or that one block lacks, and axes that nothing uses."""
+    used: dict[str, tuple[str | int, ...]] = {}
+    for name, path in names(tree):
+        used.setdefault(name, path)
+    axes = list(dict.fromkeys(axis for point in found for axis in point.values))
+    problems = []
+    for name, path in used.items():
+        lacking = {point.block: point for point in found if name not in point.values}
+        if name not in axes:
+            close = nearest(name, axes)
+            hint = f"did you mean ${close}?" if close else f"the grid has {', '.join(axes) or 'no axes'}"
+            problems.append(problem_at(tree, source, path, f"came ${name}, which no block of the grid has; {hint}"))
+        for block, point in lacking.items() if name in axes else ():
+            message = f"block {block} of the grid has no {name}, which {'.'.join(map(str, path))} asks for; add it to the block"
+            problems.append(Problem(source, point.line, ("grid", block - 1), message))
+    referred = {name for name, _ in names(grid)}
+    for point in found:
+        for axis in point.values:
+            if axis not in used and axis not in referred:
+                close = nearest(axis, used)
+                hint = f" (the file uses ${close})" if close else ""
+                message = f"nothing uses the axis {axis}; write ${axis} where its value belongs, or remove it{hint}"
+                problems.append(Problem(source, point.lines.get(axis), ("grid", point.block - 1, axis), message))
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,1 @@
+"""Sources of noise, a module per injection point: `input`, `teacher`, `target`, `labels`. `knob` says what all are."""

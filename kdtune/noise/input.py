@@ -1,0 +1,38 @@
+"""Noise on the images that the student is shown. The teacher sees the clean ones.
+
+Called as `knob(images, labels, network, draw) -> images` with images float [N, C, H, W] in [0, 1], the dataset's labels
+int64 [N], the network in training (for perturbations found with its help) and the knob's stream of random numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from kdtune.noise.knob import Knob
+from kdtune.settings import Scale
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdtune.randomness import Draw
+
+
+@dataclass(frozen=True)
+class Gaussian(Knob):
+    """x + delta with delta ~ N(0, sigma^2 I), drawn anew for every image, batch and epoch.
+
+    With a teacher this is Soft Randomization, without one Gaussian augmentation (Arani et al., arXiv 1910.05057,
+    section 3.2). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does not say).
+    """
+
+    strength: ClassVar[str] = "sigma"
+    sigma: Scale  # standard deviation in pixel units, images in [0, 1]
+
+    def __call__(self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw) -> Tensor:
+        return images + self.sigma * draw.normal(images)
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        """Root mean square of what was added; the mean is known to be zero."""
+        return float((after - before).square().mean().sqrt())

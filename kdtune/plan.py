@@ -1,0 +1,1 @@
+from kdtune.planning import *  # noqa: F403

@@ -1,0 +1,193 @@
+"""One run from start to end, without Ray: the table of contents of what happens to a network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from kdtune import checkpoints, models, weights
+from kdtune.config import Normalization, Run
+from kdtune.data import datasets
+from kdtune.data.datasets import Data
+from kdtune.distillation import Lesson
+from kdtune.evaluation import Evaluation
+from kdtune.evaluation.accuracy import accuracy
+from kdtune.models import Model, Shape
+from kdtune.provenance import provenance
+from kdtune.randomness import seeded
+from kdtune.store import Attempt, Store
+from kdtune.training import Diverged, Row, State, train
+
+
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run happens and whom it tells. Nothing here changes its numbers beyond floating-point order."""
+
+    store: Store
+    data_dir: Path
+    device: str = "cpu"
+    threads: int = 1  # of torch, on the CPU
+    checkpoint_every: float = checkpoints.EVERY_S
+    report: Callable[[list[Row]], None] = lambda history: None  # gets the whole history after every epoch
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run stands in the store after `perform`, and its own exception where it had one."""
+
+    state: str
+    error: Exception | None = None
+
+    @property
+    def traceback(self) -> str:
+        return "".join(traceback.format_exception(self.error)) if self.error else ""
+
+
+def perform(run: Run, evaluation: Evaluation, place: Place) -> Ended:
+    """Trains what is not trained and evaluates what is missing.
+
+    A run that another process has claimed is left to it: `elsewhere`. The run's own exception is written to the store.
+    """
+    torch.set_num_threads(place.threads)
+    if (claim := place.store.claim(run.id)) is None:
+        return Ended("elsewhere")
+    failure = None
+    with claim:
+        attempt = place.store.attempt(run.id, claim.attempt)
+        try:
+            data = datasets.load(run.dataset, place.data_dir, place.device)
+            done = place.store.done(run.id)
+            if done is None:
+                train_and_evaluate(run, evaluation, data, attempt, place)
+            elif done.outcome == "done":
+                evaluate(load_finished(run.id, place.store).to(place.device), run.id, evaluation, data, place.store)
+        except Exception as error:
+            attempt.write_failure(error)
+            failure = error
+    return Ended("failed" if failure else place.store.state(run.id), failure)
+
+
+def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: Attempt, place: Place) -> None:
+    """A run that is not done yet. Divergence is a result too: it is kept, without weights, and not tried again."""
+    began = time.monotonic()
+    attempt.write_description(run.description)
+    teacher, chosen = choose_teacher(run, place)
+    try:
+        network, history = trained(run, data, teacher, attempt, place)
+    except Diverged as diverged:
+        attempt.finish("diverged", None, diverged.history, provenance(data, place.device, began, chosen))
+    else:
+        evaluate(network, run.id, evaluation, data, place.store)
+        attempt.finish("done", weights.save(network), history, provenance(data, place.device, began, chosen))
+
+
+def trained(
+    run: Run, data: Data, teacher: nn.Module | None, attempt: Attempt, place: Place
+) -> tuple[nn.Module, list[Row]]:
+    """The network after training and its history. Training goes on from the last good checkpoint of any attempt."""
+    network = build(run.model, run.normalization, run.seed or 0, data.shape, data.classes).to(place.device)
+    if run.recipe is None or run.seed is None:
+        weights.load_foreign(network, run.checkpoint or "")
+        return network, []
+    lesson = Lesson(data.classes, run.seed, run.noise, teacher, run.distillation, place.device)
+    kept = place.store.checkpoint(run.id)
+    start = State.from_bytes(kept[1]) if kept else None
+    began = saved = time.monotonic()
+
+    def each_epoch(state: State, row: Row) -> None:
+        nonlocal saved
+        healthy = math.isfinite(row["train/loss"]) and finite(network)
+        if data.validation is not None and healthy:
+            row["val/accuracy"] = accuracy(network, data.validation)
+        now = time.monotonic()
+        # Evaluation may take long: the end of training is kept too, unless it costs less than a checkpoint is worth.
+        last = state.epoch == run.recipe.epochs and now - began >= place.checkpoint_every  # type: ignore[union-attr]
+        if (last or now - saved >= place.checkpoint_every) and healthy:
+            attempt.save_checkpoint(state.epoch, state.to_bytes())
+            saved = now
+        place.report(state.history)
+
+    history = train(network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch)
+    if not finite(network):  # the last step broke what the last loss could not show
+        raise Diverged(len(history), history)
+    return network, history
+
+
+def finite(network: nn.Module) -> bool:
+    """Whether all weights are numbers. BatchNorm's statistics count: they break first."""
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+def build(model: Model, normalization: Normalization | None, seed: int, shape: Shape, classes: int) -> nn.Module:
+    """A network as its seed initialises it; on the CPU, so that it is the same on every device."""
+    with seeded(seed, "init"):
+        network = models.build(model, shape, classes)
+    if normalization is None:
+        return network
+    from kdtune.models.normalized import Normalized
+
+    return Normalized(network, normalization.mean, normalization.std)
+
+
+def load_finished(id: str, store: Store) -> nn.Module:
+    """The network of a finished run, from what the store has of it alone, in eval mode, on the CPU."""
+    description, origin = store.description(id), store.provenance(id)
+    if description is None or origin is None:
+        raise LookupError(f"run {id} is not done: it has no network to load")
+    stated = description.get("normalization")
+    network = build(
+        Model.model_validate(description["model"]),
+        Normalization.model_validate(stated) if stated else None,
+        seed=0,  # overwritten by the weights
+        shape=tuple(origin["shape"]),
+        classes=origin["classes"],
+    )
+    weights.load(network, store.weights(id))
+    return network.eval()
+
+
+def choose_teacher(run: Run, place: Place) -> tuple[nn.Module | None, dict[str, Any]]:
+    """The teacher that the run's rule chooses, and what the provenance keeps of it.
+
+    A diverged teacher is never chosen; ties go to the first of the pool, which is the first seed.
+    """
+    choice = run.teacher
+    if choice is None:
+        return None, {}
+    outcomes = {id: place.store.done(id) for id in choice.runs}
+    pool = [id for id, done in outcomes.items() if done is not None and done.outcome == "done"]
+    if not pool:
+        raise RuntimeError(f"no teacher to learn from: none of {', '.join(choice.runs)} is done")
+    chosen, score = pool[0], None
+    if choice.rule == "best":
+        scores = {id: (place.store.evaluation(id, choice.evaluator or "") or {}).get(choice.metric) for id in pool}
+        unmeasured = [id for id, value in scores.items() if value is None]
+        if unmeasured:
+            raise RuntimeError(f"{choice.metric} was not measured for the teachers {', '.join(unmeasured)}")
+        chosen = max(pool, key=lambda id: scores[id])
+        score = scores[chosen]
+    digest = hashlib.sha256(place.store.weights(chosen)).hexdigest()
+    return load_finished(chosen, place.store).to(place.device), {"id": chosen, "weights_sha256": digest, "metric": choice.metric, "score": score}
+
+
+def evaluate(network: nn.Module, id: str, evaluation: Evaluation, data: Data, store: Store) -> None:
+    """Every evaluator that has not measured this run yet; each result is kept as it comes."""
+    network.eval()
+    for evaluator in evaluation:
+        if store.evaluation(id, evaluator.hash) is None:
+            measured = evaluator.measure(network, data)
+            settings = TypeAdapter(type(evaluator)).dump_python(evaluator, mode="json")
+            about = {"name": evaluator.name, "version": evaluator.version, **settings}
+            store.write_evaluation(id, evaluator.hash, about, measured.metrics, measured.arrays)

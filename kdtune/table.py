@@ -1,0 +1,1 @@
+from kdtune.tables import *  # noqa: F403

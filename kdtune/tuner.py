@@ -1,0 +1,252 @@
+"""A plan through Ray Tune: one searcher that hands out runs as their teachers become ready, one Tuner, callbacks.
+
+Tune's own folder is scratch. What is finished is in the store, so nothing is ever restored: a damaged or planted Tune
+state is not read, and the same command again goes on from the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kdtune.dispatch import Dispatch
+from kdtune.planning import PlannedRun
+
+# Tune reads these when it is imported or when a Tuner is made. The names are Tune's.
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the driver writes TensorBoard itself
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end with status 0 after Ctrl-C
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is never read
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+TRIALS_PER_TUNER = 500  # Tune slows down with thousands of trials; larger plans are several Tuners in a row
+RETRIES = 3  # of a trial whose process or node was lost; a run's own exception is not retried
+
+
+class CannotHold(Exception):
+    """No machine of the cluster can ever hold a run of this plan. The message says what was asked for and what there is."""
+
+
+class Watcher(Protocol):
+    """Who is told what happens: progress on the screen, TensorBoard."""
+
+    def started(self, id: str) -> None: ...
+    def rows(self, id: str, rows: list[dict[str, float]]) -> None: ...
+    def ended(self, id: str, state: str) -> None: ...
+    def tick(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one run asks for. A student may share a GPU: fractions are bookkeeping, its memory is not divided."""
+
+    teacher: dict[str, float]
+    student: dict[str, float]
+
+    def of(self, role: str) -> dict[str, float]:
+        return self.teacher if role == "teacher" else self.student
+
+
+def launch(
+    dispatch: Dispatch,
+    job: Callable[[PlannedRun], dict[str, Any]],
+    watcher: Watcher,
+    *,
+    address: str | None = None,
+    gpus_per_run: float | None = None,
+    max_concurrent: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs what a dispatch has to give, through Ray, until nothing is left or `interrupted` says so.
+
+    `address` of a running cluster; without one a Ray of our own is started here and ended afterwards.
+    Raises CannotHold, ConnectionError.
+    """
+    os.environ.update(TUNE_ENVIRONMENT)
+    with _ray(address), tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as scratch:
+        resources = choose_resources(gpus_per_run)
+        check_resources(resources, {planned.role for planned in dispatch.plan.runs.values()})
+        while not dispatch.over and not interrupted():
+            _tune(dispatch, job, watcher, resources, max_concurrent, interrupted, scratch, on_cluster=address is not None)
+
+
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A Ray to work with. `address="local"` never joins another Ray, however stale the address file it left behind."""
+    import logging
+
+    import ray
+
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Sockets lie in it, and the path of a socket has at most 107 bytes: keep it short.
+    folder = tempfile.mkdtemp(prefix="kdt", dir="/tmp")
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _temp_dir=folder,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def choose_resources(gpus_per_run: float | None) -> Resources:
+    """A core a run on a machine without GPUs; else a GPU for a teacher and a quarter of one for a student."""
+    import ray
+
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if not has_gpu and not gpus_per_run:
+        return Resources({"CPU": 1}, {"CPU": 1})
+    student = gpus_per_run if gpus_per_run is not None else 0.25
+    return Resources({"CPU": 1, "GPU": max(student, 1.0) if gpus_per_run is None else student}, {"CPU": 1, "GPU": student})
+
+
+def check_resources(resources: Resources, roles: set[str]) -> None:
+    """Raises CannotHold where no machine could ever hold a run, so that nothing waits for ever."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for role in sorted(roles):
+        asked = resources.of(role)
+        if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+            largest = {name: max((node.get(name, 0) for node in nodes), default=0) for name in asked}
+            raise CannotHold(
+                f"a {role} asks for {_words(asked)}, but no machine has more than {_words(largest)}; "
+                "lower --gpus-per-run, or give --address of a cluster that has them"
+            )
+
+
+def _words(resources: dict[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _tune(
+    dispatch: Dispatch,
+    job: Callable[[PlannedRun], dict[str, Any]],
+    watcher: Watcher,
+    resources: Resources,
+    max_concurrent: int | None,
+    interrupted: Callable[[], bool],
+    scratch: str,
+    on_cluster: bool,
+) -> None:
+    """One Tuner over the runs that are left, at most TRIALS_PER_TUNER of them."""
+    from ray import tune
+
+    from kdtune.trials import trial
+
+    # Tune lets one trial wait for resources by default; more must wait for an autoscaling cluster to grow.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(200 if on_cluster else 8)
+    searcher = make_searcher(dispatch, job, watcher, max_concurrent)
+    left = sum(state not in ("done", "diverged") for state in dispatch.states.values())
+    tuner = tune.Tuner(
+        tune.with_resources(trial, lambda config: tune.PlacementGroupFactory([resources.of(config["role"])])),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=min(left, TRIALS_PER_TUNER),
+            reuse_actors=True,  # a new process costs seconds, a run of a small network less
+            trial_name_creator=lambda trial: trial.config["id"],
+            trial_dirname_creator=lambda trial: f"{trial.config['id']}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=scratch,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[make_callback(searcher, watcher)],
+            stop=make_stopper(interrupted),
+        ),
+    )
+    tuner.fit()
+
+
+def make_searcher(
+    dispatch: Dispatch, job: Callable[[PlannedRun], dict[str, Any]], watcher: Watcher, max_concurrent: int | None
+) -> Any:
+    """Tune's side of a Dispatch. A function, so that this module can be imported without Ray."""
+    from ray.tune.search import Searcher
+
+    class PlanSearcher(Searcher):
+        def __init__(self) -> None:
+            super().__init__(metric="epochs", mode="max")
+            self.running: dict[str, str] = {}  # run ids by trial id
+            self.errors: dict[str, str] = {}  # what is known of an error, by run id
+
+        def suggest(self, trial_id: str) -> Any:
+            """A run to start, None to wait, FINISHED. Tune asks about once a second while it waits."""
+            if max_concurrent is not None and len(self.running) >= max_concurrent:
+                return None
+            planned = dispatch.next()
+            if planned is None:
+                return Searcher.FINISHED if dispatch.over else None
+            self.running[trial_id] = planned.id
+            watcher.started(planned.id)
+            return job(planned)
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            id = self.running.pop(trial_id, None)
+            if id is not None:
+                told = (result or {}).get("error") or self.errors.pop(id, "")
+                watcher.ended(id, dispatch.ended(id, told))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Tune wants a file here. Nothing reads it: the store is the only memory."""
+            with open(checkpoint_path, "w") as file:
+                json.dump({"note": "scratch, never read"}, file)
+
+        def restore(self, checkpoint_path: str) -> None:
+            raise NotImplementedError("kdtune never restores a Tuner: run the same command again")
+
+    return PlanSearcher()
+
+
+def make_callback(searcher: Any, watcher: Watcher) -> Any:
+    from ray.tune import Callback
+
+    class Watching(Callback):
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            watcher.tick()
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if rows := result.get("rows"):
+                watcher.rows(result["id"], rows)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            searcher.errors[trial.config["id"]] = str(trial.get_error() or "")
+
+    return Watching()
+
+
+def make_stopper(interrupted: Callable[[], bool]) -> Any:
+    from ray.tune.stopper import Stopper
+
+    class OnInterrupt(Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return interrupted()
+
+    return OnInterrupt()

@@ -1,0 +1,66 @@
+"""A sweep's folder on disk: what its last command saw, derived anew from the runs. Deleting it loses nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdtune import tables
+from kdtune.paths import data_folder
+from kdtune.planning import Plan
+from kdtune.records import to_json, to_yaml
+from kdtune.store import Store
+from kdtune.sweepfile import SweepFile
+
+
+class View:
+    """`results/<sweep>/<profile>/`; with overrides `<profile>+<4 hex>`, so that two variants do not share a folder."""
+
+    def __init__(self, store: Store, plan: Plan, overrides: Sequence[str] = ()) -> None:
+        self.store = store
+        self.plan = plan
+        variant = f"+{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:4]}" if overrides else ""
+        self.key = f"{plan.name}/{plan.profile}{variant}"
+
+    @property
+    def place(self) -> str:
+        """Folder or URI, as a person would open it."""
+        return self.store.objects.path(self.key)
+
+    @property
+    def local(self) -> Path:
+        """Where files that need a real folder lie, such as TensorBoard's: the folder itself, or a mirror of it."""
+        root = self.store.objects.local
+        return (root if root is not None else data_folder() / "mirror") / self.key
+
+    def write(self, file: SweepFile, states: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The sweep as it was resolved, its plan, and the table of its runs; returns the table."""
+        rows = tables.rows(self.plan, self.store, states)
+        about = {"sweep": self.plan.name, "profile": self.plan.profile, "dataset": self.plan.dataset}
+        self._put("sweep.yaml", to_yaml(file.tree))
+        self._put("plan.json", to_json({**about, "runs": described(self.plan, states)}, indent=1))
+        self._put("results.csv", tables.to_csv(rows))
+        self._put("results.parquet", tables.to_parquet(rows, about))
+        return rows
+
+    def _put(self, name: str, data: bytes) -> None:
+        key = f"{self.key}/{name}"
+        if self.store.objects.get(key) != data:
+            self.store.objects.put(key, data)
+
+
+def described(plan: Plan, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The runs of a plan as plain values: what `--dry-run --json` prints and plan.json keeps."""
+    return [
+        {
+            "id": id,
+            "role": planned.role,
+            "seed": planned.run.seed,
+            "parameters": planned.parameters,
+            "waits_for": list(planned.waits_for),
+            "state": states[id],
+        }
+        for id, planned in plan.runs.items()
+    ]

@@ -1,0 +1,61 @@
+"""A small sweep that trains in tenths of a second, and threads that do not get into each other's way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests of tiny networks are fastest on one thread
+
+ROOT = Path(__file__).parent.parent
+
+SMALL = """\
+name: small
+dataset: {digits: {}, train_size: 100, validation: 0.2}
+seeds: 2
+grid: {rate: [0.0, 0.2]}
+recipe:
+  optimizer: {sgd: {lr: 0.1, momentum: 0.9}}
+  schedule: {step: {milestones: [0.5], factor: 0.1}}
+  precision: float32
+  batch_size: 20
+  epochs: 3
+teacher:
+  model: {mlp: {hidden: [8], dropout: $rate}}
+  seeds: 3
+  select: {rule: best, metric: val/accuracy}
+student:
+  model: {mlp: {hidden: [8]}}
+  distillation: {alpha: 0.9, temperature: 4}
+  noise: {teacher: {dropout: {rate: $rate}}}
+evaluation: [accuracy]
+"""
+
+
+@pytest.fixture
+def small_sweep() -> str:
+    """The text of a sweep of 6 teachers and 4 students, a two-layer network on the digits."""
+    return SMALL
+
+
+@pytest.fixture
+def write_sweep(tmp_path):
+    """Writes a sweep file and returns its path."""
+
+    def write(text: str = SMALL, name: str = "small.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images beside the project; tests that need it are skipped where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}")
+    return folder

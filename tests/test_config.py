@@ -1,0 +1,108 @@
+"""Identity: what is stated decides a run's id, what is off does not, and neither does where things lie."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from kdtune.config import Noise, Optimizer, Recipe, Run
+
+RECIPE = {
+    "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}},
+    "schedule": {"step": {"milestones": [0.5], "factor": 0.1}},
+    "precision": "float32",
+    "batch_size": 20,
+    "epochs": 3,
+}
+STATED = {
+    "dataset": {"digits": {}},
+    "content": {"name": "digits", "digest": "0123", "seed": 0},
+    "model": "wrn-16-2",
+    "recipe": RECIPE,
+    "seed": 1,
+}
+
+
+def run(**changes) -> Run:
+    return Run.model_validate({**STATED, **changes})
+
+
+def test_an_id_is_pinned():
+    """If this fails, every run of every user has a new id: raise RECIPE_VERSION and say so in CHANGELOG."""
+    assert run().id == "d464b0b2b8de"
+
+
+def test_what_is_off_is_not_written():
+    plain = run()
+    for off in (
+        {"noise": {"input": {"gaussian": {"sigma": 0}}}},
+        {"noise": {"teacher": {"dropout": {"rate": 0.0}}}},
+        {"model": {"wrn-16-2": {"dropout": 0}}},
+        {"recipe": {**RECIPE, "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False}}}},
+        {"recipe": {**RECIPE, "augmentation": {}}},
+        {"normalization": None},
+    ):
+        assert run(**off).id == plain.id, off
+    assert "noise" not in plain.description
+
+
+def test_every_stated_value_counts():
+    changes = [
+        {"seed": 2},
+        {"model": "wrn-16-1"},
+        {"model": {"wrn-16-2": {"dropout": 0.1}}},
+        {"content": {"name": "digits", "digest": "0124", "seed": 0}},
+        {"recipe": {**RECIPE, "epochs": 4}},
+        {"recipe": {**RECIPE, "augmentation": {"flip": {}}}},
+        {"noise": {"input": {"gaussian": {"sigma": 0.1}}}},
+        {"distillation": {"alpha": 0.9, "temperature": 4}},
+        {"distillation": {"alpha": 0.9, "temperature": 4, "divergence": "reverse"}},
+        {"teacher": {"runs": ["a", "b"], "rule": "best", "metric": "val/accuracy", "evaluator": "e"}},
+        {"teacher": {"runs": ["b", "a"], "rule": "best", "metric": "val/accuracy", "evaluator": "e"}},
+        {"normalization": {"mean": [0.5], "std": [0.2]}},
+    ]
+    ids = [run().id, *(run(**change).id for change in changes)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_spelling_and_order_of_keys_do_not_count():
+    assert run(model="WRN_16_2").id == run().id
+    assert run(recipe=dict(reversed(RECIPE.items()))).id == run().id
+    assert run(recipe={**RECIPE, "optimizer": {"sgd": {"momentum": 0.9, "lr": 1e-1}}}).id == run().id
+
+
+def test_where_things_lie_does_not_count():
+    folders = [{"folder": {"path": path, "name": "Mine"}} for path in ("/here", "/there")]
+    assert run(dataset=folders[0]).id == run(dataset=folders[1]).id
+    checkpoints = [run(recipe=None, seed=None, checkpoint=path, checkpoint_digest="d") for path in ("/a.pt", "/b.pt")]
+    assert checkpoints[0].id == checkpoints[1].id
+
+
+def test_a_run_survives_the_way_to_another_process():
+    original = run(
+        noise={"input": {"gaussian": {"sigma": 0.1}}, "teacher": {"dropout": {"rate": 0.2}}},
+        model={"wrn-16-2": {"dropout": 0.1}},
+        distillation={"alpha": 0.9, "temperature": 4},
+    )
+    again = Run.model_validate(json.loads(json.dumps(original.model_dump(mode="json"))))
+    assert (again.id, again.description, again.noise) == (original.id, original.description, original.noise)
+
+
+def test_numbers_must_be_numbers_and_kinds_known():
+    with pytest.raises(ValidationError, match="valid number"):
+        Optimizer.model_validate({"sgd": {"lr": "0.1"}})
+    with pytest.raises(ValidationError, match="exactly one of sgd"):
+        Optimizer.model_validate({})
+    with pytest.raises(ValidationError, match="milestones must rise"):
+        Recipe.model_validate({**RECIPE, "schedule": {"step": {"milestones": [0.6, 0.3], "factor": 0.1}}})
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Noise.model_validate({"input": {"gausian": {"sigma": 0.1}}})
+
+
+def test_knobs_of_a_point_keep_their_written_order():
+    noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.1}}})
+    assert list(noise.knobs("teacher")) == ["dropout"]
+    assert noise.knobs("input") == {}
+    assert Noise.model_validate({"teacher": {"dropout": {"rate": 0}}}).knobs("teacher") == {}

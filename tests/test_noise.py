@@ -1,0 +1,287 @@
+"""The contract of every knob, whatever its injection point; then what each knob promises beyond it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from scipy import stats
+from torch import Tensor, nn
+
+from kdtune.noise.input import Gaussian
+from kdtune.noise.knob import POINTS, Knob, knobs_of
+from kdtune.noise.teacher import Dropout
+from kdtune.randomness import Draw, draw, seeded
+
+CLASSES = 10
+OTHER_FIELDS: dict[str, dict[str, Any]] = {}  # what a knob needs beside its strength, by path: {"input.name": {...}}
+EVERY_KNOB = [
+    pytest.param(point, kind, id=f"{point}.{name}") for point in POINTS for name, kind in knobs_of(point).items()
+]
+every_knob = pytest.mark.parametrize(("point", "kind"), EVERY_KNOB)
+STRENGTHS = (0.1, 0.2, 0.4)
+
+
+def make(point: str, kind: type[Knob], strength: float) -> Any:
+    return kind(**{kind.strength: strength}, **OTHER_FIELDS.get(f"{point}.{kind.name()}", {}))
+
+
+def given(point: str, batch: int = 0) -> Tensor:
+    """A batch of what knobs are given at a point."""
+    numbers = torch.Generator().manual_seed(batch)
+    if point == "input":
+        return torch.randint(256, (64, 3, 8, 8), generator=numbers, dtype=torch.uint8).float() / 255
+    if point == "teacher":
+        return 3 * torch.randn(64, CLASSES, generator=numbers)
+    return torch.randint(CLASSES, (64,), generator=numbers)
+
+
+def apply(point: str, knob: Any, before: Tensor, epoch: int = 0) -> tuple[Tensor, Draw]:
+    """What the knob makes of `before`, and its draw afterwards. The networks change nothing by themselves."""
+    numbers = draw(7, f"{point}.{knob.name()}", epoch)
+    if point == "input":
+        labels = torch.arange(len(before)) % CLASSES
+        network = nn.Sequential(nn.Flatten(), nn.Linear(before[0].numel(), CLASSES))
+        return knob(before, labels, network, numbers), numbers
+    if point == "teacher":
+        teacher = nn.Sequential(nn.Dropout(0.0)).eval()
+        knob.prepare(teacher)
+        with seeded(7, "dropout", epoch):
+            return knob(teacher(before), numbers), numbers
+    return knob(before, CLASSES, numbers), numbers
+
+
+def test_knobs_are_found_by_point_and_snake_case_name() -> None:
+    assert knobs_of("input")["gaussian"] is Gaussian
+    assert knobs_of("teacher")["dropout"] is Dropout
+    assert all(Knob not in knobs_of(point).values() for point in POINTS)
+    with pytest.raises(ValueError, match="'teachers' is no injection point; there are input, teacher, target, labels"):
+        knobs_of("teachers")
+
+
+def test_a_name_is_the_class_name_in_snake_case() -> None:
+    class SignalDependent(Knob): ...
+
+    class PGD(Knob): ...
+
+    assert (SignalDependent.name(), PGD.name()) == ("signal_dependent", "pgd")
+
+
+def test_knob_modules_load_no_torch() -> None:
+    """`--help` and `--dry-run` read them."""
+    code = "import sys; from kdtune.noise.knob import *; list(map(knobs_of, POINTS)); print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+@every_knob
+def test_strength_zero_changes_nothing(point: str, kind: type[Knob]) -> None:
+    knob, before = make(point, kind, 0.0), given(point)
+    after, _ = apply(point, knob, before)
+    assert knob.off and not make(point, kind, 0.1).off
+    assert after.dtype == before.dtype
+    assert after.numpy().tobytes() == before.numpy().tobytes()
+
+
+@every_knob
+def test_something_changes_at_other_strengths(point: str, kind: type[Knob]) -> None:
+    before = given(point)
+    assert not torch.equal(apply(point, make(point, kind, 0.4), before)[0], before)
+
+
+@every_knob
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_same_seed_same_result(point: str, kind: type[Knob], strength: float) -> None:
+    knob, before = make(point, kind, strength), given(point)
+    first, second, other = (apply(point, knob, before, epoch)[0] for epoch in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@every_knob
+def test_same_numbers_are_drawn_at_every_strength(point: str, kind: type[Knob]) -> None:
+    """The stream stands at the same place afterwards, and so does torch's, which dropout uses."""
+    left = []
+    for strength in STRENGTHS:
+        with seeded(1, "global"):
+            _, numbers = apply(point, make(point, kind, strength), given(point))
+            left.append((numbers.generator.get_state(), torch.get_rng_state()))
+    for own, shared in left[1:]:
+        assert torch.equal(own, left[0][0]) and torch.equal(shared, left[0][1])
+
+
+@every_knob
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shape_dtype_and_device_are_kept(point: str, kind: type[Knob], dtype: torch.dtype) -> None:
+    before = given(point)
+    before = before.to(dtype) if before.is_floating_point() else before
+    after, _ = apply(point, make(point, kind, 0.2), before)
+    assert after.device == before.device
+    if point == "target" and after.is_floating_point():  # labels became soft targets
+        assert after.shape == (len(before), CLASSES)
+        torch.testing.assert_close(after.sum(1), torch.ones(len(before)))
+    else:
+        assert after.shape == before.shape and after.dtype == before.dtype
+
+
+@every_knob
+def test_arguments_are_left_alone(point: str, kind: type[Knob]) -> None:
+    before = given(point)
+    copy = before.clone()
+    apply(point, make(point, kind, 0.4), before)
+    assert torch.equal(before, copy)
+
+
+@every_knob
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_measured_strength_is_the_stated_one(point: str, kind: type[Knob], strength: float) -> None:
+    knob, batches = make(point, kind, strength), 200
+    measured = []
+    for batch in range(batches):
+        before = given(point, batch)
+        measured.append(knob.measure(before, apply(point, knob, before, batch)[0]))
+    standard_error = np.std(measured, ddof=1) / math.sqrt(batches)
+    assert standard_error < 0.05 * strength  # else the next line would accept nearly anything
+    assert abs(np.mean(measured) - strength) <= 4 * standard_error + 1e-6
+
+
+@every_knob
+def test_unknown_fields_and_missing_strength_are_refused(point: str, kind: type[Knob]) -> None:
+    fields = {kind.strength: 0.1, **OTHER_FIELDS.get(f"{point}.{kind.name()}", {})}
+    assert TypeAdapter(kind).validate_python(fields) == make(point, kind, 0.1)
+    with pytest.raises(ValidationError, match="unexpected_keyword_argument"):
+        TypeAdapter(kind).validate_python({**fields, "strnegth": 1})
+    with pytest.raises(ValidationError, match="missing"):
+        TypeAdapter(kind).validate_python({key: value for key, value in fields.items() if key != kind.strength})
+
+
+@every_knob
+@pytest.mark.parametrize("wrong", [-0.1, math.inf, math.nan, "0.1", True, None])
+def test_a_strength_is_a_finite_number_not_below_zero(point: str, kind: type[Knob], wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        make(point, kind, wrong)
+
+
+@every_knob
+def test_knobs_are_frozen_and_equal_by_value(point: str, kind: type[Knob]) -> None:
+    knob = make(point, kind, 0.1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(knob, kind.strength, 0.2)
+    assert knob == make(point, kind, 0.1) and hash(knob) == hash(make(point, kind, 0.1))
+    assert knob != make(point, kind, 0.2)
+
+
+# input.gaussian
+
+
+def gaussian(sigma: float, images: Tensor) -> Tensor:
+    return apply("input", Gaussian(sigma), images)[0]
+
+
+def test_gaussian_noise_at_twice_sigma_is_exactly_twice() -> None:
+    black = torch.zeros(8, 3, 8, 8)
+    assert torch.equal(gaussian(0.2, black), 2 * gaussian(0.1, black))
+
+
+def test_gaussian_noise_is_standard_normal_times_sigma() -> None:
+    noise = gaussian(0.05, torch.zeros(200, 3, 8, 8)).flatten().double().numpy()
+    assert stats.kstest(noise / 0.05, "norm").pvalue > 1e-3
+
+
+def test_gaussian_noise_does_not_depend_on_the_pixel() -> None:
+    """Additive: a multiplicative x (1 + s) would leave black pixels black."""
+    black, white = torch.zeros(8, 3, 8, 8), torch.ones(8, 3, 8, 8)
+    torch.testing.assert_close(gaussian(0.3, white) - white, gaussian(0.3, black), atol=1e-6, rtol=0)
+
+
+def test_gaussian_noise_is_independent_between_images_channels_and_pixels() -> None:
+    noise = gaussian(1.0, torch.zeros(5000, 2, 2, 2)).reshape(5000, 8).numpy()
+    correlation = np.corrcoef(noise, rowvar=False) - np.eye(8)
+    assert np.abs(correlation).max() < 5 / math.sqrt(5000)
+    neighbours = [stats.pearsonr(noise[:-1, i], noise[1:, i]).statistic for i in range(8)]
+    assert np.abs(neighbours).max() < 5 / math.sqrt(5000)
+
+
+def test_gaussian_noise_leaves_the_unit_interval() -> None:
+    shown = gaussian(0.1, given("input"))
+    assert shown.min() < 0 and shown.max() > 1
+
+
+# teacher.dropout
+
+
+def teacher_with_dropout() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.0),
+        nn.Sequential(nn.Dropout2d(0.0)),
+        nn.Flatten(),
+    ).eval()
+
+
+def test_dropout_switches_on_dropout_layers_only() -> None:
+    teacher = teacher_with_dropout()
+    Dropout(0.3).prepare(teacher)
+    on = {layer for layer in teacher.modules() if layer.training}
+    assert on == {layer for layer in teacher.modules() if isinstance(layer, nn.Dropout | nn.Dropout2d)} and len(on) == 2
+    assert all(layer.p == 0.3 for layer in on)
+    assert not any(layer.training for layer in teacher.eval().modules())
+
+
+def test_dropout_leaves_batch_statistics_alone() -> None:
+    teacher = teacher_with_dropout()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    Dropout(0.3).prepare(teacher)
+    teacher(torch.rand(16, 1, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_dropout_at_rate_zero_needs_no_layers_and_touches_none() -> None:
+    teacher = nn.Sequential(nn.Dropout(0.2), nn.Linear(2, 2)).eval()
+    Dropout(0.0).prepare(teacher)
+    Dropout(0.0).prepare(nn.Linear(2, 2))
+    assert teacher[0].p == 0.2 and not teacher[0].training
+
+
+def test_dropout_refuses_a_teacher_without_dropout_layers() -> None:
+    with pytest.raises(ValueError, match=r"noise\.teacher\.dropout: rate 0\.1 .* \(Linear\) has no dropout layer"):
+        Dropout(0.1).prepare(nn.Linear(2, 2))
+
+
+def test_dropout_masks_are_nested() -> None:
+    """What is dropped at one rate is dropped at every higher one, so fickle teachers of two rates are paired."""
+    before = given("teacher")
+    kept = [apply("teacher", Dropout(rate), before)[0] != 0 for rate in (0.1, 0.3, 0.5, 0.9)]
+    for low, high in pairwise(kept):
+        assert torch.equal(low & high, high) and high.sum() < low.sum()
+
+
+def test_dropout_scales_the_survivors() -> None:
+    before = given("teacher")
+    after, _ = apply("teacher", Dropout(0.2), before)
+    torch.testing.assert_close(after[after != 0], (before / 0.8)[after != 0])
+
+
+def test_measured_dropout_counts_units_that_were_not_zero_already() -> None:
+    before, after = torch.tensor([0.0, 0.0, 1.0, 2.0, 3.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 4.0, 6.0, 8.0])
+    assert Dropout(0.5).measure(before, after) == 0.25
+    assert math.isnan(Dropout(0.5).measure(torch.zeros(3), torch.zeros(3)))
+
+
+def test_rates_above_one_are_refused() -> None:
+    build: Callable[[float], Dropout] = Dropout
+    with pytest.raises(ValidationError, match=r"less than or equal to 1"):
+        build(1.5)

@@ -1,0 +1,168 @@
+"""One run from start to end, for real: trained, evaluated, stored, resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdtune import sweepfile
+from kdtune.dispatch import Dispatch
+from kdtune.planning import build
+from kdtune.run import Place, load_finished, perform
+from kdtune.store import Store
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing of the run's own can catch it."""
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(Store(tmp_path / "results"), tmp_path / "data")
+
+
+@pytest.fixture
+def plan_of(write_sweep):
+    def plan_of(text: str | None = None):
+        return build(sweepfile.load(write_sweep(text) if text else write_sweep()), Path("nowhere"))
+
+    return plan_of
+
+
+def do(plan, place) -> dict[str, str]:
+    """The whole plan, one run after the other."""
+    dispatch = Dispatch(plan, place.store)
+    while (planned := dispatch.next()) is not None:
+        ended = perform(planned.run, plan.evaluation, place)
+        dispatch.ended(planned.id, ended.traceback)
+    return dispatch.states
+
+
+def result(store: Store, id: str) -> tuple:
+    """All of a run that must be the same, byte for byte, however often it was interrupted."""
+    (hash,) = (key.rsplit("/", 1)[1][:-5] for key in store.objects.list(f"runs/{id}/evaluations") if key.endswith(".json"))
+    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in store.history(id)]
+    return store.weights(id), rows, store.evaluation(id, hash)
+
+
+def test_a_sweep_from_teachers_to_students(plan_of, place):
+    plan = plan_of()
+    assert set(do(plan, place).values()) == {"done"}
+    (hash,) = plan.evaluators
+    for id, planned in plan.runs.items():
+        metrics = place.store.evaluation(id, hash)
+        assert 0 <= metrics["val/accuracy"] <= 100 and metrics["test/nll"] > 0
+        history = place.store.history(id)
+        assert [row["epoch"] for row in history] == [1, 2, 3]
+        assert ("train/kd" in history[0]) == (planned.role == "student")
+        assert history[-1]["val/accuracy"] == pytest.approx(metrics["val/accuracy"])
+        assert place.store.description(id) == planned.run.description
+        assert not place.store.has_checkpoint(id)
+        if planned.role == "student":
+            chosen = place.store.provenance(id)["teacher"]
+            scores = {teacher: place.store.evaluation(teacher, hash)["val/accuracy"] for teacher in planned.waits_for}
+            best = max(scores.values())
+            assert chosen["id"] == next(teacher for teacher, score in scores.items() if score == best)
+            if planned.parameters["rate"] == 0.2:
+                assert history[0]["noise/teacher.dropout"] == pytest.approx(0.2, abs=0.1)
+
+
+def test_doing_it_again_changes_nothing(plan_of, place):
+    plan = plan_of()
+    do(plan, place)
+    before = {key: place.store.objects.get(key) for key in place.store.objects.list("runs")}
+    assert Dispatch(plan, place.store).next() is None
+    assert before == {key: place.store.objects.get(key) for key in place.store.objects.list("runs")}
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path, epoch):
+    plan = plan_of()
+    undisturbed = Place(Store(tmp_path / "a"), tmp_path / "data")
+    do(plan, undisturbed)
+    student = list(plan.runs)[-1]
+
+    def kill(history):
+        if len(history) == epoch:
+            raise Killed
+
+    store = Store(tmp_path / "b")
+    planned = [plan.runs[id] for id in (*plan.runs[student].waits_for, student)]
+    for each in planned:
+        with pytest.raises(Killed):
+            perform(each.run, plan.evaluation, Place(store, tmp_path / "data", checkpoint_every=0, report=kill))
+        assert store.has_checkpoint(each.id)
+        assert perform(each.run, plan.evaluation, Place(store, tmp_path / "data")).state == "done"
+    for each in planned:
+        assert result(store, each.id) == result(undisturbed.store, each.id)
+
+
+def test_a_new_evaluator_on_a_finished_run_trains_nothing(plan_of, place, small_sweep, monkeypatch):
+    do(plan_of(), place)
+    more = plan_of(small_sweep.replace("[accuracy]", "[accuracy, {pgd: {eps: [0.1], step: 0.05, steps: [2], restarts: 1, images: 20}}]"))
+    assert set(Dispatch(more, place.store).states.values()) == {"partial"}
+    monkeypatch.setattr("kdtune.run.train", lambda *_, **__: pytest.fail("trained"))
+    assert set(do(more, place).values()) == {"done"}
+    id, hash = list(more.runs)[-1], list(more.evaluators)[-1]
+    assert "robust/pgd2" in place.store.evaluation(id, hash)
+
+
+def test_divergence_is_a_result_and_not_tried_again(plan_of, place, small_sweep):
+    plan = plan_of(small_sweep.replace("lr: 0.1", "lr: 1e30"))
+    states = do(plan, place)
+    assert {states[id] for id, planned in plan.runs.items() if planned.role == "teacher"} == {"diverged"}
+    assert {states[id] for id, planned in plan.runs.items() if planned.role == "student"} == {"skipped"}
+    assert Dispatch(plan, place.store).next() is None
+
+
+def test_a_runs_own_exception_is_kept_with_its_cause(plan_of, place, monkeypatch):
+    plan = plan_of()
+    monkeypatch.setattr("kdtune.run.train", lambda *_, **__: 1 / 0)
+    id = next(iter(plan.runs))
+    assert perform(plan.runs[id].run, plan.evaluation, place).state == "failed"
+    failure = place.store.failure(id)
+    assert failure["type"] == "ZeroDivisionError" and "train" in failure["traceback"]
+    assert place.store.owner(id) is None, "its claim is released"
+    monkeypatch.undo()
+    assert perform(plan.runs[id].run, plan.evaluation, place).state == "done"
+
+
+def test_a_run_claimed_elsewhere_is_left_alone(plan_of, place):
+    plan = plan_of()
+    id = next(iter(plan.runs))
+    with place.store.claim(id):
+        assert perform(plan.runs[id].run, plan.evaluation, place).state == "elsewhere"
+    assert place.store.state(id) == "new"
+
+
+def test_a_finished_network_is_loaded_from_the_store_alone(plan_of, place):
+    plan = plan_of()
+    do(plan, place)
+    network = load_finished(list(plan.runs)[-1], place.store)
+    assert not network.training
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(LookupError):
+        load_finished("0" * 12, place.store)
+
+
+def test_a_teacher_of_ones_own_teaches_without_being_trained(plan_of, place, small_sweep, tmp_path):
+    do(plan_of(), place)
+    trained = load_finished(next(iter(plan_of().runs)), place.store)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in trained.state_dict().items()}}, tmp_path / "own.pt")
+    own = small_sweep.replace("  seeds: 3\n  select: {rule: best, metric: val/accuracy}\n", "  checkpoint: own.pt\n")
+    own = own.replace("{rate: [0.0, 0.2]}", "{rate: [0.2]}")
+    plan = plan_of(own)
+    assert set(do(plan, place).values()) == {"done"}
+    teacher = next(id for id, planned in plan.runs.items() if planned.role == "teacher")
+    assert place.store.history(teacher) == []
+    (hash,) = plan.evaluators
+    original = place.store.evaluation(next(iter(plan_of().runs)), hash)
+    assert place.store.evaluation(teacher, hash) == original
+
+    wrong = plan_of(own.replace("hidden: [8], dropout: $rate", "hidden: [9], dropout: $rate"))
+    states = do(wrong, place)
+    bad = next(id for id, planned in wrong.runs.items() if planned.role == "teacher")
+    assert states[bad] == "failed"
+    assert "in the file" in place.store.failure(bad)["message"]
