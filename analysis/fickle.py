@@ -6,12 +6,13 @@ Drawn from the sweep's table alone; writes fickle.png, fickle.pdf and fickle.csv
 metric: accuracy on the test images, on every shifted set, and under PGD. Above, levels over the dropout rate: students
 and their teachers. Below, students' gain over Hinton (plain distillation, rate 0) that trained as long, paired by seed;
 hollow beside it the paper's own gap, to the shortest Hinton. Where a rate above 0 has students of several lengths, the
-line joins the longest, and the others are grey like the longer Hintons.
+line joins the longest, and the others are grey like the longer Hintons. Gains at further eps are in the CSV only.
 """
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import figure
 from figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
-from points import Point, measured, paired_gain, point, refuse_mixtures, unmeasured
+from points import Point, alike, measured, paired_gain, point, refuse_mixtures, unmeasured
 
 from kdtune.tables import TableError
 
@@ -50,10 +51,6 @@ class Metric:
     @property
     def rates(self) -> list[float]:
         return sorted({rate for rate, _ in self.students} | set(self.teachers))
-
-    @property
-    def points(self) -> list[Point]:
-        return [*self.students.values(), *self.teachers.values()]
 
     @property
     def step(self) -> float:
@@ -101,7 +98,7 @@ class Metric:
 def prepared(table: pd.DataFrame) -> pd.DataFrame:
     """The rows at a dropout rate, with `length`: for students the epochs of the recipe, else of the axis, else 0."""
     if "dropout" not in table:
-        raise TableError(f"sweep {table.attrs.get('sweep')}: no axis `dropout` in its table, and this figure is over it")
+        raise TableError(f"sweep {table.attrs.get('sweep')}: its table has no axis `dropout`; this figure is over it")
     rows = table[table["dropout"].notna()].assign(length=0)
     for column in ("epochs", "recipe.epochs"):
         if column in rows:
@@ -112,14 +109,11 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure(rows: pd.DataFrame, name: str) -> Metric:
-    students: dict[tuple[float, int], Point] = {}
-    teachers: dict[float, Point] = {}
-    for (role, rate, epochs), runs in rows.groupby(["role", "dropout", "length"]):
-        if role == "student":
-            students[float(rate), int(epochs)] = point(runs, name)
-        else:
-            teachers[float(rate)] = point(runs, name)
-    return Metric(name, students, teachers)
+    groups: Any = rows.groupby(["role", "dropout", "length"])
+    found = {(role, float(rate), int(epochs)): point(runs, name) for (role, rate, epochs), runs in groups}
+    students = {(rate, epochs): runs for (role, rate, epochs), runs in found.items() if role == "student"}
+    teachers = {rate: runs for (role, rate, _), runs in found.items() if role == "teacher"}
+    return Metric(name, alike(students), alike(teachers))
 
 
 def missing(rows: pd.DataFrame, metrics: list[Metric]) -> Iterator[str]:
@@ -133,14 +127,12 @@ def missing(rows: pd.DataFrame, metrics: list[Metric]) -> Iterator[str]:
         yield f"no Hinton as long as the students at dropout {', '.join(unmatched)}: no gain of equal length there"
     if not first.teachers:
         yield "no teachers in the table"
-    if any(point.n == 1 for point in first.points):
-        yield "a single run has no interval: it is drawn as its dot only"
 
 
 def draw_levels(axes: Axes, metric: Metric, further: list[Metric], chosen: set[str]) -> None:
     step = metric.step
     for other, style in zip(further, FURTHER, strict=False):
-        figure.draw(axes, other.in_line, **style, dots=False)
+        figure.draw(axes, other.in_line, **style, dots=False, row=None)
     figure.draw(axes, metric.teachers, **TEACHER, beside=-step, row=1)
     for rate, pool in metric.teachers.items():
         taught = [run.value for run in pool.runs if run.id in chosen]
@@ -148,37 +140,29 @@ def draw_levels(axes: Axes, metric: Metric, further: list[Metric], chosen: set[s
     figure.draw(axes, metric.in_line, **STUDENT, beside=step)
     for rate, others in metric.others.items():
         places = {rate + (3 + 2 * place) * step: runs for place, runs in enumerate(others.values())}
-        figure.draw(axes, places, **OTHER, join=False, dots=False)
-    if not any(point.n for point in metric.points):
-        axes.text(0.5, 0.5, "no run has this yet", transform=axes.transAxes, ha="center", color=GREY)
+        figure.draw(axes, places, **OTHER, join=False, dots=False, row=None)
 
 
-def draw_gains(axes: Axes, metric: Metric) -> None:
-    axes.axhline(0, color=GREY, linewidth=0.8)
-    figure.draw(axes, {rate + 4 * metric.step: gap for rate, gap in metric.gaps.items()}, **GAP, dots=False, row=1)
-    figure.draw(axes, metric.gains(), **STUDENT, beside=-metric.step)
-
-
-def plot(
-    table: pd.DataFrame, metrics: list[Metric], further: list[Metric], chosen: set[str], notes: list[str]
-) -> Figure:
-    stated = figure.stated(table.attrs.get("dataset"))
-    lines = {tuple(name.split("/")): value for name, value in stated.items() if name.split("/")[0] in PAPER_LINES}
+def plot(table: pd.DataFrame, metrics: list[Metric], further: list[Metric], chosen: set[str], notes: str) -> Figure:
+    lines = figure.stated(table.attrs.get("dataset"), PAPER_LINES)
     keys = legend(metrics[0], further, chosen, bool(lines))
-    words = [" ".join(caption(table, metrics[0], chosen, bool(lines))), ". ".join(notes)]
+    words = " ".join(caption(table, metrics[0], chosen, bool(lines))), notes
     sheet = figure.Sheet(figure.heading(table), keys, words, len(metrics))
     for metric, (level, gain) in zip(metrics, sheet.panels.T, strict=True):
         robust = metric.name.startswith("robust/")
         draw_levels(level, metric, further if robust else [], chosen)
-        draw_gains(gain, metric)
+        gain.axhline(0, color=GREY, linewidth=0.8)
+        gaps = {rate + 4 * metric.step: runs for rate, runs in metric.gaps.items()}
+        figure.draw(gain, gaps, **GAP, dots=False, row=1)
+        figure.draw(gain, metric.gains(), **STUDENT, beside=-metric.step)
         for (method, kind), value in lines.items():
             if value["metric"] == metric.name:
                 axes = gain if kind == "gain" else level
                 figure.level_line(axes, value["value"], PAPER_LINES[method], above=method == "fickle")
         figure.at_least(level, *((0.5, 0.0) if robust else (2.0, None)))
         figure.at_least(gain, 0.5 if robust else 1.0)
-        attack = f"\n{table.attrs.get('attack', 'first eps of the sweep')}" if robust else ""
-        level.set_title(metric.name + attack)
+        attack = ", conditional\n" + textwrap.fill(table.attrs.get("attack", "first eps of the sweep"), 26)
+        level.set_title(metric.name + (attack if robust else ""))
         level.set_ylabel("% of images right when clean,\nminimum over restarts" if robust else "%")
         gain.set_xticks(metric.rates, [f"{rate:g}" + ("\nHinton" if rate == 0 else "") for rate in metric.rates])
         gain.set_xlabel("dropout rate")
@@ -187,26 +171,23 @@ def plot(
 
 
 def legend(first: Metric, further: list[Metric], chosen: set[str], paper: bool) -> list[Line2D]:
-    keys = [("students", STUDENT)]
-    for other, style in zip(further, FURTHER, strict=False):
-        keys.append((f"students, eps {other.name.split('@')[1]}", style))
-    if first.teachers:
-        keys.append(("teachers, their dropout off", TEACHER | {"linestyle": "none"}))
-    if chosen:
-        keys.append(("teacher that taught", TAUGHT))
-    if first.others:
-        keys.append(("Hinton, longer" if set(first.others) == {0.0} else "other lengths", OTHER))
-    if first.gaps:
-        keys.append((f"gain over Hinton of {first.shortest} epochs", GAP | {"linestyle": "none"}))
+    keys = [("students", STUDENT)] if first.students else []
+    lighter = zip((metric.name.split("@")[1] for metric in further), FURTHER, strict=False)
+    keys += [(f"students, eps {eps}", style) for eps, style in lighter]
+    keys += [("teachers, their dropout off", TEACHER)] if first.teachers else []
+    keys += [("teacher that taught", TAUGHT)] if chosen else []
+    keys += [("Hinton, longer" if set(first.others) == {0.0} else "other lengths", OTHER)] if first.others else []
+    keys += [(f"gain over Hinton of {first.shortest} epochs", GAP)] if first.gaps else []
+    keys = [(label, style | {"linestyle": "none"}) for label, style in keys]
     for label, method in (("paper: Hinton", "hinton"), ("paper: Fickle Teacher", "fickle")) if paper else ():
         keys.append((label, {"color": BLACK, "linewidth": 0.8, "linestyle": PAPER_LINES[method]}))
     return [figure.key(label, **style) for label, style in keys]
 
 
 def caption(table: pd.DataFrame, first: Metric, chosen: set[str], paper: bool) -> Iterator[str]:
-    yield "Large marks: mean and 95 % Student-t interval over seeds, teachers over their pool. Small dots: single runs."
-    if any(point.n < point.planned for point in first.points):
-        yield "n = above a panel: points that lack runs."
+    yield from figure.remarks(table, [*first.students.values(), *first.teachers.values()], paper)
+    if paper:
+        yield "The rate of its Fickle Teacher and the steps of its PGD are not stated."
     if chosen:
         rules = ", ".join(sorted(table["teacher.metric"].dropna().unique())) if "teacher.metric" in table else ""
         test = ", which is test data" if "test/" in rules else ""
@@ -219,9 +200,6 @@ def caption(table: pd.DataFrame, first: Metric, chosen: set[str], paper: bool) -
         yield f"Hinton: plain distillation, {first.shortest} epochs" + (f" (grey: {longer})." if longer else ".")
         yield f"Gain, paired by seed: filled, over the Hinton of as many epochs{hollow}."
     yield "Vertical axes are cut to the data, but span at least 2 points (gains 1, PGD 0.5); that of PGD begins at 0."
-    yield from figure.remarks(table, paper)
-    if paper:
-        yield "The rate of its Fickle Teacher and the steps of its PGD are not stated."
 
 
 def records(metric: Metric, chosen: set[str]) -> Iterator[dict[str, Any]]:
@@ -240,13 +218,14 @@ def records(metric: Metric, chosen: set[str]) -> Iterator[dict[str, Any]]:
 def listing(metric: Metric) -> str:
     """What is drawn of a metric, as text of 80 columns: a line for every rate and length."""
     gains, gaps, none = metric.gains(), metric.gaps, Point()
+    headings = "students", "teachers", "gain, as long", f"gain over {metric.shortest or '-':>3}"
     lines = [f"{metric.name}: mean +- half of the 95 % interval, and n"]
-    lines += [f"rate epochs      students  n      teachers  n  gain, as long  n  gain over {metric.shortest or '-':>3}  n"]
+    lines += [" ".join(["rate epochs", *(f"{heading:>13}  n" for heading in headings)])]
     places = {*metric.students} | {(rate, metric.lengths.get(rate, 0)) for rate in metric.teachers}
     for rate, epochs in sorted(places):
         of_rate = (metric.teachers, gains, gaps) if metric.lengths.get(rate, 0) == epochs else ({}, {}, {})
         cells = [metric.students.get((rate, epochs), none), *(points.get(rate, none) for points in of_rate)]
-        texts = [f"{point.text(sign):>13} {point.n:>2}" for point, sign in zip(cells, ("", "", "+", "+"), strict=True)]
+        texts = [f"{cell.text(sign):>13} {cell.n:>2}" for cell, sign in zip(cells, ("", "", "+", "+"), strict=True)]
         lines.append(" ".join([f"{rate:<4g} {epochs:>6}", *texts]))
     return "\n".join(lines)
 
@@ -256,7 +235,8 @@ def make(table: pd.DataFrame, folder: Path) -> None:
     metrics, further = ([measure(rows, name) for name in names] for names in measured(rows))
     chosen = set(rows["teacher.id"].dropna()) if "teacher.id" in rows else set()
     notes = list(missing(rows, metrics))
-    drawing = plot(table, metrics, further, chosen, notes)
+    notes += [f"{metric.name}: in the CSV only" for metric in further[len(FURTHER) :]]
+    drawing = plot(table, metrics, further, chosen, f"Incomplete: {'; '.join(notes)}." if notes else "")
     data = [record for metric in (*metrics, *further) for record in records(metric, chosen)]
     paths = figure.save(drawing, data, folder, "fickle")
     print(figure.heading(table), *map(listing, metrics), sep="\n\n", end="\n\n")

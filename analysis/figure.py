@@ -9,7 +9,7 @@ import argparse
 import csv
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,21 +70,27 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def stated(dataset: str | None) -> dict[str, dict[str, Any]]:
-    """The paper's values by name, for a figure of the very data set they were measured on; else none."""
+def stated(dataset: str | None, methods: Collection[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the paper states of some methods, by method and kind; nothing for another data set than the paper's."""
     paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    return paper["values"] if dataset == paper["dataset"] else {}
+    named = {tuple(name.split("/")): value for name, value in paper["values"].items()}
+    return {name: value for name, value in named.items() if dataset == paper["dataset"] and name[0] in methods}
 
 
-def remarks(table: pd.DataFrame, paper_lines: bool) -> list[str]:
-    """What every caption has to say about the paper's levels and about the scale."""
+def remarks(table: pd.DataFrame, points: Sequence[Point], paper: bool) -> Iterator[str]:
+    """What every caption says: what the marks are, and how far the paper's levels and this scale carry."""
     profile = str(table.attrs.get("profile"))
-    said = ["Dashed: stated in the paper, means of five seeds without spread."] if paper_lines else []
-    if paper_lines and profile != "paper":
-        said.append(f"Those levels belong to the paper's scale, not to the profile {profile}.")
+    yield "Large marks: mean and 95 % Student-t interval over seeds, teachers over their pool. Small dots: single runs."
+    if any(point.n < point.planned for point in points):
+        yield "n = above a panel: fewer runs than elsewhere or than planned (of small marks: in the CSV)."
+    if any(point.n == 1 for point in points):
+        yield "A single run has no interval: it is a small mark only."
+    if paper:
+        yield "Dashed: stated in the paper, means of five seeds without spread."
+    if paper and profile != "paper":
+        yield f"Those levels belong to the paper's scale, not to the profile {profile}."
     if profile.startswith("laptop"):
-        said.append("Laptop profile: directions at most: no verdict on the paper comes from this scale.")
-    return said
+        yield "Laptop profile: directions at most: no verdict on the paper comes from this scale."
 
 
 class Sheet:
@@ -94,19 +100,31 @@ class Sheet:
         width = max(6.9, 2.3 * columns)  # inches: the width of a page's text; wider for many metrics
         lines = [line for text in caption for line in textwrap.wrap(text, int(width * 20.5))]
         abreast = 3
-        head, keys, foot = 0.45, 0.18 * -(-len(legend) // abreast) + 0.1, 0.125 * len(lines) + 0.12
+        head, keys, foot = 0.55, 0.18 * -(-len(legend) // abreast) + 0.1, 0.125 * len(lines) + 0.12
         height = head + 4.1 + keys + foot
         self.figure: Figure
         self.figure, self.panels = plt.subplots(
-            2, columns, figsize=(width, height), sharex="col", squeeze=False,
-            height_ratios=[1.6, 1], layout="constrained",
+            2,
+            columns,
+            figsize=(width, height),
+            sharex="col",
+            squeeze=False,
+            height_ratios=[1.6, 1],
+            layout="constrained",
         )
         rect = (0, (foot + keys) / height, 1, 1 - (foot + keys + head) / height)
         self.figure.get_layout_engine().set(rect=rect, h_pad=0.05, w_pad=0.05)  # type: ignore[union-attr, call-arg]
         self.figure.text(0.01, 1 - 0.1 / height, heading, va="top", fontsize=9, linespacing=1.4)
         self.figure.text(0.01, foot / height, "\n".join(lines), va="top", fontsize=6.5, linespacing=1.35)
-        self.figure.legend(handles=legend, loc="lower center", bbox_to_anchor=(0.5, foot / height), ncols=abreast,
-                           frameon=False, borderpad=0.2, columnspacing=1.5)
+        self.figure.legend(
+            handles=legend,
+            loc="lower center",
+            bbox_to_anchor=(0.5, foot / height),
+            ncols=abreast,
+            frameon=False,
+            borderpad=0.2,
+            columnspacing=1.5,
+        )
 
 
 def key(label: str, **style: Any) -> Line2D:
@@ -115,34 +133,53 @@ def key(label: str, **style: Any) -> Line2D:
     return Line2D([], [], label=label, **look)
 
 
-def draw(axes: Axes, points: Mapping[float, Point], *, beside: float = 0.0, join: bool = True, dots: bool = True,
-         row: int = 0, **style: Any) -> None:
+def draw(
+    axes: Axes,
+    points: Mapping[float, Point],
+    *,
+    beside: float = 0.0,
+    join: bool = True,
+    dots: bool = True,
+    row: int | None = 0,
+    **style: Any,
+) -> None:
     """Means with intervals, joined by a line, and single runs as dots `beside` them, in units of x.
 
-    A point of one run is its dot alone, and breaks the line. A point that lacks runs has its n above the panel, in
-    text row `row`.
+    A point of one run is a small mark; it breaks the line, as a point without runs does. Where runs are missing, n
+    stands above the panel, in text row `row`, if there is one.
     """
-    kept = {x: point for x, point in sorted(points.items()) if point.runs}
-    means = [point.mean if point.interval else float("nan") for point in kept.values()]
+    means = [points[x].mean if points[x].interval else float("nan") for x in sorted(points)]
     line = style.pop("linestyle", "-")
     if join:
-        axes.plot(list(kept), means, color=style["color"], linestyle=line, zorder=2)
+        axes.plot(sorted(points), means, color=style["color"], linestyle=line, zorder=2)
     style = style | {"linestyle": "none"}
-    marks: dict[str, Any] = {"markersize": 5.0, "capsize": 2, "elinewidth": 0.9, "zorder": 3} | style
+    marks: dict[str, Any] = {"markersize": 5.0, "zorder": 3} | style
+    bars: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9}
     small: dict[str, Any] = {"color": style["color"], "alpha": 0.65, "linewidths": 0, "s": 7, "zorder": 4}
-    for x, point in kept.items():
+    for x, point in points.items():
         if point.interval:
             low, high = point.interval
-            axes.errorbar([x], [point.mean], [[point.mean - low], [high - point.mean]], **marks)
-        if dots or not point.interval:
+            axes.errorbar([x], [point.mean], [[point.mean - low], [high - point.mean]], **marks, **bars)
+        elif point.n:
+            axes.plot([x], [point.mean], **marks | {"markersize": 2.5})
+        if dots and point.interval:
             axes.scatter([x + beside] * point.n, [run.value for run in point.runs], **small)
-        if point.n < point.planned:
-            axes.annotate(f"n={point.n}", (x, 1), (0, 2 + 7 * row), xycoords=axes.get_xaxis_transform(), fontsize=6,
-                          textcoords="offset points", color=style["color"], ha="center", annotation_clip=False)
+        if point.n < point.planned and row is not None:
+            axes.annotate(
+                f"n={point.n}",
+                (x, 1),
+                (0, 2 + 7 * row),
+                xycoords=axes.get_xaxis_transform(),
+                fontsize=6,
+                textcoords="offset points",
+                color=style["color"],
+                ha="center",
+                annotation_clip=False,
+            )
 
 
 def level_line(axes: Axes, value: float, style: Any, *, above: bool) -> None:
-    """A stated level, dashed across a panel, its value in the margin, where no data is."""
+    """A stated level, dashed across a panel; its value stands in the margin, where no data is."""
     axes.axhline(value, color=BLACK, linewidth=0.8, linestyle=style, zorder=1)
     side = "bottom" if above else "top"
     axes.text(1.01, value, f"{value:g}", transform=axes.get_yaxis_transform(), fontsize=6, va=side)

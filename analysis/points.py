@@ -9,13 +9,15 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdtune.statistics import mean_interval
 from kdtune.tables import TableError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Place = TypeVar("Place")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Point:
         return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
     def text(self, sign: str = "") -> str:
-        """`94.28 +- 0.12`, mean and half its interval; the mean alone of one run; `-` for none. `sign="+"`: `+0.39`."""
+        """`94.28 +-0.12`, mean and half its interval; the mean alone of one run; `-` for none. `sign="+"`: `+0.39`."""
         if not self.runs:
             return "-"
-        return f"{self.mean:{sign}.2f}" + (f" +- {self.interval[1] - self.mean:.2f}" if self.interval else "")
+        return f"{self.mean:{sign}.2f}" + (f" +-{self.interval[1] - self.mean:.2f}" if self.interval else "")
 
     def records(self, place: Mapping[str, Any], taught: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         """Rows of a figure's CSV: the mean, then each run. `taught` holds the ids of teachers that were chosen."""
@@ -97,6 +99,12 @@ def point(rows: pd.DataFrame, metric: str) -> Point:
         for seed, id, value in zip(measured["seed"], measured["id"], measured[metric], strict=True)
     )
     return Point(tuple(singles), len(rows))
+
+
+def alike(points: Mapping[Place, Point]) -> dict[Place, Point]:
+    """The points of one series, each with as many runs planned as the fullest has, so that unequal n show."""
+    most = max((point.planned for point in points.values()), default=0)
+    return {place: Point(point.runs, most) for place, point in points.items()}
 
 
 def paired_gain(of: Point, to: Point) -> Point:

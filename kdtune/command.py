@@ -6,7 +6,6 @@ before starting (data, storage, cluster, cost); 130 / 143 interrupted: the same 
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -154,7 +153,9 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch, store: Store) -> N
             raise Refused("not confirmed")
     from kdtune.data.datasets import preflight
 
-    for dataset in {planned.run.dataset.model_dump_json(): planned.run.dataset for planned in plan.runs.values()}.values():
+    for dataset in {
+        planned.run.dataset.model_dump_json(): planned.run.dataset for planned in plan.runs.values()
+    }.values():
         preflight(dataset, options.data_dir)
 
 
@@ -268,8 +269,6 @@ def options_of(command_function: Any) -> Any:
 @click.option("-v", "--verbose", is_flag=True)
 @click.option("-q", "--quiet", is_flag=True)
 def main(verbose: bool, quiet: bool, resume: bool, **flags: Any) -> None:
-    """Runs the sweep FILE: teachers over seeds, the best one chosen, students distilled from it, everything evaluated."""
+    """Runs the sweep FILE: teachers over seeds, the best one chosen, students, evaluation."""
     flags["address"] = None if flags["here"] or flags["address"] == "local" else flags["address"]
     sys.exit(run(Options(verbosity=verbose - quiet, **flags)))
-
-

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import fields
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -28,7 +28,7 @@ from kdtune.data.datasets import Dataset
 from kdtune.evaluation import Evaluation
 from kdtune.models import Model
 from kdtune.noise.knob import knobs_of
-from kdtune.settings import Count, Fraction, Flag, OneOf, PathText, Positive, Rate, Real, Scale, Settings, Text, Whole
+from kdtune.settings import Count, Flag, Fraction, OneOf, PathText, Positive, Rate, Real, Scale, Settings, Text, Whole
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
 RECIPE_VERSION = 1
@@ -125,7 +125,11 @@ class Point(Settings):
     @model_serializer
     def _in_order(self) -> dict[str, dict[str, Any]]:
         return {
-            name: {field.name: getattr(knob, field.name) for field in fields(knob) if getattr(knob, field.name) != field.default}
+            name: {
+                field.name: getattr(knob, field.name)
+                for field in fields(knob)
+                if getattr(knob, field.name) != field.default
+            }
             for name, knob in self.knobs.items()
         }
 
@@ -136,7 +140,12 @@ def _point(name: str) -> Any:
     return create_model(f"{name.capitalize()}Noise", __base__=Point, **fields)
 
 
-InputNoise, TeacherNoise, TargetNoise = (_point(name) for name in ("input", "teacher", "target"))
+if TYPE_CHECKING:
+    InputNoise = Point
+    TeacherNoise = Point
+    TargetNoise = Point
+else:
+    InputNoise, TeacherNoise, TargetNoise = (_point(name) for name in ("input", "teacher", "target"))
 
 
 class Noise(Settings):
@@ -232,9 +241,12 @@ class Sweep(Settings):
             raise ValueError("student.distillation is set, but there is no teacher")
         select = self.teacher.select if self.teacher else None
         if select and select.metric and select.metric.startswith("val/") and self.dataset.validation is None:
-            raise ValueError(f"teacher.select.metric is {select.metric}, but nothing is held out: set dataset.validation")
-        if select and select.rule == "paired" and not set(self.seeds) <= set(self.teacher.seeds or self.seeds):
-            raise ValueError(f"rule: paired teaches student i by teacher i, but teacher.seeds lack some of {self.seeds}")
+            raise ValueError(
+                f"teacher.select.metric is {select.metric}, but nothing is held out: set dataset.validation"
+            )
+        pool = self.teacher.seeds if self.teacher else None
+        if select and select.rule == "paired" and pool and not set(self.seeds) <= set(pool):
+            raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {self.seeds}")
         if select and select.metric and "accuracy" not in {evaluator.name for evaluator in self.evaluation}:
             raise ValueError("teacher.select has a metric, but evaluation does not list accuracy, which measures it")
         return self
@@ -273,7 +285,12 @@ class Run(Settings):
         stated = self.model_dump(mode="json", exclude_defaults=True, exclude={"dataset", "content", "checkpoint"})
         stated = {key: value for key, value in stated.items() if value not in ({}, None)}
         noise = {point: knobs for point, knobs in stated.pop("noise", {}).items() if knobs}
-        return {"recipe_version": RECIPE_VERSION, "dataset": self.content, **stated, **({"noise": noise} if noise else {})}
+        return {
+            "recipe_version": RECIPE_VERSION,
+            "dataset": self.content,
+            **stated,
+            **({"noise": noise} if noise else {}),
+        }
 
     @cached_property
     def id(self) -> str:

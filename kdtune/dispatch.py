@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Protocol
 
 from kdtune.planning import Plan, PlannedRun
 from kdtune.store import Store
@@ -14,6 +15,15 @@ from kdtune.store import Store
 STARTABLE = ("new", "partial")
 ENDED = ("done", "diverged", "failed", "skipped", "stopped")
 POLL_S = 1.0  # between two looks at runs that another sweep trains
+
+
+class Watcher(Protocol):
+    """Who is told what happens: the screen, TensorBoard."""
+
+    def started(self, id: str) -> None: ...
+    def rows(self, id: str, rows: list[dict[str, float]]) -> None: ...
+    def ended(self, id: str, state: str) -> None: ...
+    def tick(self) -> None: ...
 
 
 class Dispatch:
@@ -27,6 +37,7 @@ class Dispatch:
         self.plan = plan
         self.store = store
         self.reasons: dict[str, str] = {}  # why a run failed or was skipped, by id
+        self._handed_out: set[str] = set()  # given away by `next`; they may still wait for a free machine
         self.states = states(plan, store)
         for id, state in self.states.items():
             if state == "failed":  # a new command tries again
@@ -34,14 +45,18 @@ class Dispatch:
         self._looked = 0.0
 
     def next(self) -> PlannedRun | None:
-        """The first run, in the plan's order, that can start now; it counts as running from here on."""
+        """The first run, in the plan's order, that can start now. It is handed out once; `started` makes it running."""
         self._look_elsewhere()
         self._skip()
         for id, planned in self.plan.runs.items():
-            if self.states[id] in STARTABLE and self._ready(planned):
-                self.states[id] = "running"
+            if self.states[id] in STARTABLE and id not in self._handed_out and self._ready(planned):
+                self._handed_out.add(id)
                 return planned
         return None
+
+    def started(self, id: str) -> None:
+        """It has what it needs and trains."""
+        self.states[id] = "running"
 
     def ended(self, id: str, error: str = "") -> str:
         """Learns from the store how a run ended. `error` is the traceback or message of what went wrong, if known."""
@@ -50,6 +65,7 @@ class Dispatch:
             state = "failed"
             self.reasons[id] = error.strip() or "its process was lost before it could say why"
         self.states[id] = state
+        self._handed_out.discard(id)
         self._skip()
         return state
 
@@ -70,13 +86,13 @@ class Dispatch:
 
     def _skip(self) -> None:
         for id, planned in self.plan.runs.items():
-            if self.states[id] not in STARTABLE or not planned.waits_for:
+            if self.states[id] not in STARTABLE or id in self._handed_out:
                 continue
             failed = [teacher for teacher in planned.waits_for if self.states[teacher] in ("failed", "skipped")]
             if failed:
                 self.states[id] = "skipped"
                 self.reasons[id] = f"its teacher {failed[0]} failed"
-            elif all(self.states[teacher] == "diverged" for teacher in planned.waits_for):
+            elif planned.waits_for and all(self.states[teacher] == "diverged" for teacher in planned.waits_for):
                 self.states[id] = "skipped"
                 self.reasons[id] = "all teachers it chooses from diverged"
 

@@ -174,14 +174,18 @@ def names(plan: Plan) -> dict[str, str]:
 
 def parameters(plan: Plan) -> dict[str, dict[str, Any]]:
     """The hyperparameters by id: bool, float or text, and one of them for each name throughout the plan."""
-    raw = {id: {name: _plain(value) for name, value in _of(run, plan).items() if value is not None}
-           for id, run in plan.runs.items()}
+    raw = {
+        id: {name: _plain(value) for name, value in _of(run, plan).items() if value is not None}
+        for id, run in plan.runs.items()
+    }
     kinds: dict[str, set[type]] = {}
     for values in raw.values():
         for name, value in values.items():
             kinds.setdefault(name, set()).add(type(value))
-    return {id: {name: value if len(kinds[name]) == 1 else str(value) for name, value in values.items()}
-            for id, values in raw.items()}
+    return {
+        id: {name: value if len(kinds[name]) == 1 else str(value) for name, value in values.items()}
+        for id, values in raw.items()
+    }
 
 
 def _of(planned: PlannedRun, plan: Plan) -> dict[str, Any]:

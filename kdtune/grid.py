@@ -117,7 +117,7 @@ def check_names(tree: Mapping, grid: Any, found: list[Point], source: str) -> li
             hint = f"did you mean ${close}?" if close else f"the grid has {', '.join(axes) or 'no axes'}"
             problems.append(problem_at(tree, source, path, f"came ${name}, which no block of the grid has; {hint}"))
         for block, point in lacking.items() if name in axes else ():
-            message = f"block {block} of the grid has no {name}, which {'.'.join(map(str, path))} asks for; add it to the block"
+            message = f"block {block} of the grid has no {name}, which {'.'.join(map(str, path))} asks for"
             problems.append(Problem(source, point.line, ("grid", block - 1), message))
     referred = {name for name, _ in names(grid)}
     for point in found:

@@ -6,11 +6,10 @@ import pdb
 import time
 from pathlib import Path
 
-from kdtune.dispatch import Dispatch
+from kdtune.dispatch import Dispatch, Watcher
 from kdtune.output import Interrupt
 from kdtune.run import Place, perform
 from kdtune.training import Row
-from kdtune.tuner import Watcher
 
 
 def launch_here(
@@ -33,6 +32,7 @@ def launch_here(
         if (planned := dispatch.next()) is None:
             time.sleep(0.2)  # what is left is being trained by another sweep
             continue
+        dispatch.started(planned.id)
         watcher.started(planned.id)
         told = 0
 

@@ -10,8 +10,6 @@ from kdtune.planning import Plan
 from kdtune.progress import Progress
 from kdtune.view import View
 
-FLUSH_EVERY_S = 5.0
-
 
 class Observer:
     """Passes on what the driver hears of its runs. TensorBoard is rebuilt from the store's histories at start and end,
@@ -40,7 +38,7 @@ class Observer:
             self.progress.failed(id, self.dispatch.reasons.get(id, ""))
         else:
             self.progress.ended(id, state, metrics)
-        self.events.finish(id, metrics)
+        self.events.finish(id, metrics, state)
 
     def tick(self) -> None:
         self.progress.tick()

@@ -24,8 +24,12 @@ def json_to_stdout(wanted: bool) -> Iterator[Callable[[Any], None]]:
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
+
+    def print_json(value: Any) -> None:
+        os.write(stdout, (json.dumps(value, allow_nan=False) + "\n").encode())
+
     try:
-        yield lambda value: os.write(stdout, (json.dumps(value, allow_nan=False) + "\n").encode()) and None
+        yield print_json
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)
@@ -44,7 +48,9 @@ class Interrupt:
             self._before[number] = signal.signal(number, self._take)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,7 +1,7 @@
 """A sweep as its distinct runs, and who waits for whom. Pure code: no torch, no Ray.
 
-    plan = build(sweepfile.load("sweeps/fickle.yaml"), data_dir)
-    plan.runs["3f2a..."].waits_for   ->   ids of the teachers that must be done before this student starts
+plan = build(sweepfile.load("sweeps/fickle.yaml"), data_dir)
+plan.runs["3f2a..."].waits_for   ->   ids of the teachers that must be done before this student starts
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def _runs_of(point: SweepPoint, content: dict[str, Any], epochs: int | None) -> 
             run = run.model_copy(
                 update={"distillation": sweep.student.distillation, "teacher": _choice(sweep, pool, seed)}
             )
-        yield PlannedRun(
-            run, "student", point.student_parameters, point.teacher_parameters if distills else {}
-        )
+        yield PlannedRun(run, "student", point.student_parameters, point.teacher_parameters if distills else {})
 
 
 def _teachers(sweep: Sweep, teacher: Teacher, content: dict[str, Any], epochs: int | None) -> Iterator[Run]:
@@ -144,9 +142,7 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
     if select.rule == "paired":
         return Choice(runs=tuple(run.id for run in pool if run.seed == seed), rule="paired")
     accuracy = next(evaluator for evaluator in sweep.evaluation if evaluator.name == "accuracy")
-    return Choice(
-        runs=tuple(run.id for run in pool), rule="best", metric=select.metric, evaluator=accuracy.hash
-    )
+    return Choice(runs=tuple(run.id for run in pool), rule="best", metric=select.metric, evaluator=accuracy.hash)
 
 
 def _file_digest(path: str) -> str:

@@ -28,7 +28,7 @@ def choose(requested: str | None, address: str | None, offered: Sequence[str]) -
 
 
 def has_usable_gpu() -> bool:
-    """Whether the installed torch can use a GPU here. Torch is asked in a process of its own, and only if there is a card."""
+    """Whether the installed torch can use a GPU here. Torch is asked in a process of its own, if there is a card."""
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         return False
     asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]

@@ -29,8 +29,6 @@ from kdtune.store import Attempt, Store
 from kdtune.training import Diverged, Row, State, train
 
 
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a run happens and whom it tells. Nothing here changes its numbers beyond floating-point order."""
@@ -60,7 +58,7 @@ def perform(run: Run, evaluation: Evaluation, place: Place) -> Ended:
 
     A run that another process has claimed is left to it: `elsewhere`. The run's own exception is written to the store.
     """
-    torch.set_num_threads(place.threads)
+    settle(place)
     if (claim := place.store.claim(run.id)) is None:
         return Ended("elsewhere")
     failure = None
@@ -77,6 +75,14 @@ def perform(run: Run, evaluation: Evaluation, place: Place) -> Ended:
             attempt.write_failure(error)
             failure = error
     return Ended("failed" if failure else place.store.state(run.id), failure)
+
+
+def settle(place: Place) -> None:
+    """Torch as every run needs it: its share of the CPU, true float32, and kernels that repeat themselves."""
+    torch.set_num_threads(place.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: Attempt, place: Place) -> None:
@@ -171,15 +177,22 @@ def choose_teacher(run: Run, place: Place) -> tuple[nn.Module | None, dict[str, 
     if not pool:
         raise RuntimeError(f"no teacher to learn from: none of {', '.join(choice.runs)} is done")
     chosen, score = pool[0], None
-    if choice.rule == "best":
-        scores = {id: (place.store.evaluation(id, choice.evaluator or "") or {}).get(choice.metric) for id in pool}
-        unmeasured = [id for id, value in scores.items() if value is None]
-        if unmeasured:
-            raise RuntimeError(f"{choice.metric} was not measured for the teachers {', '.join(unmeasured)}")
-        chosen = max(pool, key=lambda id: scores[id])
-        score = scores[chosen]
+    if choice.metric is not None and choice.evaluator is not None:
+        scores = {id: (place.store.evaluation(id, choice.evaluator) or {}).get(choice.metric) for id in pool}
+        measured = {id: score for id, score in scores.items() if score is not None}
+        if len(measured) < len(pool):
+            raise RuntimeError(
+                f"{choice.metric} was not measured for the teachers {', '.join(set(pool) - set(measured))}"
+            )
+        chosen = max(measured, key=lambda id: measured[id])  # the first of equals
+        score = measured[chosen]
     digest = hashlib.sha256(place.store.weights(chosen)).hexdigest()
-    return load_finished(chosen, place.store).to(place.device), {"id": chosen, "weights_sha256": digest, "metric": choice.metric, "score": score}
+    return load_finished(chosen, place.store).to(place.device), {
+        "id": chosen,
+        "weights_sha256": digest,
+        "metric": choice.metric,
+        "score": score,
+    }
 
 
 def evaluate(network: nn.Module, id: str, evaluation: Evaluation, data: Data, store: Store) -> None:

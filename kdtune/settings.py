@@ -24,7 +24,7 @@ Text = Annotated[str, Strict(), Field(min_length=1)]
 
 
 def _beside_the_file(path: str, info: ValidationInfo) -> str:
-    """Paths in a sweep file are relative to it: whoever validates one passes its folder as context `{"folder": ...}`."""
+    """Paths in a sweep file are relative to it: whoever validates one passes context {"folder": ...}."""
     folder = (info.context or {}).get("folder")
     return path if folder is None else str((Path(folder) / Path(path).expanduser()).resolve())
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kdtune import paths
+from kdtune.command import Options, read, say
 from kdtune.data.datasets import DataError, preflight
 from kdtune.dispatch import Dispatch
 from kdtune.here import launch_here
@@ -16,7 +17,6 @@ from kdtune.planning import Plan, build
 from kdtune.progress import Progress
 from kdtune.reader import parse_value
 from kdtune.store import Store
-from kdtune.command import Options, read, say
 from kdtune.training import Row
 from kdtune.tree import COMMAND_LINE, Problem, SweepFileError
 

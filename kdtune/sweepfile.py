@@ -1,6 +1,6 @@
 """A sweep file as its points: read, profile laid over, overrides, `$names`, validation; all that is wrong at once.
 
-    load("sweeps/fickle.yaml", "laptop").points   ->   one validated `config.Sweep` per point of the grid
+load("sweeps/fickle.yaml", "laptop").points   ->   one validated `config.Sweep` per point of the grid
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def _validated(tree: Mapping, written: Mapping, profile: str, source: str) -> tu
 
 def _problem(error: ErrorDetails, tree: Mapping, written: Mapping, source: str) -> Problem:
     """One of pydantic's errors in the words of a sweep file: where, what came, what would do."""
-    path = tuple(part for part in error["loc"] if not str(part).startswith(("function-", "tuple", "constrained", "int")))
+    path = tuple(
+        part for part in error["loc"] if not str(part).startswith(("function-", "tuple", "constrained", "int"))
+    )
     came, message = error["input"], error["msg"].removeprefix("Value error, ")
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(path[:-1])
@@ -141,7 +143,9 @@ def _problem(error: ErrorDetails, tree: Mapping, written: Mapping, source: str) 
     elif not isinstance(came, dict | list):
         message = f"came {came!r}; {message[:1].lower()}{message[1:]}"
     if path[:2] in (("teacher", "recipe"), ("student", "recipe")) and not _stands(written, path):
-        return replace(problem_at(tree, source, path, message), path=path[1:])  # written once, in the sweep's own recipe
+        return replace(
+            problem_at(tree, source, path, message), path=path[1:]
+        )  # written once, in the sweep's own recipe
     return problem_at(tree, source, path, message)
 
 
@@ -160,10 +164,12 @@ def _known_keys(path: tuple[Any, ...]) -> list[str]:
         field = getattr(model, "__pydantic_fields__", {}).get(str(part))
         if field is None:
             return []
-        options = [option for option in getattr(field.annotation, "__args__", (field.annotation,))]
+        options = list(getattr(field.annotation, "__args__", (field.annotation,)))
         model = next((option for option in options if hasattr(option, "__pydantic_fields__")), None)
-    return ["recipe", "grid", "profiles", *model.model_fields] if model is Sweep else list(
-        getattr(model, "__pydantic_fields__", {})
+    return (
+        ["recipe", "grid", "profiles", *model.model_fields]
+        if model is Sweep
+        else list(getattr(model, "__pydantic_fields__", {}))
     )
 
 

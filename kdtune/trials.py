@@ -1,13 +1,14 @@
 """One run as a Ray Tune trainable: kdtune's own, and one for a Tuner of the user's own.
 
-    tune.Tuner(
-        kdtune.trainable("sweeps/fickle.yaml", profile="laptop"),
-        param_space={"dropout": tune.grid_search([0.0, 0.2]), "epochs": 40, "seed": tune.grid_search([0, 1])},
-    ).fit()
+tune.Tuner(
+    kdtune.trainable("sweeps/fickle.yaml", profile="laptop"),
+    param_space={"dropout": tune.grid_search([0.0, 0.2]), "epochs": 40, "seed": tune.grid_search([0, 1])},
+).fit()
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ def job(planned: PlannedRun, plan: Plan, results: str, data_dir: Path, checkpoin
         "id": planned.id,
         "name": planned.name,
         "role": planned.role,
-        "run": planned.run.model_dump(mode="json"),
-        "evaluation": TypeAdapter(Evaluation).dump_python(plan.evaluation, mode="json"),
+        "run": planned.run.model_dump_json(),  # as text: Tune may not reorder it, and knobs of a point have an order
+        "evaluation": TypeAdapter(Evaluation).dump_json(plan.evaluation).decode(),
         "results": results,
         "data_dir": str(data_dir),
         "checkpoint_every": checkpoint_every,
@@ -58,8 +59,8 @@ def trial(config: Mapping[str, Any]) -> None:
     place = Place(
         Store(config["results"]), Path(config["data_dir"]), device, threads, config["checkpoint_every"], report
     )
-    evaluation = TypeAdapter(Evaluation).validate_python(config["evaluation"])
-    ended = perform(Run.model_validate(config["run"]), evaluation, place)
+    evaluation = TypeAdapter(Evaluation).validate_python(json.loads(config["evaluation"]))
+    ended = perform(Run.model_validate(json.loads(config["run"])), evaluation, place)
     tune.report({"id": config["id"], "rows": [], "ended": ended.state, "error": ended.traceback})
 
 
@@ -82,7 +83,7 @@ def trainable(
     """A sweep file's student as a Tune function. Its config sets the file's `$names` and `seed` (default 0).
 
     It resolves to the same run ids as the sweep itself: what the store has is taken, missing teachers are trained first
-    under their claims. Reports a history row an epoch (`val/accuracy` where there is a hold-out) and, last, all metrics.
+    under their claims. Reports a history row an epoch (`val/accuracy` with a hold-out) and, last, all metrics.
     `profile` defaults to `paper`. Raises SweepFileError for a file, a name or a value that is wrong.
     """
     path, profile = Path(file).resolve(), profile or sweepfile.PAPER

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from kdtune.dispatch import Dispatch
+from kdtune.dispatch import Dispatch, Watcher
 from kdtune.planning import PlannedRun
 
-# Tune reads these when it is imported or when a Tuner is made. The names are Tune's.
-TUNE_ENVIRONMENT = {
+# Ray and Tune read these when they are imported or started. The names are theirs.
+ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the driver writes TensorBoard itself
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end with status 0 after Ctrl-C
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is never read
@@ -27,23 +28,24 @@ TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces, also locally
 }
+os.environ.update(ENVIRONMENT)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune import Callback  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+from ray.tune.stopper import Stopper  # noqa: E402
+
+from kdtune.trials import trial  # noqa: E402
+
 TRIALS_PER_TUNER = 500  # Tune slows down with thousands of trials; larger plans are several Tuners in a row
 RETRIES = 3  # of a trial whose process or node was lost; a run's own exception is not retried
 
 
 class CannotHold(Exception):
-    """No machine of the cluster can ever hold a run of this plan. The message says what was asked for and what there is."""
-
-
-class Watcher(Protocol):
-    """Who is told what happens: progress on the screen, TensorBoard."""
-
-    def started(self, id: str) -> None: ...
-    def rows(self, id: str, rows: list[dict[str, float]]) -> None: ...
-    def ended(self, id: str, state: str) -> None: ...
-    def tick(self) -> None: ...
+    """No machine of the cluster can ever hold a run of this plan; the message says what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +74,20 @@ def launch(
     `address` of a running cluster; without one a Ray of our own is started here and ended afterwards.
     Raises CannotHold, ConnectionError.
     """
-    os.environ.update(TUNE_ENVIRONMENT)
+    # It would list every trial at the end, because Tune's own result files are off.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with _ray(address), tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as scratch:
         resources = choose_resources(gpus_per_run)
         check_resources(resources, {planned.role for planned in dispatch.plan.runs.values()})
         while not dispatch.over and not interrupted():
-            _tune(dispatch, job, watcher, resources, max_concurrent, interrupted, scratch, on_cluster=address is not None)
+            _tune(
+                dispatch, job, watcher, resources, max_concurrent, interrupted, scratch, on_cluster=address is not None
+            )
 
 
 @contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[None]:
     """A Ray to work with. `address="local"` never joins another Ray, however stale the address file it left behind."""
-    import logging
-
-    import ray
-
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         try:
@@ -112,19 +113,17 @@ def _ray(address: str | None) -> Iterator[None]:
 
 def choose_resources(gpus_per_run: float | None) -> Resources:
     """A core a run on a machine without GPUs; else a GPU for a teacher and a quarter of one for a student."""
-    import ray
-
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     if not has_gpu and not gpus_per_run:
         return Resources({"CPU": 1}, {"CPU": 1})
     student = gpus_per_run if gpus_per_run is not None else 0.25
-    return Resources({"CPU": 1, "GPU": max(student, 1.0) if gpus_per_run is None else student}, {"CPU": 1, "GPU": student})
+    return Resources(
+        {"CPU": 1, "GPU": max(student, 1.0) if gpus_per_run is None else student}, {"CPU": 1, "GPU": student}
+    )
 
 
 def check_resources(resources: Resources, roles: set[str]) -> None:
     """Raises CannotHold where no machine could ever hold a run, so that nothing waits for ever."""
-    import ray
-
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for role in sorted(roles):
         asked = resources.of(role)
@@ -151,13 +150,9 @@ def _tune(
     on_cluster: bool,
 ) -> None:
     """One Tuner over the runs that are left, at most TRIALS_PER_TUNER of them."""
-    from ray import tune
-
-    from kdtune.trials import trial
-
     # Tune lets one trial wait for resources by default; more must wait for an autoscaling cluster to grow.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(200 if on_cluster else 8)
-    searcher = make_searcher(dispatch, job, watcher, max_concurrent)
+    searcher = PlanSearcher(dispatch, job, watcher, max_concurrent)
     left = sum(state not in ("done", "diverged") for state in dispatch.states.values())
     tuner = tune.Tuner(
         tune.with_resources(trial, lambda config: tune.PlacementGroupFactory([resources.of(config["role"])])),
@@ -173,80 +168,91 @@ def _tune(
             storage_path=scratch,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[make_callback(searcher, watcher)],
-            stop=make_stopper(interrupted),
+            callbacks=[Watching(searcher)],
+            stop=OnInterrupt(interrupted),
         ),
     )
     tuner.fit()
 
 
-def make_searcher(
-    dispatch: Dispatch, job: Callable[[PlannedRun], dict[str, Any]], watcher: Watcher, max_concurrent: int | None
-) -> Any:
-    """Tune's side of a Dispatch. A function, so that this module can be imported without Ray."""
-    from ray.tune.search import Searcher
+class NotKept:
+    """Tune pickles what it is given into its folder, for a restore that never happens: nothing of us is kept there."""
 
-    class PlanSearcher(Searcher):
-        def __init__(self) -> None:
-            super().__init__(metric="epochs", mode="max")
-            self.running: dict[str, str] = {}  # run ids by trial id
-            self.errors: dict[str, str] = {}  # what is known of an error, by run id
-
-        def suggest(self, trial_id: str) -> Any:
-            """A run to start, None to wait, FINISHED. Tune asks about once a second while it waits."""
-            if max_concurrent is not None and len(self.running) >= max_concurrent:
-                return None
-            planned = dispatch.next()
-            if planned is None:
-                return Searcher.FINISHED if dispatch.over else None
-            self.running[trial_id] = planned.id
-            watcher.started(planned.id)
-            return job(planned)
-
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            id = self.running.pop(trial_id, None)
-            if id is not None:
-                told = (result or {}).get("error") or self.errors.pop(id, "")
-                watcher.ended(id, dispatch.ended(id, told))
-
-        def save(self, checkpoint_path: str) -> None:
-            """Tune wants a file here. Nothing reads it: the store is the only memory."""
-            with open(checkpoint_path, "w") as file:
-                json.dump({"note": "scratch, never read"}, file)
-
-        def restore(self, checkpoint_path: str) -> None:
-            raise NotImplementedError("kdtune never restores a Tuner: run the same command again")
-
-    return PlanSearcher()
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
-def make_callback(searcher: Any, watcher: Watcher) -> Any:
-    from ray.tune import Callback
+class PlanSearcher(NotKept, Searcher):
+    """Tune's side of a Dispatch: what to start next, and how it ended."""
 
-    class Watching(Callback):
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            watcher.tick()
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        job: Callable[[PlannedRun], dict[str, Any]],
+        watcher: Watcher,
+        max_concurrent: int | None = None,
+    ) -> None:
+        super().__init__(metric="training_iteration", mode="max")  # Tune wants one; nothing is ranked here
+        self.dispatch, self.job, self.watcher, self.max_concurrent = dispatch, job, watcher, max_concurrent
+        self.running: dict[str, str] = {}  # run ids by trial id
+        self.errors: dict[str, str] = {}  # what is known of an error, by run id
 
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            if rows := result.get("rows"):
-                watcher.rows(result["id"], rows)
+    def suggest(self, trial_id: str) -> Any:
+        """A run to start, None to wait, FINISHED. Tune asks about once a second while it waits."""
+        if self.max_concurrent is not None and len(self.running) >= self.max_concurrent:
+            return None
+        planned = self.dispatch.next()
+        if planned is None:
+            return Searcher.FINISHED if self.dispatch.over else None
+        self.running[trial_id] = planned.id
+        return self.job(planned)
 
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            searcher.errors[trial.config["id"]] = str(trial.get_error() or "")
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        id = self.running.pop(trial_id, None)
+        if id is not None:
+            told = (result or {}).get("error") or self.errors.pop(id, "")
+            self.watcher.ended(id, self.dispatch.ended(id, told))
 
-    return Watching()
+    def save(self, checkpoint_path: str) -> None:
+        """Tune wants a file here. Nothing reads it: the store is the only memory."""
+        with open(checkpoint_path, "w") as file:
+            json.dump({"note": "scratch, never read"}, file)
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("kdtune never restores a Tuner: run the same command again")
 
 
-def make_stopper(interrupted: Callable[[], bool]) -> Any:
-    from ray.tune.stopper import Stopper
+class Watching(NotKept, Callback):
+    """Passes on what Tune hears from its trials."""
 
-    class OnInterrupt(Stopper):
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
+    def __init__(self, searcher: PlanSearcher) -> None:
+        self.searcher = searcher
 
-        def stop_all(self) -> bool:
-            return interrupted()
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.searcher.watcher.tick()
 
-    return OnInterrupt()
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.searcher.dispatch.started(trial.config["id"])
+        self.searcher.watcher.started(trial.config["id"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if rows := result.get("rows"):
+            self.searcher.watcher.rows(result["id"], rows)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.searcher.errors[trial.config["id"]] = str(trial.get_error() or "")
+
+
+class OnInterrupt(NotKept, Stopper):
+    """Ends all trials once somebody asked for it."""
+
+    def __init__(self, interrupted: Callable[[], bool]) -> None:
+        self.interrupted = interrupted
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.interrupted()

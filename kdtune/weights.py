@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 def save(network: nn.Module) -> bytes:
     """The state_dict as safetensors: the same weights give the same bytes."""
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    )
 
 
 def load(network: nn.Module, data: bytes) -> None:
@@ -21,7 +23,7 @@ def load(network: nn.Module, data: bytes) -> None:
 def load_foreign(network: nn.Module, path: str) -> None:
     """Weights from a file of the user's own: safetensors, or `.pt` read without running any code it may hold.
 
-    A `.pt` file holds a state_dict, alone or under the key `state_dict`; the prefix `module.` of DataParallel is dropped.
+    A `.pt` file holds a state_dict, alone or under the key `state_dict`; DataParallel's prefix `module.` is dropped.
     Raises ValueError naming keys that are missing or too many, and shapes that differ.
     """
     tensors = safetensors.torch.load_file(path) if Path(path).suffix == ".safetensors" else _read_pt(path)

@@ -40,7 +40,12 @@ def test_what_is_off_is_not_written():
         {"noise": {"input": {"gaussian": {"sigma": 0}}}},
         {"noise": {"teacher": {"dropout": {"rate": 0.0}}}},
         {"model": {"wrn-16-2": {"dropout": 0}}},
-        {"recipe": {**RECIPE, "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False}}}},
+        {
+            "recipe": {
+                **RECIPE,
+                "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False}},
+            }
+        },
         {"recipe": {**RECIPE, "augmentation": {}}},
         {"normalization": None},
     ):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from kdtune import grid
 from kdtune.reader import parse
 
-AXES = st.dictionaries(st.sampled_from("abcde"), st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True), min_size=1)
+AXES = st.dictionaries(
+    st.sampled_from("abcde"), st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True), min_size=1
+)
 
 
 def points(text: str):

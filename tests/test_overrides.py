@@ -131,6 +131,8 @@ def test_what_the_command_line_wrote_has_no_line_and_the_rest_keeps_its_own() ->
         assert line_at(tree, tuple(path.split("."))) == line, path
     problem = problem_at(tree, "x.yaml", ("student", "recipe", "epochs"), "low")
     assert str(problem) == "command line: student.recipe.epochs: low"
+    replaced = assign(tree, "student.noise.input={pgd: {eps: 1}}")
+    assert line_at(replaced, ("student", "noise", "input")) is None and line_at(replaced, ("student", "noise")) == 9
 
 
 def test_a_deep_value_at_the_end_of_a_deep_path() -> None:

@@ -23,7 +23,8 @@ def test_the_papers_fickle_sweep_has_the_runs_its_header_says():
     plan = build(sweepfile.load(ROOT / "sweeps" / "fickle.yaml"), DATA)
     assert roles(plan) == {"teacher": 30, "student": 45}
     controls = [
-        planned for planned in plan.runs.values()
+        planned
+        for planned in plan.runs.values()
         if planned.role == "student" and planned.parameters["dropout"] == 0 and planned.parameters["epochs"] > 200
     ]
     assert len(controls) == 15
@@ -74,15 +75,24 @@ def test_paired_teachers_are_the_students_own_seeds(write_sweep, small_sweep):
 
 
 def test_a_student_alone_needs_no_teacher(write_sweep, small_sweep):
-    text = small_sweep.replace("  distillation: {alpha: 0.9, temperature: 4}\n  noise: {teacher: {dropout: {rate: $rate}}}\n", "")
-    plan = build(sweepfile.load(write_sweep(text.replace("dropout: $rate", "dropout: 0.1").replace("{mlp: {hidden: [8]}}", "{mlp: {hidden: [8], dropout: $rate}}"))), DATA)
+    text = small_sweep.replace(
+        "  distillation: {alpha: 0.9, temperature: 4}\n  noise: {teacher: {dropout: {rate: $rate}}}\n", ""
+    )
+    plan = build(
+        sweepfile.load(
+            write_sweep(
+                text.replace("dropout: $rate", "dropout: 0.1").replace(
+                    "{mlp: {hidden: [8]}}", "{mlp: {hidden: [8], dropout: $rate}}"
+                )
+            )
+        ),
+        DATA,
+    )
     assert roles(plan) == {"student": 4}
 
 
 def test_a_teacher_of_ones_own_enters_by_content(write_sweep, small_sweep, tmp_path):
-    own = small_sweep.replace(
-        "  seeds: 3\n  select: {rule: best, metric: val/accuracy}\n", "  checkpoint: own.pt\n"
-    )
+    own = small_sweep.replace("  seeds: 3\n  select: {rule: best, metric: val/accuracy}\n", "  checkpoint: own.pt\n")
     path = write_sweep(own)
     with pytest.raises(DataError, match=r"own\.pt"):
         build(sweepfile.load(path), DATA)

@@ -42,7 +42,9 @@ def do(plan, place) -> dict[str, str]:
 
 def result(store: Store, id: str) -> tuple:
     """All of a run that must be the same, byte for byte, however often it was interrupted."""
-    (hash,) = (key.rsplit("/", 1)[1][:-5] for key in store.objects.list(f"runs/{id}/evaluations") if key.endswith(".json"))
+    (hash,) = (
+        key.rsplit("/", 1)[1][:-5] for key in store.objects.list(f"runs/{id}/evaluations") if key.endswith(".json")
+    )
     rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in store.history(id)]
     return store.weights(id), rows, store.evaluation(id, hash)
 
@@ -101,7 +103,11 @@ def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path, epoc
 
 def test_a_new_evaluator_on_a_finished_run_trains_nothing(plan_of, place, small_sweep, monkeypatch):
     do(plan_of(), place)
-    more = plan_of(small_sweep.replace("[accuracy]", "[accuracy, {pgd: {eps: [0.1], step: 0.05, steps: [2], restarts: 1, images: 20}}]"))
+    more = plan_of(
+        small_sweep.replace(
+            "[accuracy]", "[accuracy, {pgd: {eps: [0.1], step: 0.05, steps: [2], restarts: 1, images: 20}}]"
+        )
+    )
     assert set(Dispatch(more, place.store).states.values()) == {"partial"}
     monkeypatch.setattr("kdtune.run.train", lambda *_, **__: pytest.fail("trained"))
     assert set(do(more, place).values()) == {"done"}
@@ -150,7 +156,9 @@ def test_a_finished_network_is_loaded_from_the_store_alone(plan_of, place):
 def test_a_teacher_of_ones_own_teaches_without_being_trained(plan_of, place, small_sweep, tmp_path):
     do(plan_of(), place)
     trained = load_finished(next(iter(plan_of().runs)), place.store)
-    torch.save({"state_dict": {f"module.{key}": value for key, value in trained.state_dict().items()}}, tmp_path / "own.pt")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in trained.state_dict().items()}}, tmp_path / "own.pt"
+    )
     own = small_sweep.replace("  seeds: 3\n  select: {rule: best, metric: val/accuracy}\n", "  checkpoint: own.pt\n")
     own = own.replace("{rate: [0.0, 0.2]}", "{rate: [0.2]}")
     plan = plan_of(own)

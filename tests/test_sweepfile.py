@@ -14,6 +14,7 @@ from kdtune.tree import SweepFileError
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
+
 def problems(path: Path, *arguments, **keywords) -> list[str]:
     with pytest.raises(SweepFileError) as caught:
         sweepfile.load(path, *arguments, **keywords)
@@ -31,7 +32,9 @@ def test_every_sweep_file_reads_in_every_profile(path):
 
 
 def test_a_recipe_of_ones_own_is_laid_over_the_sweeps(write_sweep, small_sweep):
-    path = write_sweep(small_sweep.replace("  model: {mlp: {hidden: [8]}}\n", "  model: {mlp: {hidden: [8]}}\n  recipe: {epochs: 5}\n"))
+    path = write_sweep(
+        small_sweep.replace("  model: {mlp: {hidden: [8]}}\n", "  model: {mlp: {hidden: [8]}}\n  recipe: {epochs: 5}\n")
+    )
     sweep = sweepfile.load(path).points[0].sweep
     assert (sweep.teacher.recipe.epochs, sweep.student.recipe.epochs) == (3, 5)
     assert sweep.student.recipe.batch_size == 20
@@ -39,7 +42,9 @@ def test_a_recipe_of_ones_own_is_laid_over_the_sweeps(write_sweep, small_sweep):
 
 def test_each_part_knows_the_axes_that_decide_it(write_sweep, small_sweep):
     text = small_sweep.replace("{rate: [0.0, 0.2]}", "{rate: [0.0, 0.2], epochs: [3, 4], size: [50, 100]}")
-    text = text.replace("  model: {mlp: {hidden: [8]}}\n", "  model: {mlp: {hidden: [8]}}\n  recipe: {epochs: $epochs}\n")
+    text = text.replace(
+        "  model: {mlp: {hidden: [8]}}\n", "  model: {mlp: {hidden: [8]}}\n  recipe: {epochs: $epochs}\n"
+    )
     points = sweepfile.load(write_sweep(text.replace("train_size: 100", "train_size: $size"))).points
     assert len(points) == 8
     assert set(points[0].teacher_parameters) == {"rate", "size"}
@@ -47,7 +52,11 @@ def test_each_part_knows_the_axes_that_decide_it(write_sweep, small_sweep):
 
 
 def test_three_mistakes_are_three_errors_with_lines_and_suggestions(write_sweep, small_sweep):
-    text = small_sweep.replace("momentum", "momentun").replace("alpha: 0.9", "alpha: high").replace("rate: [0.0, 0.2]", "rate: 0.1, sigma: 0.3")
+    text = (
+        small_sweep.replace("momentum", "momentun")
+        .replace("alpha: 0.9", "alpha: high")
+        .replace("rate: [0.0, 0.2]", "rate: 0.1, sigma: 0.3")
+    )
     assert problems(write_sweep(text)) == [
         ":4: grid.0.sigma: nothing uses the axis sigma; write $sigma where its value belongs, or remove it",
         ":6: recipe.optimizer.sgd.momentun: unknown key 'momentun'; did you mean momentum?",
@@ -72,7 +81,10 @@ def test_three_mistakes_are_three_errors_with_lines_and_suggestions(write_sweep,
         (("[accuracy]", "[accurcy]"), "accuracy"),
         (("dataset: {digits: {}, train_size", "dataset: {digitz: {}, train_size"), "digits"),
         (("distillation: {alpha: 0.9, temperature: 4}", "distillation: null"), "no teacher to be noisy"),
-        (("select: {rule: best, metric: val/accuracy}", "select: {rule: paired, metric: val/accuracy}"), "rule: paired has none"),
+        (
+            ("select: {rule: best, metric: val/accuracy}", "select: {rule: paired, metric: val/accuracy}"),
+            "rule: paired has none",
+        ),
         (("rate: [0.0, 0.2]", "rate: [0.0, 1.2]"), ":4: "),
     ],
 )
@@ -106,24 +118,27 @@ def test_an_unknown_profile_names_the_known(write_sweep, small_sweep):
     assert "has paper" in problems(write_sweep(small_sweep), "huge")[0]
 
 
-def test_overrides_come_after_the_profile_and_may_be_wrong_too(write_sweep, small_sweep):
-    path = write_sweep(small_sweep)
+def test_overrides_come_after_the_profile_and_may_be_wrong_too(write_sweep):
+    path = write_sweep()
     file = sweepfile.load(path, overrides=["recipe.epochs=7", "seeds=[4, 9]", "grid.rate=[0.5]"])
     sweep = file.points[0].sweep
     assert (sweep.student.recipe.epochs, sweep.seeds, len(file.points)) == (7, (4, 9), 1)
-    assert "command line" in str(pytest.raises(SweepFileError, sweepfile.load, path, overrides=["recipe.epochz=7"]).value)
+    (problem,) = problems(path, overrides=["recipe.epochz=7"])
+    assert problem == "command line: recipe.epochz: unknown key 'epochz'; did you mean epochs?"
 
 
-def test_values_given_for_a_whole_grid(write_sweep, small_sweep):
-    path = write_sweep(small_sweep)
+def test_values_given_for_a_whole_grid(write_sweep):
+    path = write_sweep()
     (point,) = sweepfile.load(path, at={"rate": 0.3}).points
     assert point.student_parameters == {"rate": 0.3}
-    assert "nothing uses the axis sigma" in str(pytest.raises(SweepFileError, sweepfile.load, path, at={"rate": 0.3, "sigma": 1}).value)
-    assert "no block of the grid has" in str(pytest.raises(SweepFileError, sweepfile.load, path, at={}).value)
+    assert "nothing uses the axis sigma" in problems(path, at={"rate": 0.3, "sigma": 1})[0]
+    assert "no block of the grid has" in problems(path, at={})[0]
 
 
 def test_paths_are_relative_to_the_file(write_sweep, small_sweep, tmp_path):
-    text = small_sweep.replace("{digits: {}, train_size: 100, validation: 0.2}", "{folder: {path: images, name: Mine}, validation: 0.2}")
+    text = small_sweep.replace(
+        "{digits: {}, train_size: 100, validation: 0.2}", "{folder: {path: images, name: Mine}, validation: 0.2}"
+    )
     assert sweepfile.load(write_sweep(text)).points[0].sweep.dataset.folder.path == str(tmp_path / "images")
 
 

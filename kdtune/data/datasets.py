@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.data.files import Arrays, DataError, decoded, digest, image_shape, list_images
 from kdtune.data.published import PUBLISHED, Published
-from kdtune.settings import Count, Fraction, OneOf, Settings, Text, Whole, shared
+from kdtune.settings import Count, Fraction, OneOf, PathText, Settings, Text, Whole, shared
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class Folder(Settings):
     `name` is the set's title everywhere, figures included. A run's id knows the set by name and content, not by path.
     """
 
-    path: Text
+    path: PathText
     name: Text
 
     @property

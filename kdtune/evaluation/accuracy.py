@@ -56,7 +56,8 @@ def negative_log_likelihood(log_softmax: Tensor, labels: Tensor) -> float:
 def expected_calibration_error(confidence: np.ndarray, bits: np.ndarray, bins: int = BINS) -> float:
     """|accuracy - confidence| of equal-width bins ((m - 1) / bins, m / bins], weighted by size, in percent points.
 
-    confidence: the largest softmax value of each image [N]; bits: whether it was right [N]. Guo et al. 2017, equation 3.
+    confidence: the largest softmax value of each image [N]; bits: whether it was right [N]. Guo et al. 2017,
+    equation 3.
     """
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, weights=bits - confidence, minlength=bins)  # a bin's size times its gap

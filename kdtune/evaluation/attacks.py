@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=CLOSED)
 class PGD(Evaluator):
-    """Projected gradient descent in the l-infinity ball, from random starts, judged at the iterates (Arani et al. 2019).
+    """Projected gradient descent in the l-infinity ball from random starts, judged at the iterates (Arani et al. 2019).
 
-    `robust/pgd<k>` is conditional, as in the paper: right on the perturbed image among images right when clean, and the
-    minimum over the restarts' accuracies. `/unconditional` is the same over all images; `/worst` and
-    `/worst_unconditional` count an image only if no restart changes it. The first of `eps` is the headline, further ones
-    are `robust/pgd<k>@<eps>`. `robust/clean` is the accuracy on the same images. Where none is right when clean,
+    `robust/pgd<k>` is conditional, as in the paper: right on the perturbed image among images right when clean, and
+    the minimum over the restarts' accuracies. `/unconditional` is the same over all images; `/worst` and
+    `/worst_unconditional` count an image only if no restart changes it. The first of `eps` is the headline, further
+    ones are `robust/pgd<k>@<eps>`. `robust/clean` is the accuracy on the same images. Where none is right when clean,
     conditional metrics are absent.
     Arrays: packed bits under the metric's name, [restarts, ceil(N / 8)]; `robust/clean` [ceil(N / 8)]; `robust/images`,
     the attacked images' places in the test set, int64 [N].

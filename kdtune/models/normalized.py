@@ -11,14 +11,15 @@ from torch import Tensor, nn
 class Normalized(nn.Module):
     """Takes pixels in [0, 1] like every network here; `mean` and `std` are per channel, on that scale."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
-    def features(self, images: Tensor) -> Tensor:
-        return self.network.features((images - self.mean) / self.std)
-
     def forward(self, images: Tensor) -> Tensor:
-        return self.network((images - self.mean) / self.std)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits

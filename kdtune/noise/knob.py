@@ -60,7 +60,7 @@ class Knob(ABC):
         """The layers a knob acts in, whose inputs and outputs show its strength. Most act in none: they are called."""
         return []
 
-    def prepare(self, network: nn.Module) -> None:
+    def prepare(self, network: nn.Module) -> None:  # noqa: B027 (empty, not abstract: nothing is what most need)
         """Switch on what the knob needs inside `network`, which is in eval mode. Most need nothing."""
 
 

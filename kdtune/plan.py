@@ -1,1 +1,0 @@
-from kdtune.planning import *  # noqa: F403

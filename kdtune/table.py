@@ -1,1 +1,0 @@
-from kdtune.tables import *  # noqa: F403
