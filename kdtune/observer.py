@@ -24,6 +24,7 @@ class Observer:
         self._rebuild()
 
     def started(self, id: str) -> None:
+        self.events.append(id, [])  # it shows among TensorBoard's HParams before its first epoch
         self.progress.started(id)
 
     def rows(self, id: str, rows: list[dict[str, float]]) -> None:

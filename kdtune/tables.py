@@ -38,7 +38,7 @@ def _row(plan: Plan, store: Store, id: str, state: str) -> dict[str, Any]:
     row |= {f"teacher.{axis}": value for axis, value in planned.teacher_parameters.items()}
     if state == "done":
         chosen = (store.provenance(id) or {}).get("teacher", {})
-        row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256") if key in chosen}
+        row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
         for hash in plan.evaluators:
             row |= {name: value for name, value in (store.evaluation(id, hash) or {}).items() if value is not None}
     made_of = {key: value for key, value in planned.run.description.items() if key not in ("seed", "teacher")}

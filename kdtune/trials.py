@@ -46,14 +46,18 @@ def trial(config: Mapping[str, Any]) -> None:
     from kdtune.run import Place, perform
     from kdtune.store import Store
 
-    told = 0
+    kept: list[dict[str, float]] = []  # rows that the driver has not heard of yet
+    epochs = 0
     last = time.monotonic()
 
     def report(history: list[dict[str, float]]) -> None:
-        nonlocal told, last
+        nonlocal epochs, last
+        kept.extend(history[epochs:])
+        epochs = len(history)
         if time.monotonic() - last >= REPORT_EVERY_S:
-            tune.report({"id": config["id"], "rows": history[told:], "epochs": len(history)})
-            told, last = len(history), time.monotonic()
+            tune.report({"id": config["id"], "rows": [*kept]})
+            kept.clear()
+            last = time.monotonic()
 
     device, threads = assigned()
     place = Place(
@@ -61,7 +65,7 @@ def trial(config: Mapping[str, Any]) -> None:
     )
     evaluation = TypeAdapter(Evaluation).validate_python(json.loads(config["evaluation"]))
     ended = perform(Run.model_validate(json.loads(config["run"])), evaluation, place)
-    tune.report({"id": config["id"], "rows": [], "ended": ended.state, "error": ended.traceback})
+    tune.report({"id": config["id"], "rows": kept, "ended": ended.state, "error": ended.traceback})
 
 
 def assigned() -> tuple[str, int]:

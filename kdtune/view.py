@@ -39,16 +39,23 @@ class View:
         """The sweep as it was resolved, its plan, and the table of its runs; returns the table."""
         rows = tables.rows(self.plan, self.store, states)
         about = {"sweep": self.plan.name, "profile": self.plan.profile, "dataset": self.plan.dataset}
+        for each in self.plan.evaluation:
+            if each.name == "pgd":  # a number of robustness means nothing without what it was attacked with
+                about["attack"] = f"eps {each.eps[0]:g}, step {each.step:g}, {each.restarts} restarts"
         self._put("sweep.yaml", to_yaml(file.tree))
-        self._put("plan.json", to_json({**about, "runs": described(self.plan, states)}, indent=1))
-        self._put("results.csv", tables.to_csv(rows))
-        self._put("results.parquet", tables.to_parquet(rows, about))
+        changed = self._put("plan.json", to_json({**about, "runs": described(self.plan, states)}, indent=1))
+        changed |= self._put("results.csv", tables.to_csv(rows))
+        if changed or not self.store.objects.exists(f"{self.key}/results.parquet"):  # arrow loads pandas: slow
+            self._put("results.parquet", tables.to_parquet(rows, about))
         return rows
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, data: bytes) -> bool:
+        """Writes what is not there yet, and says whether it wrote."""
         key = f"{self.key}/{name}"
-        if self.store.objects.get(key) != data:
-            self.store.objects.put(key, data)
+        if self.store.objects.get(key) == data:
+            return False
+        self.store.objects.put(key, data)
+        return True
 
 
 def described(plan: Plan, states: Mapping[str, str]) -> list[dict[str, Any]]:
