@@ -19,7 +19,6 @@ from pydantic import (
     PrivateAttr,
     Strict,
     create_model,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -28,68 +27,11 @@ from kdtune.data.datasets import Dataset
 from kdtune.evaluation import Evaluation
 from kdtune.models import Model
 from kdtune.noise.knob import knobs_of
-from kdtune.settings import Count, Flag, Fraction, OneOf, PathText, Positive, Rate, Real, Scale, Settings, Text, Whole
+from kdtune.recipe import Recipe
+from kdtune.settings import PathText, Positive, Rate, Real, Settings, Text, Whole
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
 RECIPE_VERSION = 1
-
-
-class SGD(Settings):
-    """Stochastic gradient descent (torch.optim.SGD)."""
-
-    lr: Positive
-    momentum: Rate = 0.0
-    weight_decay: Scale = 0.0
-    nesterov: Flag = False
-
-
-class Optimizer(OneOf):
-    sgd: SGD | None = None
-
-
-class Step(Settings):
-    """The learning rate is multiplied by `factor` at each milestone, a fraction of the run's epochs."""
-
-    milestones: tuple[Fraction, ...]
-    factor: Positive
-
-    @field_validator("milestones")
-    @classmethod
-    def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
-        if list(milestones) != sorted(set(milestones)):
-            raise ValueError("milestones must rise")
-        return milestones
-
-
-class Schedule(OneOf):
-    step: Step | None = None
-
-
-class Crop(Settings):
-    """A random window of the image's own size out of the image padded by `padding` pixels on each side."""
-
-    padding: Count
-    mode: Literal["reflect", "zero"]
-
-
-class Flip(Settings):
-    """Left and right exchanged with probability one half."""
-
-
-class Augmentation(Settings):
-    crop: Crop | None = None
-    flip: Flip | None = None
-
-
-class Recipe(Settings):
-    """How a run is optimised."""
-
-    optimizer: Optimizer
-    schedule: Schedule
-    augmentation: Augmentation = Augmentation()
-    precision: Literal["float32"]
-    batch_size: Count
-    epochs: Count
 
 
 class Distillation(Settings):

@@ -7,7 +7,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from kdtune.config import Noise, Optimizer, Recipe, Run
+from kdtune.config import Noise, Run
+from kdtune.recipe import Optimizer, Recipe
 
 RECIPE = {
     "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}},

@@ -210,7 +210,7 @@ def test_both_slots_are_used_by_short_runs_after_a_wait_for_the_last_teacher(wri
     assert dispatch.counts == {"done": 15}
     students = {id for id, planned in dispatch.plan.runs.items() if planned.role == "student"}
     running, most = set(), []
-    for what, id in diary.entries:
+    for _, id in diary.entries:
         running ^= {id} if id in students else set()
         most.append(len(running))
     assert most.count(2) >= 8, f"running students over time: {most}"
