@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdtune.dispatch import Dispatch, Watcher
@@ -29,7 +30,6 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces, also locally
 }
 os.environ.update(ENVIRONMENT)
 
@@ -96,7 +96,9 @@ def _ray(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address=address, **common)
         else:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray listens on all interfaces, also locally
             ray.init(address="local", include_dashboard=False, _temp_dir=folder, **common)
+            _protect_token()
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray's own handler would end the driver on the spot
                 signal.signal(number, handler)
@@ -105,6 +107,13 @@ def _ray(address: str | None) -> Iterator[None]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _protect_token() -> None:
+    """Ray writes the token that lets its bearer run code readable for everybody on the machine."""
+    token = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        token.chmod(0o600)
 
 
 def choose_resources(gpus_per_run: float | None) -> Resources:

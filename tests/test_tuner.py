@@ -229,3 +229,33 @@ def test_sixty_runs_of_about_a_second_on_two_slots_stay_under_40_s(write_sweep, 
     assert dispatch.counts == {"done": 60}
     print(f"60 runs of {sum(seconds) / 60:.2f} s: {wall:.1f} s")
     assert wall - sum(seconds) / 2 < 20, "what Ray and Tune add; machines are shared, so not the 40 s themselves"
+
+
+def test_no_more_runs_at_a_time_than_asked_for(write_sweep, tmp_path):
+    from kdtune.searcher import PlanSearcher
+
+    plan = build(sweepfile.load(write_sweep()), tmp_path)
+    dispatch, diary = Dispatch(plan, Store(tmp_path / "results")), Diary()
+    searcher = PlanSearcher(dispatch, lambda planned: {"id": planned.id}, diary, max_concurrent=2)
+    assert searcher.suggest("a") and searcher.suggest("b")
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", {"error": ""})
+    assert searcher.suggest("c") is not None
+
+
+def test_a_running_cluster_is_joined_and_left_running(write_sweep, tmp_path, monkeypatch):
+    import tempfile
+
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="kdt", dir="/tmp"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        dispatch, _ = launch(write_sweep(), tmp_path / "results", tmp_path, address=cluster.address)
+        assert dispatch.counts == {"done": 10}
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert ray.cluster_resources()["CPU"] == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
