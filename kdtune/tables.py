@@ -58,7 +58,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_csv(table: list[dict[str, Any]]) -> bytes:
-    """Columns in order of first appearance; what a run does not have is empty, text that a spreadsheet would run quoted."""
+    """Columns in order of first appearance; what is missing is empty, text that a spreadsheet would run quoted."""
     columns = list(dict.fromkeys([*FIRST, *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
