@@ -250,6 +250,13 @@ def test_gaussian_noise_leaves_the_unit_interval() -> None:
     assert shown.min() < 0 and shown.max() > 1
 
 
+def test_clamped_gaussian_noise_is_the_same_noise_cut_off() -> None:
+    images = given("input")
+    free, clamped = (apply("input", Gaussian(0.3, clamp), images)[0] for clamp in (False, True))
+    assert torch.equal(clamped, free.clamp(0, 1)) and not torch.equal(clamped, free)
+    assert Gaussian(0.3, True).measure(images, clamped) < 0.28  # what is left of it
+
+
 # teacher.dropout
 
 
