@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from kdtune.noise.classes import Drawn, redrawn, share_changed
 from kdtune.noise.knob import Knob
+from kdtune.noise.redrawn import Drawn, redrawn, share_changed
 from kdtune.settings import Rate
 
 if TYPE_CHECKING:
