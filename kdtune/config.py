@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    Strict,
-    create_model,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from kdtune.data.datasets import Dataset
 from kdtune.evaluation import Evaluation
 from kdtune.models import Model
-from kdtune.noise.knob import knobs_of
+from kdtune.noise.point import InputNoise, TargetNoise, TeacherNoise
 from kdtune.recipe import Recipe
 from kdtune.settings import PathText, Positive, Rate, Real, Settings, Text, Whole
 
@@ -44,50 +34,6 @@ class Distillation(Settings):
     alpha: Rate
     temperature: Positive
     divergence: Literal["forward", "reverse"] = "forward"
-
-
-class Point(Settings):
-    """The knobs of one injection point. They compose in written order, which validation alone would lose."""
-
-    _order: tuple[str, ...] = PrivateAttr(())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _keep_order(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        point = handler(value)
-        point._order = tuple(value) if isinstance(value, dict) else value._order
-        return point
-
-    @property
-    def knobs(self) -> dict[str, Any]:
-        """The knobs that are on, by name, in written order."""
-        named = {name: getattr(self, name) for name in self._order}
-        return {name: knob for name, knob in named.items() if knob is not None and not knob.off}
-
-    @model_serializer
-    def _in_order(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {
-                field.name: getattr(knob, field.name)
-                for field in fields(knob)
-                if getattr(knob, field.name) != field.default
-            }
-            for name, knob in self.knobs.items()
-        }
-
-
-def _point(name: str) -> Any:
-    """The settings of one injection point: an optional field for every knob that `kdtune.noise.<name>` defines."""
-    fields: dict[str, Any] = {knob: (kind | None, None) for knob, kind in knobs_of(name).items()}
-    return create_model(f"{name.capitalize()}Noise", __base__=Point, **fields)
-
-
-if TYPE_CHECKING:
-    InputNoise = Point
-    TeacherNoise = Point
-    TargetNoise = Point
-else:
-    InputNoise, TeacherNoise, TargetNoise = (_point(name) for name in ("input", "teacher", "target"))
 
 
 class Noise(Settings):

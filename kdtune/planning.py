@@ -36,10 +36,14 @@ class PlannedRun:
         return self.run.teacher.runs if self.run.teacher else ()
 
     @cached_property
+    def label(self) -> str:
+        """Its point, without its seed: `student dropout=0.2`."""
+        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in self.parameters.items())])
+
+    @cached_property
     def name(self) -> str:
         """What a person reads: `student dropout=0.2 seed=1`."""
-        words = [f"{axis}={_word(value)}" for axis, value in self.parameters.items()]
-        return " ".join([self.role, *words, *([f"seed={self.run.seed}"] if self.run.seed is not None else [])])
+        return f"{self.label} seed={self.run.seed}" if self.run.seed is not None else self.label
 
 
 @dataclass(frozen=True)
@@ -152,5 +156,10 @@ def _file_digest(path: str) -> str:
         raise DataError(f"{path}: the teacher's checkpoint cannot be read ({error.strerror})") from error
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """An axis value as people read it: `0.2`, `null`, and a mapping as `alpha=0.9,temperature=4`."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={word(part)}" for key, part in value.items()) or "{}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -29,13 +29,11 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
     """A line per role and point of the grid: mean and 95 % t interval over its seeds, in percent."""
     shown = columns(rows)
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        planned = plan.runs[row["id"]]
-        groups.setdefault((planned.role, *planned.parameters.items()), []).append(row)
+        groups.setdefault(plan.runs[row["id"]].label, []).append(row)
     lines = [["", "seeds", *shown]]
-    for (role, *parameters), members in groups.items():
-        label = " ".join([role, *(f"{axis}={value}" for axis, value in parameters)])
+    for label, members in groups.items():
         done = [row for row in members if row["state"] == "done"]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
         lines.append([label, count, *(_cell([row[name] for row in done if name in row]) for name in shown)])

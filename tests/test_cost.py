@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdtune import cost, planning, sweepfile
+from kdtune.config import Noise
 from kdtune.cost import CPU_CORE, GPU, Device, Images
 from kdtune.data import datasets
 from kdtune.evaluation.accuracy import Accuracy
@@ -51,6 +52,13 @@ def test_training_is_three_forward_passes_an_image_and_an_answer_of_the_teacher(
     assert cost.multiply_adds(student, DIGITS, teacher=teacher) == alone + 3 * 80 * FORWARD
     assert cost.steps(teacher, DIGITS) == 3 * 4
     assert cost.steps(teacher, replace(DIGITS, train=81)) == 3 * 5
+
+
+def test_a_teacher_that_answers_several_times_costs_as_many_passes(teacher, student):
+    noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.1, "passes": 5}}})
+    patient = student.model_copy(update={"noise": noise})
+    once = cost.multiply_adds(student, DIGITS, teacher=teacher) - cost.multiply_adds(student, DIGITS)
+    assert cost.multiply_adds(patient, DIGITS, teacher=teacher) == cost.multiply_adds(student, DIGITS) + 5 * once
 
 
 def test_evaluation_counts_every_image_that_is_shown(teacher):

@@ -173,5 +173,5 @@ def test_a_damaged_or_absent_file_is_an_error(suffix: str, trained: nn.Module, t
     else:
         path.write_bytes(save(trained))
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises((RuntimeError, safetensors.SafetensorError)):
+    with pytest.raises((OSError, RuntimeError, safetensors.SafetensorError)):
         load_foreign(network(), str(path))
