@@ -28,12 +28,14 @@ class Distillation(Settings):
     """(1 - alpha) CE + alpha temperature^2 KL, batch mean (Hinton et al. 2015; Arani et al. 2019, section 3).
 
     `divergence: forward` is KL(teacher || student), Hinton's and the default of common code; `reverse` is
-    KL(student || teacher), as the paper's equations are printed (protocols A.7, row 14).
+    KL(student || teacher), as the paper's equations are printed (protocols A.7, row 14). `teacher_sees: shown` gives
+    the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
     """
 
     alpha: Rate
     temperature: Positive
     divergence: Literal["forward", "reverse"] = "forward"
+    teacher_sees: Literal["clean", "shown"] = "clean"
 
 
 class Noise(Settings):
@@ -132,6 +134,12 @@ class Sweep(Settings):
             raise ValueError(
                 f"teacher.select.metric is {select.metric}, but nothing is held out: set dataset.validation"
             )
+        for part, network in {"teacher": self.teacher, "student": self.student}.items():
+            if network and network.recipe.keep and self.dataset.validation is None:
+                raise ValueError(
+                    f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: "
+                    "set dataset.validation"
+                )
         pool = self.teacher.seeds if self.teacher else None
         if select and select.rule == "paired" and pool and not set(self.seeds) <= set(pool):
             raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {self.seeds}")
@@ -173,6 +181,8 @@ class Run(Settings):
         stated = self.model_dump(mode="json", exclude_defaults=True, exclude={"dataset", "content", "checkpoint"})
         stated = {key: value for key, value in stated.items() if value not in ({}, None)}
         noise = {point: knobs for point, knobs in stated.pop("noise", {}).items() if knobs}
+        if "distillation" in stated and "input" not in noise:
+            stated["distillation"].pop("teacher_sees", None)  # what is shown is the clean image
         return {
             "recipe_version": RECIPE_VERSION,
             "dataset": self.content,

@@ -206,12 +206,13 @@ def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
 
 
 def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:
-    """Bytes of the checkpoints a run keeps while it trains: weights, and momentum where there is some (float32)."""
+    """Bytes of the checkpoints a run keeps while it trains: weights, momentum and the best weights where asked for."""
     if run.recipe is None:
         return 0
     seen = images(run.dataset, data_dir)
     parameters, _ = model_cost(run.model, seen.shape, seen.classes)
-    return KEPT * 4 * parameters * (2 if run.recipe.optimizer.chosen.momentum else 1)
+    copies = 1 + bool(run.recipe.optimizer.chosen.momentum) + (run.recipe.keep is not None)
+    return KEPT * 4 * parameters * copies
 
 
 @lru_cache(maxsize=256)

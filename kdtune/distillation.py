@@ -3,7 +3,8 @@
     loss = (1 - alpha) CE(student(x + delta), y') + alpha temperature^2 KL(student(x + delta), teacher(x))
 
 Input knobs make x + delta, target knobs y', teacher knobs change teacher(x); without a teacher only CE is left (Arani
-et al., arXiv 1910.05057, section 3). What a strength does is measured in the first batch of every epoch and logged.
+et al., arXiv 1910.05057, section 3). The teacher sees x or, where it is asked for, x + delta like the student. What a
+strength does is measured in the first batch of every epoch and logged.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Lesson:
         loss = ce = functional.cross_entropy(logits, targets)
         parts = {"ce": ce.detach(), "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}
         if self.teacher is not None and (how := self.distillation) is not None:
-            kd = kd_loss(logits, self._answer(self.teacher, images), how.temperature, how.divergence)
+            seen = shown if how.teacher_sees == "shown" else images
+            kd = kd_loss(logits, self._answer(self.teacher, seen), how.temperature, how.divergence)
             loss = (1 - how.alpha) * ce + how.alpha * kd
             parts["kd"] = kd.detach()
         self.measuring = False
@@ -104,7 +106,7 @@ class Lesson:
 
     @torch.no_grad()
     def _answer(self, teacher: nn.Module, images: Tensor) -> Tensor:
-        """The teacher's logits for the clean images, with the noise of its knobs; the mean of several where asked."""
+        """The teacher's logits for the images it sees, with the noise of its knobs; the mean of several where asked."""
         with ExitStack() as hooks:
             for name, knob in self.knobs["teacher"].items() if self.measuring else ():
                 for layer in knob.layers(teacher):

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, libraries, machine, time, and the teacher that was chosen."""
+"""Where a result comes from: code, libraries, machine, time, the teacher that was chosen, the epoch that was kept."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "torchvision", "ray", "numpy", "kdtune")
 
 
-def provenance(data: Data, device: str, began: float, teacher: dict[str, Any]) -> dict[str, Any]:
-    """`began` is a reading of time.monotonic; `teacher` is empty for a run without one."""
+def provenance(
+    data: Data, device: str, began: float, teacher: dict[str, Any], kept: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """`began` is a reading of time.monotonic; `teacher` is empty for a run without one, `kept` for the last epoch."""
     import torch
 
     on_gpu = device.startswith("cuda")
@@ -33,6 +35,7 @@ def provenance(data: Data, device: str, began: float, teacher: dict[str, Any]) -
         "classes": data.classes,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **({"teacher": teacher} if teacher else {}),
+        **({"kept": kept} if kept else {}),
     }
 
 

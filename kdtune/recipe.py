@@ -56,6 +56,15 @@ class Augmentation(Settings):
     flip: Flip | None = None
 
 
+class Keep(Settings):
+    """A run ends with the weights of its best epoch, the first of equals, and not with those of the last.
+
+    `best` names what the history has of the images held out; test images choose nothing.
+    """
+
+    best: Literal["val/accuracy"]
+
+
 class Recipe(Settings):
     """How a run is optimised."""
 
@@ -65,3 +74,4 @@ class Recipe(Settings):
     precision: Literal["float32"]
     batch_size: Count
     epochs: Count
+    keep: Keep | None = None  # None: the weights of the last epoch

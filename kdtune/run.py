@@ -26,7 +26,7 @@ from kdtune.models import Model, Shape
 from kdtune.provenance import provenance
 from kdtune.randomness import seeded
 from kdtune.store import Attempt, Store
-from kdtune.training import Diverged, Row, State, train
+from kdtune.training import Diverged, Row, State, best_epoch, train
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: At
         attempt.finish("diverged", None, diverged.history, provenance(data, place.device, began, chosen))
     else:
         evaluate(network, run.id, evaluation, data, place.store)
-        attempt.finish("done", weights.save(network), history, provenance(data, place.device, began, chosen))
+        origin = provenance(data, place.device, began, chosen, kept(run, history))
+        attempt.finish("done", weights.save(network), history, origin)
 
 
 def trained(
@@ -109,9 +110,10 @@ def trained(
     if run.recipe is None or run.seed is None:
         weights.load_foreign(network, run.checkpoint or "")
         return network, []
+    keep = run.recipe.keep
     lesson = Lesson(data.classes, run.seed, run.noise, teacher, run.distillation, place.device)
-    kept = place.store.checkpoint(run.id)
-    start = State.from_bytes(kept[1]) if kept else None
+    checkpoint = place.store.checkpoint(run.id)
+    start = State.from_bytes(checkpoint[1]) if checkpoint else None
     began = saved = time.monotonic()
 
     def each_epoch(state: State, row: Row) -> None:
@@ -120,6 +122,8 @@ def trained(
         healthy = math.isfinite(row["train/loss"]) and finite(network)
         if data.validation is not None and healthy:
             row["val/accuracy"] = accuracy(network, data.validation)
+            if keep is not None:
+                state.keep_best(keep.best)
         now = time.monotonic()
         # Evaluation may take long: the end of training is kept too, unless it costs less than a checkpoint is worth.
         last = state.epoch == run.recipe.epochs and now - began >= place.checkpoint_every  # type: ignore[union-attr]
@@ -132,6 +136,14 @@ def trained(
     if not finite(network):  # the last step broke what the last loss could not show
         raise Diverged(len(history), history)
     return network, history
+
+
+def kept(run: Run, history: list[Row]) -> dict[str, Any]:
+    """What the provenance says of the epoch whose weights were kept; nothing where that is the last one."""
+    keep = run.recipe.keep if run.recipe else None
+    if keep is None or (epoch := best_epoch(history, keep.best)) is None:
+        return {}
+    return {"epoch": epoch, "metric": keep.best, "score": history[epoch - 1][keep.best]}
 
 
 def finite(network: nn.Module) -> bool:

@@ -38,7 +38,9 @@ def _row(plan: Plan, store: Store, id: str, state: str) -> dict[str, Any]:
     row |= {axis: _axis(value) for axis, value in planned.parameters.items()}
     row |= {f"teacher.{axis}": _axis(value) for axis, value in planned.teacher_parameters.items()}
     if state == "done":
-        chosen = (store.provenance(id) or {}).get("teacher", {})
+        origin = store.provenance(id) or {}
+        chosen = origin.get("teacher", {})
+        row |= {"kept.epoch": origin["kept"]["epoch"]} if "kept" in origin else {}
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
         for hash in plan.evaluators:
             row |= {name: value for name, value in (store.evaluation(id, hash) or {}).items() if value is not None}

@@ -48,6 +48,12 @@ class State:
     network: dict[str, Any]
     optimizer: dict[str, Any]
     history: list[Row]
+    best: dict[str, Any] | None = None  # weights of the best epoch so far, where `recipe.keep` asks for them
+
+    def keep_best(self, metric: str) -> None:
+        """Copies the network if its epoch is the best so far. The caller has written `metric` into the last row."""
+        if best_epoch(self.history, metric) == self.epoch:
+            self.best = copy.deepcopy(self.network)
 
     def to_bytes(self) -> bytes:
         # NumPy's numbers in a row would be refused by the weights_only load
@@ -68,6 +74,12 @@ class Diverged(Exception):
     def __init__(self, epoch: int, history: list[Row]) -> None:
         super().__init__(f"training diverged: loss {history[-1]['train/loss']} in epoch {epoch}")
         self.epoch, self.history = epoch, history
+
+
+def best_epoch(history: list[Row], metric: str) -> int | None:
+    """The epoch, counted from 1, with the largest value, the first of equals; None where no epoch was measured."""
+    measured = [row for row in history if metric in row]
+    return int(max(measured, key=lambda row: row[metric])["epoch"]) if measured else None
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
@@ -101,11 +113,13 @@ def train(
 ) -> list[Row]:
     """Train `network` on `split`, both on one device, and return the history: a row per epoch.
 
-    With `start` it goes on from there. `each_epoch` is called after every epoch, a diverged one too, and may add to
-    the row. Raises `Diverged` at the end of an epoch whose loss is not finite.
+    With `start` it goes on from there. `each_epoch` is called after every epoch, a diverged one too; it may add to the
+    row and call `State.keep_best`, and then the network ends with the best weights. Raises `Diverged` at the end of an
+    epoch whose loss is not finite.
     """
     optimizer = build_optimizer(network, recipe)
     history: list[Row] = []
+    best = start.best if start else None
     if start:
         network.load_state_dict(start.network)
         optimizer.load_state_dict(copy.deepcopy(start.optimizer))  # it would go on writing into start's own tensors
@@ -115,8 +129,12 @@ def train(
         row = train_epoch(network, optimizer, split, recipe, lesson, seed, epoch)
         history.append(row)
         if each_epoch:
-            each_epoch(State(epoch + 1, network.state_dict(), optimizer.state_dict(), history), row)
+            state = State(epoch + 1, network.state_dict(), optimizer.state_dict(), history, best)
+            each_epoch(state, row)
+            best = state.best
         refuse_divergence(history)
+    if best is not None:
+        network.load_state_dict(best)
     return history
 
 

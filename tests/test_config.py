@@ -51,9 +51,22 @@ def test_what_is_off_is_not_written():
         },
         {"recipe": {**RECIPE, "augmentation": {}}},
         {"normalization": None},
+        {"recipe": {**RECIPE, "keep": None}},
     ):
         assert run(**off).id == plain.id, off
     assert "noise" not in plain.description
+
+
+def test_a_teacher_that_sees_what_is_shown_sees_the_clean_image_where_no_knob_changes_it():
+    """So that strength 0 of the control is plain distillation, as everywhere."""
+
+    def distilled(teacher_sees: str, sigma: float) -> str:
+        how = {"alpha": 0.9, "temperature": 4, "teacher_sees": teacher_sees}
+        return run(distillation=how, noise={"input": {"gaussian": {"sigma": sigma}}}).id
+
+    plain = run(distillation={"alpha": 0.9, "temperature": 4}).id
+    assert distilled("clean", 0) == distilled("shown", 0) == plain
+    assert len({plain, distilled("clean", 0.1), distilled("shown", 0.1)}) == 3
 
 
 def test_every_stated_value_counts():
@@ -63,6 +76,7 @@ def test_every_stated_value_counts():
         {"model": {"wrn-16-2": {"dropout": 0.1}}},
         {"content": {"name": "digits", "digest": "0124", "seed": 0}},
         {"recipe": {**RECIPE, "epochs": 4}},
+        {"recipe": {**RECIPE, "keep": {"best": "val/accuracy"}}},
         {"recipe": {**RECIPE, "augmentation": {"flip": {}}}},
         {"noise": {"input": {"gaussian": {"sigma": 0.1}}}},
         {"noise": {"input": {"gaussian": {"sigma": 0.1, "clamp": True}}}},
@@ -113,6 +127,8 @@ def test_numbers_must_be_numbers_and_kinds_known():
         Optimizer.model_validate({})
     with pytest.raises(ValidationError, match="milestones must rise"):
         Recipe.model_validate({**RECIPE, "schedule": {"step": {"milestones": [0.6, 0.3], "factor": 0.1}}})
+    with pytest.raises(ValidationError, match="val/accuracy"):
+        Recipe.model_validate({**RECIPE, "keep": {"best": "test/accuracy"}})
     with pytest.raises(ValidationError, match="Extra inputs"):
         Noise.model_validate({"input": {"gausian": {"sigma": 0.1}}})
 

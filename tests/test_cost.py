@@ -15,6 +15,7 @@ from kdtune.cost import CPU_CORE, GPU, Device, Images
 from kdtune.data import datasets
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.attacks import PGD
+from kdtune.recipe import Keep
 from kdtune.store import Store
 
 DIGITS = Images((1, 8, 8), 10, train=80, validation=20, test=280)
@@ -85,6 +86,8 @@ def test_checkpoints_hold_weights_and_momentum_and_two_are_kept(teacher, tmp_pat
     optimizer = teacher.recipe.optimizer.model_copy(update={"sgd": sgd})
     plain = teacher.model_copy(update={"recipe": teacher.recipe.model_copy(update={"optimizer": optimizer})})
     assert cost.checkpoint_bytes(plain) == 2 * 4 * PARAMETERS
+    choosy = teacher.recipe.model_copy(update={"keep": Keep(best="val/accuracy")})
+    assert cost.checkpoint_bytes(teacher.model_copy(update={"recipe": choosy})) == 2 * 3 * 4 * PARAMETERS
 
 
 def test_a_network_that_is_given_costs_its_evaluation_only(teacher):

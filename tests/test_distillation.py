@@ -213,6 +213,23 @@ def test_student_sees_noise_from_its_stream_and_teacher_sees_none() -> None:
     assert torch.equal(student.seen[0], images + 0.1 * draw(5, "input.gaussian", 3).normal(images))
 
 
+def test_a_teacher_is_shown_what_the_student_sees_where_asked_for() -> None:
+    images, labels = batch()
+    noisy = Noise.model_validate({"input": {"gaussian": {"sigma": 0.3}}})
+    losses = {}
+    for sees in ("clean", "shown"):
+        teacher, student = Probe(1), Probe(2)
+        lesson = Lesson(CLASSES, 0, noisy, teacher, how(teacher_sees=sees))
+        lesson.begin(0)
+        losses[sees], parts = lesson(student, images, labels)
+        assert torch.equal(teacher.seen[0], student.seen[0] if sees == "shown" else images)
+        assert not torch.equal(student.seen[0], images) and not any(teacher.graded)
+        with torch.no_grad():
+            expected = kd_loss(student.layers(student.seen[0]), teacher.layers(teacher.seen[0]), 4.0)
+        assert float(parts["kd"]) == pytest.approx(float(expected), rel=1e-5)
+    assert losses["clean"] != losses["shown"]
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_target_knobs_reach_cross_entropy_only(soft: bool) -> None:
     student, teacher, (images, labels) = Probe(1), Probe(2).eval(), batch()

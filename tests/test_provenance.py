@@ -75,6 +75,12 @@ def test_the_teacher_stands_in_it_only_where_there_is_one() -> None:
     assert provenance(DATA, "cpu", time.monotonic(), teacher)["teacher"] == teacher
 
 
+def test_the_epoch_whose_weights_were_kept_is_part_of_it_where_it_was_chosen() -> None:
+    kept = {"epoch": 2, "metric": "val/accuracy", "score": 81.5}
+    assert provenance(DATA, "cpu", time.monotonic(), {}, kept)["kept"] == kept
+    assert "kept" not in provenance(DATA, "cpu", time.monotonic(), {})
+
+
 def test_the_commit_of_this_code() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this copy of kdtune has no git history")

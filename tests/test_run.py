@@ -105,6 +105,36 @@ def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path, epoc
         assert result(store, each.id) == result(undisturbed.store, each.id)
 
 
+def test_a_run_that_keeps_its_best_epoch_ends_with_it_however_it_was_interrupted(plan_of, tmp_path, small_sweep):
+    text = small_sweep.replace("epochs: 3", "epochs: 5\n  keep: {best: val/accuracy}").replace("lr: 0.1", "lr: 0.7")
+    plan = plan_of(text)
+    undisturbed, store = Place(Store(tmp_path / "a"), tmp_path / "data"), Store(tmp_path / "b")
+    states = do(plan, undisturbed)
+    (hash,) = plan.evaluators
+    columns = {row["id"]: row for row in tables.rows(plan, undisturbed.store, states)}
+    epochs = []
+    for id in plan.runs:
+        history = undisturbed.store.history(id)
+        scores = [row["val/accuracy"] for row in history]
+        kept = undisturbed.store.provenance(id)["kept"]
+        assert kept == {"epoch": scores.index(max(scores)) + 1, "metric": "val/accuracy", "score": max(scores)}
+        assert undisturbed.store.evaluation(id, hash)["val/accuracy"] == pytest.approx(max(scores))
+        assert columns[id]["kept.epoch"] == kept["epoch"]
+        epochs.append(kept["epoch"])
+    assert min(epochs) < 5, "else nothing is shown"
+
+    def kill(history):
+        if len(history) == 4:
+            raise Killed
+
+    for id, planned in plan.runs.items():
+        with pytest.raises(Killed):
+            perform(planned.run, plan.evaluation, Place(store, tmp_path / "data", checkpoint_every=0, report=kill))
+        assert perform(planned.run, plan.evaluation, Place(store, tmp_path / "data")).state == "done"
+        assert result(store, id) == result(undisturbed.store, id)
+        assert store.provenance(id)["kept"] == undisturbed.store.provenance(id)["kept"]
+
+
 EVERY_KNOB = """
   noise:
     input: {gaussian: {sigma: 0.1, clamp: true}}

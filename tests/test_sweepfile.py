@@ -94,6 +94,15 @@ def test_mistakes_are_named(write_sweep, small_sweep, change, expected):
     assert expected in found
 
 
+def test_the_best_epoch_is_chosen_by_what_is_held_out(write_sweep, small_sweep):
+    text = small_sweep.replace(", validation: 0.2", "").replace("rule: best, metric: val/accuracy", "rule: paired")
+    keeping = text.replace("epochs: 3", "epochs: 3\n  keep: {best: val/accuracy}")
+    (found,) = problems(write_sweep(keeping))
+    assert "recipe.keep.best is val/accuracy, but nothing is held out: set dataset.validation" in found
+    (found,) = problems(write_sweep(keeping.replace("val/accuracy", "test/accuracy")))
+    assert "recipe.keep.best: came 'test/accuracy'" in found
+
+
 STUDENT_NOISE = "  noise: {teacher: {dropout: {rate: $rate}}}"
 
 

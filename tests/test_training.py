@@ -22,7 +22,7 @@ from kdtune.data.datasets import Split
 from kdtune.distillation import Lesson
 from kdtune.randomness import draw
 from kdtune.recipe import Recipe
-from kdtune.training import Diverged, Row, State, learning_rate, train
+from kdtune.training import Diverged, Row, State, best_epoch, learning_rate, train
 
 CLASSES = 10
 CROP_AND_FLIP = {"crop": {"padding": 1, "mode": "reflect"}, "flip": {}}
@@ -238,6 +238,51 @@ def test_interrupted_and_resumed_is_undisturbed(seed: int, cuts: list[int]) -> N
     resumed_end, resumed_history, _ = run(seed, saved)
     assert resumed_end == end
     assert resumed_history == history
+
+
+SCORES = (0.25, 0.75, 0.5, 0.75, 0.1)  # the second epoch is the best, the fourth only as good
+
+
+def keeping(seed: int, start: State | None = None) -> tuple[str, list[Row], list[bytes], list[str]]:
+    """The same run, which ends with its best weights; with the weights of every epoch."""
+    torch.manual_seed(seed)
+    network, checkpoints, passed = convolutional(), [], []
+
+    def keep(state: State, row: Row) -> None:
+        row["val/accuracy"] = SCORES[state.epoch - 1]
+        state.keep_best("val/accuracy")
+        checkpoints.append(state.to_bytes())
+        passed.append(fingerprint(network))
+
+    history = train(network, digits(), recipe(EPOCHS), fickle_and_noisy(seed), seed, start=start, each_epoch=keep)
+    return fingerprint(network), without_times(history), checkpoints, passed
+
+
+def test_the_best_weights_are_kept_the_first_of_equals_and_training_goes_on_from_the_last() -> None:
+    end, history, checkpoints, passed = keeping(0)
+    assert end == passed[1] != passed[3] and best_epoch(history, "val/accuracy") == 2
+    assert passed[-1] == run(0)[0], "the epochs are those of a run that keeps the last"
+    assert [State.from_bytes(each).best is not None for each in checkpoints] == [True] * EPOCHS
+    assert all(State.from_bytes(each).best is None for each in run(0)[2])
+
+
+@pytest.mark.parametrize("cut", range(EPOCHS))
+def test_the_best_weights_survive_an_interruption(cut: int) -> None:
+    end, history, checkpoints, _ = keeping(1)
+    start = State.from_bytes(checkpoints[cut])
+    before = start.to_bytes()
+    assert keeping(1, start)[:2] == (end, history)
+    assert start.to_bytes() == before
+
+
+def test_an_epoch_that_was_not_measured_is_not_the_best() -> None:
+    rows: list[Row] = [{"epoch": 1}, {"epoch": 2, "val/accuracy": 0.1}, {"epoch": 3}]
+    assert best_epoch(rows, "val/accuracy") == 2
+    assert best_epoch(rows[:1], "val/accuracy") is None
+    State(1, {}, {}, rows[:1]).keep_best("val/accuracy")
+    unmeasured = State(3, {"w": torch.ones(1)}, {}, rows)
+    unmeasured.keep_best("val/accuracy")
+    assert unmeasured.best is None
 
 
 def test_a_finished_run_is_not_trained_again() -> None:

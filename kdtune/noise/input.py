@@ -1,4 +1,5 @@
-"""Noise on the images that the student is shown. The teacher sees the clean ones.
+"""Noise on the images that the student is shown. The teacher sees the clean ones, unless
+`distillation.teacher_sees: shown`.
 
 Called as `knob(images, labels, network, draw) -> images` with images float [N, C, H, W] in [0, 1], the dataset's labels
 int64 [N], the network in training (for perturbations found with its help) and the knob's stream of random numbers.
