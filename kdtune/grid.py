@@ -117,9 +117,11 @@ def check_names(tree: Mapping, grid: Any, found: list[Point], source: str) -> li
             message = f"block {block} of the grid has no {name}, which {'.'.join(map(str, path))} asks for"
             problems.append(Problem(source, point.line, ("grid", block - 1), message))
     referred = {name for name, _ in names(grid)}
+    unused: set[str] = set()
     for point in found:
         for axis in point.values:
-            if axis not in used and axis not in referred:
+            if axis not in used and axis not in referred and axis not in unused:
+                unused.add(axis)  # one mistake, however many blocks repeat it
                 close = nearest(axis, used)
                 hint = f" (the file uses ${close})" if close else ""
                 message = f"nothing uses the axis {axis}; write ${axis} where its value belongs, or remove it{hint}"

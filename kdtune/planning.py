@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 from kdtune.config import Choice, Network, Run, Sweep, Teacher
 from kdtune.data.datasets import DataError
 from kdtune.sweepfile import SweepFile, SweepPoint
+
+
+SPELLED = 4  # axes; of more, a run's label names those alone that differ from the sweep's first point
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class PlannedRun:
     role: str  # "teacher" or "student"
     parameters: dict[str, Any]  # only the axes that this run's part of the file uses
     teacher_parameters: dict[str, Any] = field(default_factory=dict)
+    first: dict[str, Any] = field(default_factory=dict)  # the parameters of the sweep's first run of this role
 
     @property
     def id(self) -> str:
@@ -38,7 +42,12 @@ class PlannedRun:
     @cached_property
     def label(self) -> str:
         """Its point, without its seed: `student dropout=0.2`."""
-        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in self.parameters.items())])
+        told = self.parameters
+        if len(told) > SPELLED and self.first:
+            told = {axis: value for axis, value in told.items() if axis not in self.first or value != self.first[axis]}
+            if not told:
+                return f"{self.role} as first"
+        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in told.items())])
 
     @cached_property
     def name(self) -> str:
@@ -85,12 +94,14 @@ def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
     """
     runs: dict[str, PlannedRun] = {}
     contents: dict[str, dict[str, Any]] = {}
+    first: dict[str, dict[str, Any]] = {}
     for point in file.points:
         key = point.sweep.dataset.model_dump_json()
         if key not in contents:
             contents[key] = point.sweep.dataset.description(data_dir)
         for planned in _runs_of(point, contents[key], epochs):
-            runs.setdefault(planned.id, planned)
+            named = replace(planned, first=first.setdefault(planned.role, planned.parameters))
+            runs.setdefault(planned.id, named)
     sweep = file.points[0].sweep
     return Plan(sweep.name, file.profile, sweep.dataset.title, file.axes, sweep.evaluation, runs)
 

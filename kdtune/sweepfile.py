@@ -56,14 +56,15 @@ def load(
     tree = assign(tree, *overrides)
     if at is not None:
         tree["grid"] = Mapping(at)
-    whole = _with_whole_recipes(tree)
+    body = Mapping({key: value for key, value in tree.items() if key != "grid"}, tree.lines, tree.line)
+    whole = _with_whole_recipes(body)
     found, problems = grid.points(tree.get("grid"), source)
     if not problems:
         problems = grid.check_names(whole, tree.get("grid"), found, source)
     used = {part: _axes_of(whole, part) for part in ("teacher", "student")}
     points = []
     for point in found or [grid.Point({}, {}, 1, None)]:
-        substituted = grid.substitute(whole, point)
+        substituted = _with_whole_recipes(grid.substitute(body, point))
         sweep, refused = _validated(substituted, tree, profile, source)
         problems += refused
         if sweep is not None:
@@ -93,14 +94,16 @@ def _with_profile(tree: Mapping, profile: str, source: str) -> tuple[Mapping, Ma
 
 
 def _with_whole_recipes(tree: Mapping) -> Mapping:
-    """The sweep's recipe laid under the teacher's and the student's own: from here on each network has all of it."""
+    """The sweep's recipe laid under the teacher's and the student's own: from here on each network has all of it.
+
+    Once more at every point, since a network's own recipe may be an axis.
+    """
     result = copy.deepcopy(tree)
     shared = result.pop("recipe", None)
-    result.pop("grid", None)
     for part in ("teacher", "student"):
         network = result.get(part)
         if isinstance(network, Mapping) and isinstance(shared, Mapping):
-            own = network.get("recipe", Mapping())
+            own = Mapping() if network.get("recipe") is None else network["recipe"]
             network["recipe"] = merge(shared, own) if isinstance(own, Mapping) else own
             network.lines.setdefault("recipe", tree.lines.get("recipe"))
     return result

@@ -120,3 +120,20 @@ def test_only_takes_the_runs_named_and_their_teachers(write_sweep):
 def test_names_are_what_a_person_reads(write_sweep):
     plan = build(sweepfile.load(write_sweep()), DATA)
     assert "student rate=0.2 seed=1" in {planned.name for planned in plan.runs.values()}
+
+
+def test_with_many_axes_a_name_says_what_differs_from_the_first_point(write_sweep, small_sweep):
+    """Else one change among a dozen cannot be found in a line as wide as a page."""
+    grid = """grid:
+  - &plain {rate: 0.1, sigma: 0.0, r: 0.0, clamp: false, alpha: 0.9}
+  - {<<: *plain, sigma: 0.1}
+  - {<<: *plain, rate: 0.2, r: 0.5}"""
+    text = small_sweep.replace("grid: {rate: [0.0, 0.2]}", grid).replace("alpha: 0.9, temp", "alpha: $alpha, temp")
+    knobs = "input: {gaussian: {sigma: $sigma, clamp: $clamp}}, target: {variability: {rate: $r}}"
+    text = text.replace("noise: {", f"noise: {{{knobs}, ")
+    plan = build(sweepfile.load(write_sweep(text)), DATA)
+    labels = dict.fromkeys(planned.label for planned in plan.runs.values())
+    assert list(labels) == [
+        "teacher rate=0.1", "student as first", "student sigma=0.1", "teacher rate=0.2", "student rate=0.2 r=0.5"
+    ]  # fmt: skip
+    assert len({planned.name for planned in plan.runs.values()}) == len(plan.runs)

@@ -103,6 +103,19 @@ def test_the_best_epoch_is_chosen_by_what_is_held_out(write_sweep, small_sweep):
     assert "recipe.keep.best: came 'test/accuracy'" in found
 
 
+def test_an_axis_may_be_a_recipe_and_is_laid_over_the_sweeps_own(write_sweep, small_sweep):
+    text = small_sweep.replace("{rate: [0.0, 0.2]}", "{rate: 0.1, recipe: [null, {epochs: 7}, {epochs: 0}]}")
+    text = text.replace("  distillation:", "  recipe: $recipe\n  distillation:")
+    (found,) = problems(write_sweep(text))
+    assert ":4: " in found and "recipe.epochs: came 0" in found
+    points = sweepfile.load(write_sweep(text.replace(", {epochs: 0}", ""))).points
+    students = [point.sweep.student.recipe for point in points]
+    assert [recipe.epochs for recipe in students] == [3, 7]
+    assert {recipe.batch_size for recipe in students} == {20}
+    assert {point.sweep.teacher.recipe.epochs for point in points} == {3}
+    assert [list(point.teacher_parameters) for point in points] == [["rate"], ["rate"]]
+
+
 STUDENT_NOISE = "  noise: {teacher: {dropout: {rate: $rate}}}"
 
 
