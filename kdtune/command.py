@@ -69,7 +69,7 @@ def run(options: Options) -> int:
             say(options, first_line)
             if options.dry_run:
                 return dry_run(options, plan, store, print_json)
-            return sweep(options, file, plan, store, print_json)
+            return sweep(options, file, plan, View(store, plan, options.overrides), print_json)
         except SweepFileError as error:
             click.echo(str(error), err=True)
             return 2
@@ -104,9 +104,9 @@ def dry_run(options: Options, plan: Plan, store: Store, print_json: Any) -> int:
     return 0
 
 
-def sweep(options: Options, file: SweepFile, plan: Plan, store: Store, print_json: Any) -> int:
+def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json: Any) -> int:
     """Runs what is not done, keeps the sweep's folder up to date, says what came of it."""
-    view = View(store, plan, options.overrides)
+    store = view.store
     lease = store.claim(f"sweep/{view.key}")
     if lease is None:
         owner = store.owner(f"sweep/{view.key}") or {}

@@ -222,9 +222,6 @@ def test_the_same_numbers_as_the_csv(done) -> None:
     assert [float(row["test/accuracy"]) for row in text] == data["test/accuracy"].tolist()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="summary.table groups by values, and lists cannot be hashed: status 1 at the end"
-)
 @pytest.mark.parametrize(
     ("axis", "model"),
     [("[[8], [8, 8]]", "{mlp: {hidden: $size}}"), ("[{mlp: {hidden: [8]}}, {cnn: {width: 4}}]", "$size")],
