@@ -88,7 +88,8 @@ def test_plan_is_a_dry_run(small) -> None:
 
 
 def test_plan_of_what_is_new_writes_nothing(small, tmp_path: Path) -> None:
-    result = do("plan", small.file, "recipe.epochs=2", "--results", tmp_path / "r", "--data", tmp_path / "d", "--profile", "paper")  # fmt: skip
+    where = ["--results", tmp_path / "r", "--data", tmp_path / "d", "--profile", "paper"]
+    result = do("plan", small.file, "recipe.epochs=2", *where)
     assert result.exit_code == 0 and "6 teachers: 6 new" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +143,7 @@ def test_status_counts_runs_by_role_and_state(small) -> None:
 def test_status_asks_the_store_not_the_last_command(small, tmp_path: Path) -> None:
     shutil.copytree(small.root / "results", tmp_path / "results")
     plan = json.loads((tmp_path / "results" / "small" / "paper" / "plan.json").read_bytes())
-    student = [each["id"] for each in plan["runs"] if each["role"] == "student"][0]
+    student = next(each["id"] for each in plan["runs"] if each["role"] == "student")
     (tmp_path / "results" / "runs" / "done" / student).unlink()
     said = do("status", tmp_path / "results" / "small").stdout
     assert "3 done" in said and "1 new" in said
