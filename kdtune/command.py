@@ -98,8 +98,7 @@ def dry_run(options: Options, plan: Plan, store: Store, print_json: Any) -> int:
     for role in ("teacher", "student"):
         mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
         click.echo(f"  {len(mine):4d} {role}s: {summary.words(Counter(mine.values()))}")
-    shared = sum(len(planned.waits_for) for planned in plan.runs.values())
-    click.echo(f"  {shared} times a student waits for a teacher; every teacher is trained once")
+    click.echo(f"  {plan.shared} more are asked for at several points and shared; what other sweeps finished is done")
     click.echo(f"  {estimate}")
     return 0
 
