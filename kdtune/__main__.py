@@ -23,6 +23,7 @@ main.add_command(command.main, "sweep")
 
 @main.command()
 @options_of
+@click.option("--address", envvar="RAY_ADDRESS", help="The cluster it would run on [RAY_ADDRESS].")
 def plan(**flags: Any) -> None:
     """What the sweep FILE would run, what is done already, what it costs. The same as `sweep --dry-run`."""
     sys.exit(command.run(Options(dry_run=True, **flags)))

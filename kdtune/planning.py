@@ -76,7 +76,7 @@ class Plan:
     @staticmethod
     def _value(planned: PlannedRun, axis: str) -> Any:
         beside = {"seed": planned.run.seed, "role": planned.role, "id": planned.id}
-        return beside[axis] if axis in beside else planned.parameters.get(axis)
+        return beside[axis] if axis in beside else (planned.teacher_parameters | planned.parameters).get(axis)
 
 
 def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:

@@ -117,7 +117,6 @@ def test_plan_errors(small, tmp_path: Path) -> None:
     assert wrong.exit_code == 2 and "epochs" in wrong.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="`kdtune plan` has no --address and does not look at RAY_ADDRESS: other profile")
 def test_plan_takes_the_profile_that_the_sweep_would(tmp_path: Path) -> None:
     """On a cluster, `RAY_ADDRESS` set, the sweep takes `paper`."""
     words = (ROOT / "sweeps" / "fickle.yaml", "--results", tmp_path, "--data", tmp_path)
@@ -194,11 +193,8 @@ def test_status_of_a_damaged_plan(content: bytes, small, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("above", [0, 1, 2])
-def test_status_from_inside_the_folder(above: int, small, monkeypatch: pytest.MonkeyPatch, request) -> None:
+def test_status_from_inside_the_folder(above: int, small, monkeypatch: pytest.MonkeyPatch) -> None:
     """`cd results/small/paper; kdtune status .`"""
-    if above < 2:
-        reason = "the store is looked for with .parent.parent, which of a relative path is the folder itself"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     places = {0: (small.folder / "paper", "."), 1: (small.folder, "."), 2: (small.folder.parent, "small")}
     folder, words = places[above]
     monkeypatch.chdir(folder)
