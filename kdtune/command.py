@@ -69,7 +69,7 @@ def run(options: Options) -> int:
             say(options, first_line)
             if options.dry_run:
                 return dry_run(options, plan, store, print_json)
-            return sweep(options, file, plan, store, print_json)
+            return sweep(options, file, plan, View(store, plan, options.overrides), print_json)
         except SweepFileError as error:
             click.echo(str(error), err=True)
             return 2
@@ -98,15 +98,14 @@ def dry_run(options: Options, plan: Plan, store: Store, print_json: Any) -> int:
     for role in ("teacher", "student"):
         mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
         click.echo(f"  {len(mine):4d} {role}s: {summary.words(Counter(mine.values()))}")
-    shared = sum(len(planned.waits_for) for planned in plan.runs.values())
-    click.echo(f"  {shared} times a student waits for a teacher; every teacher is trained once")
+    click.echo(f"  {plan.shared} more are asked for at several points and shared; what other sweeps finished is done")
     click.echo(f"  {estimate}")
     return 0
 
 
-def sweep(options: Options, file: SweepFile, plan: Plan, store: Store, print_json: Any) -> int:
+def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json: Any) -> int:
     """Runs what is not done, keeps the sweep's folder up to date, says what came of it."""
-    view = View(store, plan, options.overrides)
+    store = view.store
     lease = store.claim(f"sweep/{view.key}")
     if lease is None:
         owner = store.owner(f"sweep/{view.key}") or {}

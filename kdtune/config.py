@@ -56,6 +56,14 @@ class Normalization(Settings):
     mean: tuple[Real, ...]
     std: tuple[Positive, ...]
 
+    @model_validator(mode="after")
+    def _of_the_same_channels(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} channels and std {len(self.std)}; both have one number a channel"
+            )
+        return self
+
 
 class Network(Settings):
     """A network and how it is trained."""

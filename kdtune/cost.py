@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from kdtune import dispatch, profiles
 from kdtune.config import Run
 from kdtune.evaluation.attacks import PGD
+from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.evaluator import BATCH, Evaluator
 from kdtune.models import Model, Shape
 from kdtune.store import DamagedError
@@ -201,6 +202,8 @@ def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
         if isinstance(evaluator, PGD):
             attacked = min(evaluator.images or seen.test, seen.test)
             total += TRAINING * len(evaluator.eps) * max(evaluator.steps) * evaluator.restarts * attacked
+        if isinstance(evaluator, Corruptions):
+            total += evaluator.kinds * min(evaluator.images or seen.test, seen.test)
         total += seen.test + seen.validation
     return total
 

@@ -8,11 +8,16 @@ names may stand too, or null: `distillation: [null, {alpha: $alpha, temperature:
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtune.tree import Mapping, Problem, Sequence, nearest, problem_at
+
+AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED = ("id", "role", "seed", "state")  # columns that every table has
+RESERVED_WORDS = ", ".join(RESERVED)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ def points(grid: Any, source: str) -> tuple[list[Point], list[Problem]]:
         axes: dict[str, list[Any]] = {}
         for axis, value in block.items():
             alternatives, message = _alternatives(axis, value, block)
+            if not AXIS.fullmatch(axis) or axis in RESERVED:
+                message = (
+                    f"came {axis!r}; an axis is a column of the table: letters, digits and _, not {RESERVED_WORDS}"
+                )
             axes[axis] = alternatives
             if message:
                 problems.append(Problem(source, block.lines.get(axis), (*path, axis), message))

@@ -17,7 +17,6 @@ from kdtune.config import Choice, Network, Run, Sweep, Teacher
 from kdtune.data.datasets import DataError
 from kdtune.sweepfile import SweepFile, SweepPoint
 
-
 SPELLED = 4  # axes; of more, a run's label names those alone that differ from the sweep's first point
 
 
@@ -63,6 +62,7 @@ class Plan:
     axes: tuple[str, ...]
     evaluation: Any  # config.Evaluation: a tuple of evaluators
     runs: dict[str, PlannedRun]  # in written order; a teacher always before its students
+    shared: int = 0  # runs that points of the sweep have in common and that are trained once
 
     @property
     def evaluators(self) -> dict[str, str]:
@@ -79,12 +79,12 @@ class Plan:
         students = {id: planned for id, planned in chosen.items() if planned.role == "student"} or chosen
         needed = {teacher for planned in students.values() for teacher in planned.waits_for} | set(students)
         runs = {id: planned for id, planned in self.runs.items() if id in needed}
-        return Plan(self.name, self.profile, self.dataset, self.axes, self.evaluation, runs)
+        return replace(self, runs=runs)
 
     @staticmethod
     def _value(planned: PlannedRun, axis: str) -> Any:
         beside = {"seed": planned.run.seed, "role": planned.role, "id": planned.id}
-        return beside[axis] if axis in beside else planned.parameters.get(axis)
+        return beside[axis] if axis in beside else (planned.teacher_parameters | planned.parameters).get(axis)
 
 
 def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
@@ -95,15 +95,17 @@ def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
     runs: dict[str, PlannedRun] = {}
     contents: dict[str, dict[str, Any]] = {}
     first: dict[str, dict[str, Any]] = {}
+    shared = 0
     for point in file.points:
         key = point.sweep.dataset.model_dump_json()
         if key not in contents:
             contents[key] = point.sweep.dataset.description(data_dir)
         for planned in _runs_of(point, contents[key], epochs):
+            shared += planned.id in runs
             named = replace(planned, first=first.setdefault(planned.role, planned.parameters))
             runs.setdefault(planned.id, named)
     sweep = file.points[0].sweep
-    return Plan(sweep.name, file.profile, sweep.dataset.title, file.axes, sweep.evaluation, runs)
+    return Plan(sweep.name, file.profile, sweep.dataset.title, file.axes, sweep.evaluation, runs, shared)
 
 
 def _runs_of(point: SweepPoint, content: dict[str, Any], epochs: int | None) -> Iterator[PlannedRun]:

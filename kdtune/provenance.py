@@ -44,6 +44,11 @@ def code() -> dict[str, Any]:
     """The commit of this code and whether files differ from it; None where kdtune is installed without its history."""
     root = Path(__file__).parent.parent
     try:
+        top = subprocess.run(
+            ["git", "-C", root, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True
+        )
+        if Path(top.stdout.strip()).resolve() != root.resolve():  # installed inside somebody else's repository
+            return {"commit": None, "dirty": None}
         commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run(
             ["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True

@@ -12,13 +12,14 @@ from kdtune.data.datasets import DataError, preflight
 from kdtune.dispatch import Dispatch
 from kdtune.here import launch_here
 from kdtune.objects import StorageError
-from kdtune.output import Interrupt
+from kdtune.output import Interrupt, json_to_stdout
 from kdtune.planning import Plan, build
 from kdtune.progress import Progress
 from kdtune.reader import parse_value
 from kdtune.store import Store
 from kdtune.training import Row
 from kdtune.tree import COMMAND_LINE, Problem, SweepFileError
+from kdtune.view import described
 
 BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
 
@@ -45,35 +46,45 @@ class Console:
 
 def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> int:
     """Does the runs that `only` names, and their teachers; prints their metrics. Returns the exit status."""
-    try:
-        file, first_line = read(options)
-        whole = build(file, options.data_dir, epochs)
-        plan = whole.only(wanted(only, whole))
-        if not plan.runs:
-            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), f"no run has {only}; --dry-run lists them")])
-        say(options, first_line)
-        store = Store(paths.results_folder(options.results))
-        store.objects.probe()
-        for planned in plan.runs.values():
-            preflight(planned.run.dataset, options.data_dir)
-    except SweepFileError as error:
-        click.echo(str(error), err=True)
-        return 2
-    except (DataError, StorageError) as error:
-        click.echo(f"refused: {error}", err=True)
-        return 4
-    dispatch = Dispatch(plan, store)
-    console = Console(plan, dispatch, options.verbosity)
-    with Interrupt() as interrupt:
-        launch_here(dispatch, console, options.data_dir, options.checkpoint_every, interrupt, debug)
-    console.progress.close()
-    for id, planned in plan.runs.items():
-        say(options, f"{dispatch.states[id]:9s} {planned.name}  {store.objects.path(f'runs/{id}')}")
-        for name, value in metrics(plan, store, id).items():
-            say(options, f"          {name} {value:.4g}" if value is not None else f"          {name} -")
+    with json_to_stdout(options.json) as print_json:
+        try:
+            plan, store = prepare(options, only, epochs)
+        except SweepFileError as error:
+            click.echo(str(error), err=True)
+            return 2
+        except (DataError, StorageError) as error:
+            click.echo(f"refused: {error}", err=True)
+            return 4
+        dispatch = Dispatch(plan, store)
+        console = Console(plan, dispatch, options.verbosity)
+        with Interrupt() as interrupt:
+            launch_here(dispatch, console, options.data_dir, options.checkpoint_every, interrupt, debug)
+        console.progress.close()
+        measured = {id: metrics(plan, store, id) for id in plan.runs}
+        runs = [{**run, "metrics": measured[run["id"]]} for run in described(plan, dispatch.states)]
+        print_json({"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset, "runs": runs})
+        for id, planned in plan.runs.items():
+            say(options, f"{dispatch.states[id]:9s} {planned.name}  {store.objects.path(f'runs/{id}')}")
+            for name, value in measured[id].items():
+                say(options, f"          {name} {value:.4g}" if value is not None else f"          {name} -")
     if interrupt.signal:
         return 128 + interrupt.signal
     return 0 if set(dispatch.counts) == {"done"} else 3
+
+
+def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Store]:
+    """The runs that `only` names with their teachers, and the store; data and storage are there after this."""
+    file, first_line = read(options)
+    whole = build(file, options.data_dir, epochs)
+    plan = whole.only(wanted(only, whole))
+    if not plan.runs:
+        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), f"no run has {only}; --dry-run lists them")])
+    say(options, first_line)
+    store = Store(paths.results_folder(options.results))
+    store.objects.probe()
+    for planned in plan.runs.values():
+        preflight(planned.run.dataset, options.data_dir)
+    return plan, store
 
 
 def wanted(only: str, plan: Plan) -> dict[str, Any]:

@@ -70,13 +70,16 @@ def to_csv(table: list[dict[str, Any]]) -> bytes:
     columns = list(dict.fromkeys([*FIRST, *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _inert(name) for name in columns})
     writer.writerows({name: _inert(value) for name, value in row.items()} for row in table)
     return text.getvalue().encode()
 
 
 def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+    if not isinstance(value, str):
+        return value
+    lines = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare return would end the row for some readers
+    return f"'{lines}" if lines.startswith(("=", "+", "-", "@")) else lines
 
 
 def to_parquet(table: list[dict[str, Any]], about: Mapping[str, str]) -> bytes:
@@ -120,8 +123,10 @@ def read(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
 
 def profile_folder(folder: str | Path, profile: str | None = None) -> Path:
     """The folder of one profile below a sweep's folder; the folder itself where it is one."""
-    root = Path(folder)
+    root = Path(folder).resolve()
     if (root / "results.parquet").is_file():
+        if profile is not None and root.name != profile:
+            raise TableError(f"{root}: this is the folder of profile {root.name!r}, not of {profile!r}")
         return root
     found = sorted(path.parent.name for path in root.glob("*/results.parquet"))
     if not found:

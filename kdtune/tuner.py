@@ -96,7 +96,8 @@ def _ray(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address=address, **common)
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray listens on all interfaces, also locally
+            # A local Ray listens on all interfaces, behind a token that it turns on by itself and says so at length.
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
             ray.init(address="local", include_dashboard=False, _temp_dir=folder, **common)
             _protect_token()
         if threading.current_thread() is threading.main_thread():

@@ -18,11 +18,11 @@ from kdtune.sweepfile import SweepFile
 class View:
     """`results/<sweep>/<profile>/`; with overrides `<profile>+<4 hex>`, so that two variants do not share a folder."""
 
-    def __init__(self, store: Store, plan: Plan, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, store: Store, plan: Plan, overrides: Sequence[str] = (), label: str | None = None) -> None:
         self.store = store
         self.plan = plan
         variant = f"+{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:4]}" if overrides else ""
-        self.key = f"{plan.name}/{plan.profile}{variant}"
+        self.key = f"{plan.name}/{label or plan.profile + variant}"
 
     @property
     def place(self) -> str:
@@ -42,20 +42,21 @@ class View:
         for each in self.plan.evaluation:
             if each.name == "pgd":  # a number of robustness means nothing without what it was attacked with
                 about["attack"] = f"eps {each.eps[0]:g}, step {each.step:g}, {each.restarts} restarts"
-        self._put("sweep.yaml", to_yaml(file.tree))
-        changed = self._put("plan.json", to_json({**about, "runs": described(self.plan, states)}, indent=1))
-        changed |= self._put("results.csv", tables.to_csv(rows))
-        if changed or not self.store.objects.exists(f"{self.key}/results.parquet"):  # arrow loads pandas: slow
-            self._put("results.parquet", tables.to_parquet(rows, about))
+        runs = described(self.plan, states)
+        files = {
+            "sweep.yaml": to_yaml(file.tree),
+            "plan.json": to_json({**about, "folder": file.folder, "runs": runs}, indent=1),
+            "results.csv": tables.to_csv(rows),
+        }
+        objects, parquet = self.store.objects, f"{self.key}/results.parquet"
+        changed = {name: data for name, data in files.items() if objects.get(f"{self.key}/{name}") != data}
+        # Arrow loads pandas, which is slow: not for what is there already. Parquet first: if that is cut
+        # short, the others still differ, and the next command writes all again.
+        if changed or not objects.exists(parquet):
+            objects.put(parquet, tables.to_parquet(rows, about))
+        for name, data in changed.items():
+            objects.put(f"{self.key}/{name}", data)
         return rows
-
-    def _put(self, name: str, data: bytes) -> bool:
-        """Writes what is not there yet, and says whether it wrote."""
-        key = f"{self.key}/{name}"
-        if self.store.objects.get(key) == data:
-            return False
-        self.store.objects.put(key, data)
-        return True
 
 
 def described(plan: Plan, states: Mapping[str, str]) -> list[dict[str, Any]]:

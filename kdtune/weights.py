@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,10 @@ def load_foreign(network: nn.Module, path: str) -> None:
     A `.pt` file holds a state_dict, alone or under the key `state_dict`; DataParallel's prefix `module.` is dropped.
     Raises ValueError naming keys that are missing or too many, and shapes that differ.
     """
-    tensors = safetensors.torch.load_file(path) if Path(path).suffix == ".safetensors" else _read_pt(path)
+    try:
+        tensors = safetensors.torch.load_file(path) if Path(path).suffix == ".safetensors" else _read_pt(path)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read as weights: {error}") from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     inner = getattr(network, "network", network)  # a Normalized network holds the one the weights are for
     expected = inner.state_dict()

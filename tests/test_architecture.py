@@ -125,7 +125,7 @@ def used_here(name: str) -> set[str]:
         ("kdtune.attack", ("kdtune",)),
         ("kdtune.settings", ("kdtune",)),
         ("kdtune.statistics", ("kdtune",)),
-        ("kdtune.data", ("kdtune.training", "kdtune.noise", "kdtune.evaluation", "kdtune.models")),
+        ("kdtune.data", ("kdtune.training", "kdtune.distillation", "kdtune.evaluation", "kdtune.models")),
         ("kdtune.models", ("kdtune.training", "kdtune.noise", "kdtune.evaluation", "kdtune.data")),
         ("kdtune.planning", ("torch", "ray", "kdtune.store")),
         ("kdtune.run", ("kdtune.dispatch", "kdtune.tables", "kdtune.view", "kdtune.command")),

@@ -15,6 +15,7 @@ from kdtune.cost import CPU_CORE, GPU, Device, Images
 from kdtune.data import datasets
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.attacks import PGD
+from kdtune.evaluation.corruptions import Corruptions
 from kdtune.recipe import Keep
 from kdtune.store import Store
 
@@ -67,6 +68,8 @@ def test_evaluation_counts_every_image_that_is_shown(teacher):
     attack = PGD(eps=(0.1, 0.2), steps=(10, 20), restarts=5, images=50)
     assert cost.passes([attack], DIGITS) == 3 * 2 * 20 * 5 * 50 + 280 + 20
     assert cost.passes([PGD(eps=(0.1,), steps=(20,), restarts=1)], DIGITS) == 3 * 20 * 280 + 280 + 20
+    assert cost.passes([Corruptions()], DIGITS) == 19 * 5 * 280 + 280 + 20
+    assert cost.passes([Corruptions(families=("fog",), severities=(1, 3), images=50)], DIGITS) == 2 * 50 + 280 + 20
     whole = cost.multiply_adds(teacher, DIGITS, [Accuracy()])
     assert whole == cost.training(teacher, DIGITS) + 300 * FORWARD
 

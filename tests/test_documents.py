@@ -231,7 +231,6 @@ def test_the_subcommands_that_kdtune_promises_exist(readme: str) -> None:
     assert promised <= set(main.commands), f"no command {promised - set(main.commands)}"
 
 
-@pytest.mark.xfail(strict=True, reason="the docstring of __main__ lists doctor, which does not exist")
 def test_the_docstring_of_the_kdtune_command_lists_its_subcommands() -> None:
     docstring = (ROOT / "kdtune" / "__main__.py").read_text().split('"""')[1]
     listed = set(re.findall(r"[a-z]+", docstring.rpartition(":")[2]))
@@ -254,7 +253,7 @@ def test_the_changelog_tells_the_recipe_version() -> None:
 MACHINE = re.compile(r"(?<![\w./])/(?:[w]ork|[r]oot|[U]sers|[h]ome/(?!ray\b)[\w.-]+)/[\w.-]")
 REGISTRY = re.compile(r"[p]ypi\.|[p]ythonhosted|[i]ndex-url|[f]ind-links|[a]rtifactory|[j]frog|[a]naconda\.|/[s]imple/")
 HOST = re.compile(r"\b(?:https?|ftp|git)://([^\s/:\"'`<>()\]}{]+)")
-ALLOWED = ("localhost", "127.0.0.1", "apache.org", "arxiv.org", "doi.org")
+ALLOWED = ("localhost", "127.0.0.1", "apache.org", "arxiv.org", "doi.org", "zenodo.org")  # the last has CIFAR-10-C
 
 
 def texts() -> list[tuple[str, str]]:

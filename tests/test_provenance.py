@@ -102,7 +102,6 @@ def test_without_a_history_there_is_no_commit(tmp_path: Path) -> None:
     assert code_of(installed(tmp_path / "plain")) == {"commit": None, "dirty": None}
 
 
-@pytest.mark.xfail(strict=True, reason="`git -C` finds the repository around a virtual environment, which is another's")
 def test_installed_below_another_project_its_commit_is_not_taken_for_ours(checkout: Path) -> None:
     """`~/project/.venv/lib/.../site-packages/kdtune` lies inside the project's own repository."""
     shutil.rmtree(checkout / "kdtune")

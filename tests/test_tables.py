@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,9 +81,6 @@ def test_a_run_that_is_not_done_has_no_metrics(done, tmp_path: Path) -> None:
         assert not any("/" in name for name in row), "no metrics"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an axis may be called id, role, seed or state and then takes that column's place"
-)
 @pytest.mark.parametrize("axis", ["id", "role", "seed", "state"])
 def test_an_axis_cannot_take_the_place_of_a_column(axis: str, tmp_path: Path) -> None:
     """Refused, or both kept. With `id` the command breaks down after all runs are done."""
@@ -157,7 +153,6 @@ def test_negative_numbers_stay_numbers() -> None:
     assert (row["gain"], row["n"]) == ("-1.5", "-2")
 
 
-@pytest.mark.xfail(strict=True, reason="only values are made inert: an axis called =1+1 is a formula in the first line")
 def test_a_heading_is_no_formula_either() -> None:
     (heading, _) = to_csv([{"=1+1": 3}]).decode().splitlines()
     assert not any(cell.startswith("=") for cell in heading.split(","))
@@ -166,10 +161,6 @@ def test_a_heading_is_no_formula_either() -> None:
 TEXT = st.text(st.characters(exclude_characters="\r", codec="utf-8"), max_size=8)
 
 
-@pytest.mark.xfail(
-    strict=sys.version_info < (3, 13),
-    reason="a carriage return in a text is written bare, and ends the row for a reader",
-)
 def test_a_carriage_return_ends_no_row() -> None:
     assert len(parsed(to_csv([{"name": "a\r=1+1"}]))) == 1
 
@@ -222,9 +213,6 @@ def test_the_same_numbers_as_the_csv(done) -> None:
     assert [float(row["test/accuracy"]) for row in text] == data["test/accuracy"].tolist()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="summary.table groups by values, and lists cannot be hashed: status 1 at the end"
-)
 @pytest.mark.parametrize(
     ("axis", "model"),
     [("[[8], [8, 8]]", "{mlp: {hidden: $size}}"), ("[{mlp: {hidden: [8]}}, {cnn: {width: 4}}]", "$size")],
@@ -282,7 +270,6 @@ def test_no_results_say_what_makes_them(tmp_path: Path) -> None:
             read(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="--profile is not looked at where the folder is a profile's own")
 def test_a_profiles_folder_is_not_taken_for_another_profile(tmp_path: Path) -> None:
     root = with_profiles(tmp_path / "fickle", "laptop")
     with pytest.raises(TableError):

@@ -166,12 +166,12 @@ def test_code_in_a_file_is_never_run(form: str, trained: nn.Module, tmp_path: Pa
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_damaged_or_absent_file_is_an_error(suffix: str, trained: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / f"mine{suffix}"
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match="cannot be read"):
         load_foreign(network(), str(path))
     if suffix == ".pt":
         torch.save(trained.state_dict(), path)
     else:
         path.write_bytes(save(trained))
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises((OSError, RuntimeError, safetensors.SafetensorError)):
+    with pytest.raises(ValueError, match="cannot be read"):
         load_foreign(network(), str(path))

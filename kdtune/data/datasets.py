@@ -1,6 +1,6 @@
 """What `dataset:` may say, and the images it stands for: one uint8 tensor per split on the training device.
 
-Everything but `load`, `load_folder` and `preflight` works without torch. `data_dir` is the machine's data folder.
+Everything but the functions that load works without torch. `data_dir` is the machine's data folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtune.data.files import Arrays, DataError, decoded, digest, image_shape, list_images
+from kdtune.data.files import Arrays, DataError, Listing, decoded, digest, image_shape, list_images
 from kdtune.data.published import PUBLISHED, Published
 from kdtune.noise.point import LabelsNoise
 from kdtune.settings import Count, Fraction, OneOf, PathText, Settings, Text, Whole, shared
@@ -18,7 +18,8 @@ from kdtune.settings import Count, Fraction, OneOf, PathText, Settings, Text, Wh
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Data", "DataError", "Dataset", "Split", "load", "load_folder", "preflight"]
+
+__all__ = ["Data", "DataError", "Dataset", "Split", "load", "load_folder", "load_images", "preflight"]
 
 
 class Plain(Settings):
@@ -199,13 +200,23 @@ def load_folder(
     path: Path, name: str, class_names: Sequence[str], data_dir: Path, device: torch.device | str = "cpu"
 ) -> Split:
     """A test set from path/CLASS/FILE; labels index `class_names`, whatever their order. `name` is for errors."""
-    arrays = decoded(list_images(path, ("",)), data_dir)
+    return load_images(list_images(path, ("",)), name, class_names, data_dir, device)
+
+
+def load_images(
+    listing: Listing, name: str, class_names: Sequence[str], data_dir: Path, device: torch.device | str = "cpu"
+) -> Split:
+    """The same from files that are already listed, those of several splits as one set; copied, not mapped."""
+    import torch
+
+    arrays = decoded(listing, data_dir)
     if set(arrays.class_names) != set(class_names):
         odd = ", ".join(sorted(set(arrays.class_names) ^ set(class_names)))
-        raise DataError(f"{name}: {path} must hold the classes of the test set; only one of them has {odd}")
-    split = _split(*arrays.splits[""])
-    order = split.labels.new_tensor([list(class_names).index(each) for each in arrays.class_names])
-    return Split(split.images, order[split.labels]).to(device)
+        raise DataError(f"{name}: {listing.path} must hold the classes of the test set; only one of them has {odd}")
+    parts = [_split(*pair) for pair in arrays.splits.values()]
+    order = torch.tensor([list(class_names).index(each) for each in arrays.class_names])
+    labels = order[torch.cat([part.labels for part in parts])]
+    return Split(torch.cat([part.images for part in parts]), labels).to(device)
 
 
 def preflight(dataset: Dataset, data_dir: Path) -> None:
