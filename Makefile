@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test check soak environment clean
+.PHONY: sweep sweeps test check soak environment clean
 
 environment: .venv/installed
 
@@ -17,6 +17,18 @@ environment: .venv/installed
 sweep: environment
 	$(BIN)/python -m kdtune.sweep sweeps/fickle.yaml
 	$(BIN)/python analysis/fickle.py results/fickle
+
+# Every sweep at laptop scale, one after the other; one that fails does not keep the next from its turn. Again: nothing
+# that is finished is repeated. Statuses of 128 and more are signals: then the rest is not begun.
+sweeps: environment
+	@failed=0; said=; for file in sweeps/*.yaml; do \
+	    command="$(BIN)/python -m kdtune.sweep $$file --profile laptop"; \
+	    echo "$$command"; began=$$(date +%s); \
+	    $$command; status=$$?; \
+	    case $$status in 0) ended=done;; *) ended="status $$status"; failed=1;; esac; \
+	    said="$$said$$(printf '%-40s %-10s %5d s' $$file "$$ended" $$(($$(date +%s) - began)))\n"; \
+	    [ $$status -lt 128 ] || break; \
+	done; printf "\n$$said"; exit $$failed
 
 test: environment
 	$(BIN)/python -m pytest
