@@ -122,9 +122,13 @@ def check_names(tree: Mapping, grid: Any, found: list[Point], source: str) -> li
             close = nearest(name, axes)
             hint = f"did you mean ${close}?" if close else f"the grid has {', '.join(axes) or 'no axes'}"
             problems.append(problem_at(tree, source, path, f"came ${name}, which no block of the grid has; {hint}"))
-        for block, point in lacking.items() if name in axes else ():
-            message = f"block {block} of the grid has no {name}, which {'.'.join(map(str, path))} asks for"
-            problems.append(Problem(source, point.line, ("grid", block - 1), message))
+        elif lacking:  # one mistake, where a name is new to a long grid
+            block, *more = lacking
+            blocks = f"blocks {block}, {', '.join(map(str, more))}" if more else f"block {block}"
+            message = (
+                f"{blocks} of the grid {'have' if more else 'has'} no {name}, which {'.'.join(map(str, path))} asks for"
+            )
+            problems.append(Problem(source, lacking[block].line, ("grid", block - 1), message))
     referred = {name for name, _ in names(grid)}
     unused: set[str] = set()
     for point in found:

@@ -170,9 +170,12 @@ def _file_digest(path: str) -> str:
 
 
 def word(value: Any) -> str:
-    """An axis value as people read it: `0.2`, `null`, and a mapping as `alpha=0.9,temperature=4`."""
+    """An axis value as people read it: `0.2`, `null`, and a mapping as `crop={padding=4,mode=reflect},flip={}`."""
     if isinstance(value, dict):
-        return ",".join(f"{key}={word(part)}" for key, part in value.items()) or "{}"
+        parts = {
+            key: f"{{{word(part)}}}" if isinstance(part, dict) and part else word(part) for key, part in value.items()
+        }
+        return ",".join(f"{key}={part}" for key, part in parts.items()) or "{}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -171,7 +171,7 @@ class _Grower:
                 self.note(key_node, (*path, key), f"written twice, first on line {first}; delete one of the two")
             elif key_node.tag == _CORE + "merge":
                 for one in self.merged(value_node, path):
-                    for name in one.keys() - grown.keys():
+                    for name in [name for name in one if name not in grown]:  # in written order: knobs compose in it
                         grown[name], grown.lines[name] = one[name], one.lines[name]
             else:
                 grown[key] = self.value(value_node, (*path, key))

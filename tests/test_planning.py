@@ -9,7 +9,7 @@ import pytest
 
 from kdtune import sweepfile
 from kdtune.data.datasets import DataError
-from kdtune.planning import build
+from kdtune.planning import build, word
 
 ROOT = Path(__file__).parent.parent
 DATA = Path("nowhere")
@@ -137,3 +137,18 @@ def test_with_many_axes_a_name_says_what_differs_from_the_first_point(write_swee
         "teacher rate=0.1", "student as first", "student sigma=0.1", "teacher rate=0.2", "student rate=0.2 r=0.5"
     ]  # fmt: skip
     assert len({planned.name for planned in plan.runs.values()}) == len(plan.runs)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (0.2, "0.2"),
+        (None, "null"),
+        (True, "true"),
+        ({}, "{}"),
+        ({"alpha": 0.9, "temperature": 4}, "alpha=0.9,temperature=4"),
+        ({"crop": {"padding": 4, "mode": "zero"}, "flip": {}}, "crop={padding=4,mode=zero},flip={}"),
+    ],
+)
+def test_a_value_in_a_name_says_what_belongs_together(value, read):
+    assert word(value) == read

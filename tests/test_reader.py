@@ -159,6 +159,16 @@ def test_lines_say_where_a_value_stands_or_a_collection_is_opened() -> None:
     assert tree["d"].lines == [6, 8] and tree["d"].line == 6 and tree["d"][1].lines == {"f": 8}
 
 
+def test_merged_keys_keep_their_written_order() -> None:
+    """Knobs of one point compose in that order, and it is part of a run's id."""
+    names = [f"key{i}" for i in (3, 1, 4, 5, 9, 2, 6, 8, 7, 0)]
+    written = ", ".join(f"{name}: 1" for name in names)
+    tree = parse(f"a: &a {{{written}}}\nb: {{<<: *a, key9: 2, last: 3}}\nc: {{first: 0, <<: [*a, {{more: 4}}]}}", "x")
+    assert list(tree["b"]) == [*names, "last"]
+    assert list(tree["c"]) == ["first", *names, "more"]
+    assert tree["b"]["key9"] == 2
+
+
 def test_aliases_are_copies_and_merge_keys_give_way() -> None:
     tree = parse("a: &a {x: 1, y: {z: 2}}\nb: *a\nc:\n  y: 3\n  <<: *a\n  x: 4\nd: {<<: [*a, {x: 5, w: 6}]}\n", "x")
     assert tree["b"] == tree["a"] and tree["b"] is not tree["a"] and tree["b"]["y"] is not tree["a"]["y"]

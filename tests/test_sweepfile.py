@@ -64,11 +64,18 @@ def test_three_mistakes_are_three_errors_with_lines_and_suggestions(write_sweep,
     ]
 
 
+def test_an_axis_that_nothing_uses_is_one_mistake_however_many_blocks_have_it(write_sweep, small_sweep):
+    blocks = "grid: [&base {rate: 0.1, sigma: 0.3}, {<<: *base, rate: 0.2}, {<<: *base, rate: 0.3}]"
+    (found,) = problems(write_sweep(small_sweep.replace("grid: {rate: [0.0, 0.2]}", blocks)))
+    assert "grid.0.sigma: nothing uses the axis sigma" in found
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (("$rate}}}", "$rat}}}"), "did you mean $rate?"),
         (("grid: {rate: [0.0, 0.2]}", "grid: [{rate: 0.1}, {}]"), "block 2 of the grid has no rate"),
+        (("grid: {rate: [0.0, 0.2]}", "grid: [{}, {rate: 0.1}, {}]"), "blocks 1, 3 of the grid have no rate"),
         (("grid: {rate: [0.0, 0.2]}", "grid: {rate: []}"), "came an empty list"),
         (("grid: {rate: [0.0, 0.2]}", "grid: {rate: {values: [0.1]}}"), "{grid_search: [0.1, 0.2]}"),
         (("grid: {rate: [0.0, 0.2]}", "grid: {rate: $other}"), "no axis of that name"),
