@@ -28,7 +28,7 @@ class PlannedRun:
     role: str  # "teacher" or "student"
     parameters: dict[str, Any]  # only the axes that this run's part of the file uses
     teacher_parameters: dict[str, Any] = field(default_factory=dict)
-    first: dict[str, Any] = field(default_factory=dict)  # the parameters of the sweep's first run of this role
+    first: dict[str, Any] = field(default_factory=dict)  # the point of the sweep's first run of this role
 
     @property
     def id(self) -> str:
@@ -38,10 +38,15 @@ class PlannedRun:
     def waits_for(self) -> tuple[str, ...]:
         return self.run.teacher.runs if self.run.teacher else ()
 
+    @property
+    def point(self) -> dict[str, Any]:
+        """The axis values that make it what it is: for a student its teacher's too."""
+        return self.teacher_parameters | self.parameters
+
     @cached_property
     def label(self) -> str:
         """Its point, without its seed: `student dropout=0.2`."""
-        told = self.parameters
+        told = self.point
         if len(told) > SPELLED and self.first:
             told = {axis: value for axis, value in told.items() if axis not in self.first or value != self.first[axis]}
             if not told:
@@ -84,7 +89,7 @@ class Plan:
     @staticmethod
     def _value(planned: PlannedRun, axis: str) -> Any:
         beside = {"seed": planned.run.seed, "role": planned.role, "id": planned.id}
-        return beside[axis] if axis in beside else (planned.teacher_parameters | planned.parameters).get(axis)
+        return beside[axis] if axis in beside else planned.point.get(axis)
 
 
 def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
@@ -102,7 +107,7 @@ def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
             contents[key] = point.sweep.dataset.description(data_dir)
         for planned in _runs_of(point, contents[key], epochs):
             shared += planned.id in runs
-            named = replace(planned, first=first.setdefault(planned.role, planned.parameters))
+            named = replace(planned, first=first.setdefault(planned.role, planned.point))
             runs.setdefault(planned.id, named)
     sweep = file.points[0].sweep
     return Plan(sweep.name, file.profile, sweep.dataset.title, file.axes, sweep.evaluation, runs, shared)

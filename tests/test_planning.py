@@ -139,6 +139,13 @@ def test_with_many_axes_a_name_says_what_differs_from_the_first_point(write_swee
     assert len({planned.name for planned in plan.runs.values()}) == len(plan.runs)
 
 
+def test_students_of_two_teachers_have_two_names(write_sweep, small_sweep):
+    text = small_sweep.replace("  noise: {teacher: {dropout: {rate: $rate}}}\n", "")
+    plan = build(sweepfile.load(write_sweep(text)), DATA)
+    labels = {planned.label for planned in plan.runs.values() if planned.role == "student"}
+    assert labels == {"student rate=0", "student rate=0.2"}
+
+
 @pytest.mark.parametrize(
     ("value", "read"),
     [

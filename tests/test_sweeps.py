@@ -76,6 +76,14 @@ def test_a_sweep_has_as_many_runs_as_its_header_says(name: str) -> None:
         assert int(told[1]) == len(teachers(name))
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_of_a_sweep_has_a_name_of_its_own(name: str, profile: str) -> None:
+    """Runs of one label are put together in the closing table."""
+    runs = plan(name, profile).runs
+    assert len({planned.name for planned in runs.values()}) == len(runs)
+
+
 @pytest.mark.parametrize(("profile", "total"), list(zip(PROFILES, DISTINCT, strict=True)))
 def test_all_sweeps_together_have_so_many_distinct_runs(profile: str, total: int) -> None:
     assert len({id for name in NAMES for id in plan(name, profile).runs}) == total
