@@ -212,8 +212,7 @@ def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:
     """Bytes of the checkpoints a run keeps while it trains: weights, momentum and the best weights where asked for."""
     if run.recipe is None:
         return 0
-    seen = images(run.dataset, data_dir)
-    parameters, _ = model_cost(run.model, seen.shape, seen.classes)
+    parameters, _ = model_cost(run.model, run.dataset.shape(data_dir), run.dataset.classes(data_dir))
     copies = 1 + bool(run.recipe.optimizer.chosen.momentum) + (run.recipe.keep is not None)
     return KEPT * 4 * parameters * copies
 

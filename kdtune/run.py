@@ -139,7 +139,7 @@ def trained(
 
 
 def kept(run: Run, history: list[Row]) -> dict[str, Any]:
-    """What the provenance says of the epoch whose weights were kept; nothing where that is the last one."""
+    """What the provenance says of the epoch whose weights were kept; nothing where none was to be chosen."""
     keep = run.recipe.keep if run.recipe else None
     if keep is None or (epoch := best_epoch(history, keep.best)) is None:
         return {}

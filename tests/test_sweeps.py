@@ -89,6 +89,13 @@ def test_all_sweeps_together_have_so_many_distinct_runs(profile: str, total: int
     assert len({id for name in NAMES for id in plan(name, profile).runs}) == total
 
 
+def test_readme_counts_them_too() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| `sweeps/(\w+)\.yaml` \|.*\| (\d+), (\d+), (\d+) \|$", readme, re.MULTILINE)
+    assert {name: tuple(map(int, counts)) for name, *counts in rows} == RUNS
+    assert "they are {}, {} and {} runs".format(*DISTINCT) in readme
+
+
 # What they share
 
 
