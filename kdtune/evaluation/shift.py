@@ -62,7 +62,7 @@ class Shift(Evaluator):
     def writes(self) -> str:
         return f"shift/{self.folder.name}" if self.folder else "shift"
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0) -> Measurement:
+    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
         sets = {self.folder.name: self.folder.read(data)} if self.folder else data.shifted
         if not sets:
             logger.warning("shift: %s has no shifted set, so nothing is measured; name one as `folder`", data.title)
