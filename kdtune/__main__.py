@@ -1,4 +1,4 @@
-"""The `kdtune` command: sweep, plan, run, status, table, doctor."""
+"""The `kdtune` command: sweep, plan, run, status, evaluate, table."""
 
 from __future__ import annotations
 
@@ -48,6 +48,21 @@ def status(folder: Path, profile: str | None) -> None:
     from kdtune.status import print_status
 
     sys.exit(print_status(folder, profile))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--evaluation", required=True, help="pgd, or with its keys: '{pgd: {eps: [0.1], step: 0.01}}'.")
+@click.option("--profile", help="Which profile, where several lie in the folder.")
+@click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
+@click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster [RAY_ADDRESS, default: a local Ray].")
+@click.option("--here", is_flag=True, help="In this process, without Ray.")
+@click.option("--yes", is_flag=True, help="Start even if it takes more than 12 hours here.")
+def evaluate(**flags: Any) -> None:
+    """Measures the finished runs of a sweep's FOLDER (results/fickle) by something new. Trains nothing."""
+    from kdtune.late import evaluate_late
+
+    sys.exit(evaluate_late(**flags))
 
 
 @main.command()

@@ -7,16 +7,20 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdtune import checkpoints
 from kdtune.claims import new_attempt
 from kdtune.objects import Objects, StorageError
-from kdtune.records import digest, seal, to_json, to_lines, to_yaml, unseal
+from kdtune.records import digest, seal, to_json, to_lines, to_npz, to_yaml, unseal
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OUTCOMES = ("done", "diverged")
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
+LABELS = "labels.npz"
 DONE = "runs/done"
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -55,6 +59,12 @@ class Attempt:
     def write_description(self, description: Mapping[str, Any]) -> None:
         """run.yaml."""
         self._write(DESCRIPTION, to_yaml(description))
+
+    def write_corrupted(self, mask: np.ndarray) -> None:
+        """labels.npz: which of the images trained on have a wrong label, bool [N], as packed bits and their number."""
+        import numpy as np
+
+        self._write(LABELS, to_npz({"corrupted": np.packbits(mask), "images": np.array(len(mask))}))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The history so far, whole."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kdtune import checkpoints, cost, paths, profiles, sweepfile
+from kdtune import checkpoints, cost, paths, profiles, summary, sweepfile
 from kdtune.data.datasets import DataError
 from kdtune.dispatch import Dispatch, states
 from kdtune.objects import StorageError
@@ -69,7 +69,7 @@ def run(options: Options) -> int:
             say(options, first_line)
             if options.dry_run:
                 return dry_run(options, plan, store, print_json)
-            return sweep(options, file, plan, store, print_json)
+            return sweep(options, file, plan, View(store, plan, options.overrides), print_json)
         except SweepFileError as error:
             click.echo(str(error), err=True)
             return 2
@@ -91,22 +91,21 @@ def dry_run(options: Options, plan: Plan, store: Store, print_json: Any) -> int:
     """What would run, what is done already, what it costs. Nothing is written."""
     now = states(plan, store)
     if options.json:
-        print_json({**about(plan), "counts": counted(now), "runs": described(plan, now)})
+        print_json({**about(plan), "counts": Counter(now.values()), "runs": described(plan, now)})
         return 0
     estimate = cost.estimate(plan, now, store, options.data_dir)
     click.echo(f"{plan.name} on {plan.dataset}, profile {plan.profile}")
     for role in ("teacher", "student"):
         mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
-        click.echo(f"  {len(mine):4d} {role}s: {words(counted(mine))}")
-    shared = sum(len(planned.waits_for) for planned in plan.runs.values())
-    click.echo(f"  {shared} times a student waits for a teacher; every teacher is trained once")
+        click.echo(f"  {len(mine):4d} {role}s: {summary.words(Counter(mine.values()))}")
+    click.echo(f"  {plan.shared} more are asked for at several points and shared; what other sweeps finished is done")
     click.echo(f"  {estimate}")
     return 0
 
 
-def sweep(options: Options, file: SweepFile, plan: Plan, store: Store, print_json: Any) -> int:
+def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json: Any) -> int:
     """Runs what is not done, keeps the sweep's folder up to date, says what came of it."""
-    view = View(store, plan, options.overrides)
+    store = view.store
     lease = store.claim(f"sweep/{view.key}")
     if lease is None:
         owner = store.owner(f"sweep/{view.key}") or {}
@@ -132,7 +131,8 @@ def sweep(options: Options, file: SweepFile, plan: Plan, store: Store, print_jso
     seconds = round(time.monotonic() - began, 1)
     if options.json:
         print_json({**about(plan), "results": view.place, "counts": dispatch.counts, "seconds": seconds})
-    conclude(options, plan, dispatch, view, rows, seconds)
+    for line in ("", *summary.closing(plan, dispatch, view, rows, seconds, again(options))):
+        say(options, line)
     if interrupt.signal:
         return 128 + interrupt.signal
     return 0 if set(dispatch.counts) <= {"done"} else 3
@@ -190,29 +190,7 @@ def launch(options: Options, plan: Plan, dispatch: Dispatch, observer: Any, inte
         raise Refused(str(error)) from error
 
 
-def conclude(
-    options: Options, plan: Plan, dispatch: Dispatch, view: View, rows: Sequence[dict[str, Any]], seconds: float
-) -> None:
-    """The last lines: the table, what failed and why, where the results are, the one command that goes on."""
-    from kdtune import summary
-
-    say(options, "")
-    say(options, f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(dispatch.counts)}, {seconds:g} s")
-    say(options, summary.table(plan, rows))
-    troubled = {id: reason for id, reason in dispatch.reasons.items() if dispatch.states[id] in ("failed", "skipped")}
-    for number, (id, reason) in enumerate(troubled.items()):
-        text = reason if number == 0 else reason.splitlines()[-1]
-        say(options, f"{dispatch.states[id]}: {plan.runs[id].name} ({id}): {text}")
-    say(options, f"results      {view.place}/results.csv")
-    script = Path("analysis") / f"{plan.name}.py"
-    if script.exists():
-        say(options, f"figures      python {script} {Path(view.place).parent} --profile {Path(view.place).name}")
-    say(options, f"TensorBoard  tensorboard --logdir {view.local}")
-    goes_on = "go on" if set(dispatch.counts) - {"done", "diverged"} else "run again"
-    say(options, f"{goes_on:12s} {command(options)}")
-
-
-def command(options: Options) -> str:
+def again(options: Options) -> str:
     """The command that does this again; what is finished is not repeated."""
     words = ["python", "-m", "kdtune.sweep", str(options.file), *options.overrides]
     for flag in ("profile", "seeds", "results", "data", "address"):
@@ -223,14 +201,6 @@ def command(options: Options) -> str:
 
 def about(plan: Plan) -> dict[str, str]:
     return {"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset}
-
-
-def counted(now: dict[str, str]) -> dict[str, int]:
-    return {state: list(now.values()).count(state) for state in dict.fromkeys(now.values())}
-
-
-def words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"
 
 
 def say(options: Options, text: str) -> None:

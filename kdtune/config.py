@@ -8,88 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    Strict,
-    create_model,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from kdtune.data.datasets import Dataset
 from kdtune.evaluation import Evaluation
 from kdtune.models import Model
-from kdtune.noise.knob import knobs_of
-from kdtune.settings import Count, Flag, Fraction, OneOf, PathText, Positive, Rate, Real, Scale, Settings, Text, Whole
+from kdtune.noise.point import InputNoise, TargetNoise, TeacherNoise
+from kdtune.recipe import Recipe
+from kdtune.settings import PathText, Positive, Rate, Real, Settings, Text, Whole
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
 RECIPE_VERSION = 1
-
-
-class SGD(Settings):
-    """Stochastic gradient descent (torch.optim.SGD)."""
-
-    lr: Positive
-    momentum: Rate = 0.0
-    weight_decay: Scale = 0.0
-    nesterov: Flag = False
-
-
-class Optimizer(OneOf):
-    sgd: SGD | None = None
-
-
-class Step(Settings):
-    """The learning rate is multiplied by `factor` at each milestone, a fraction of the run's epochs."""
-
-    milestones: tuple[Fraction, ...]
-    factor: Positive
-
-    @field_validator("milestones")
-    @classmethod
-    def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
-        if list(milestones) != sorted(set(milestones)):
-            raise ValueError("milestones must rise")
-        return milestones
-
-
-class Schedule(OneOf):
-    step: Step | None = None
-
-
-class Crop(Settings):
-    """A random window of the image's own size out of the image padded by `padding` pixels on each side."""
-
-    padding: Count
-    mode: Literal["reflect", "zero"]
-
-
-class Flip(Settings):
-    """Left and right exchanged with probability one half."""
-
-
-class Augmentation(Settings):
-    crop: Crop | None = None
-    flip: Flip | None = None
-
-
-class Recipe(Settings):
-    """How a run is optimised."""
-
-    optimizer: Optimizer
-    schedule: Schedule
-    augmentation: Augmentation = Augmentation()
-    precision: Literal["float32"]
-    batch_size: Count
-    epochs: Count
 
 
 class Distillation(Settings):
@@ -102,50 +34,6 @@ class Distillation(Settings):
     alpha: Rate
     temperature: Positive
     divergence: Literal["forward", "reverse"] = "forward"
-
-
-class Point(Settings):
-    """The knobs of one injection point. They compose in written order, which validation alone would lose."""
-
-    _order: tuple[str, ...] = PrivateAttr(())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _keep_order(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        point = handler(value)
-        point._order = tuple(value) if isinstance(value, dict) else value._order
-        return point
-
-    @property
-    def knobs(self) -> dict[str, Any]:
-        """The knobs that are on, by name, in written order."""
-        named = {name: getattr(self, name) for name in self._order}
-        return {name: knob for name, knob in named.items() if knob is not None and not knob.off}
-
-    @model_serializer
-    def _in_order(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {
-                field.name: getattr(knob, field.name)
-                for field in fields(knob)
-                if getattr(knob, field.name) != field.default
-            }
-            for name, knob in self.knobs.items()
-        }
-
-
-def _point(name: str) -> Any:
-    """The settings of one injection point: an optional field for every knob that `kdtune.noise.<name>` defines."""
-    fields: dict[str, Any] = {knob: (kind | None, None) for knob, kind in knobs_of(name).items()}
-    return create_model(f"{name.capitalize()}Noise", __base__=Point, **fields)
-
-
-if TYPE_CHECKING:
-    InputNoise = Point
-    TeacherNoise = Point
-    TargetNoise = Point
-else:
-    InputNoise, TeacherNoise, TargetNoise = (_point(name) for name in ("input", "teacher", "target"))
 
 
 class Noise(Settings):

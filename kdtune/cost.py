@@ -184,6 +184,7 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
         return 0.0
     _, own = model_cost(run.model, seen.shape, seen.classes)
     answer = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
+    answer *= max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
     return float(run.recipe.epochs) * (seen.train * (TRAINING * own + answer) + seen.validation * own)
 
 

@@ -67,6 +67,9 @@ class Lesson:
         self.classes, self.seed, self.device = classes, seed, device
         self.teacher, self.distillation = teacher, distillation
         self.knobs: dict[str, dict[str, Knob]] = {point: noise.knobs(point) for point in ("input", "teacher", "target")}
+        if distillation is not None:
+            asked = {name: knob.softened_at(distillation.temperature) for name, knob in self.knobs["teacher"].items()}
+            self.knobs["teacher"] = asked
 
     def begin(self, epoch: int) -> None:
         """Put every stream and the teacher at the start of an epoch, counted from 0."""
@@ -101,13 +104,15 @@ class Lesson:
 
     @torch.no_grad()
     def _answer(self, teacher: nn.Module, images: Tensor) -> Tensor:
-        """The teacher's logits for the clean images, with the noise of its knobs."""
+        """The teacher's logits for the clean images, with the noise of its knobs; the mean of several where asked."""
         with ExitStack() as hooks:
             for name, knob in self.knobs["teacher"].items() if self.measuring else ():
                 for layer in knob.layers(teacher):
                     record = partial(self._record_layer, f"teacher.{name}", knob)
                     hooks.callback(layer.register_forward_hook(record).remove)
-            logits = teacher(images)
+            asks = max((knob.asks for knob in self.knobs["teacher"].values()), default=1)
+            answers = [teacher(images) for _ in range(asks)]
+        logits = answers[0] if asks == 1 else torch.stack(answers).mean(dim=0)
         return self._apply("teacher", logits, lambda knob, logits, draw: knob(logits, draw))
 
     def _apply(self, point: str, value: Tensor, call: Callable[[Any, Tensor, Any], Tensor]) -> Tensor:

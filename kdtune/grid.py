@@ -1,14 +1,15 @@
 """A sweep file's grid: blocks of axes, the points they make, and `$names` put in place.
 
 A block is a product, a grid the union of its blocks. A value may be a list of alternatives, one value, Tune's own
-`{grid_search: [...]}`, or the `$name` of another axis of its block.
+`{grid_search: [...]}`, or the `$name` of another axis of its block. An alternative may be a mapping, in which such
+names may stand too, or null: `distillation: [null, {alpha: $alpha, temperature: 4}]` has a control without teacher.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtune.tree import Mapping, Problem, Sequence, nearest, problem_at
@@ -44,9 +45,9 @@ def points(grid: Any, source: str) -> tuple[list[Point], list[Problem]]:
         if problems:
             continue
         for combination in itertools.product(*axes.values()):
-            values = dict(zip(axes, combination, strict=True))
-            values = {axis: values[value[1:]] if _is_name(value) else value for axis, value in values.items()}
-            found.append(Point(values, dict(block.lines), number + 1, block.line))
+            written = Point(dict(zip(axes, combination, strict=True)), dict(block.lines), number + 1, block.line)
+            values = {axis: substitute(value, written) for axis, value in written.values.items()}
+            found.append(replace(written, values=values))
     return found, problems
 
 
@@ -56,18 +57,14 @@ def _alternatives(axis: str, value: Any, block: Mapping) -> tuple[list[Any], str
     elif isinstance(value, Mapping) and ({"values", "choice", "_type", "grid_search", "distribution"} & set(value)):
         return [], f"came {dict(value)}; an axis takes a list: {axis}: [0.1, 0.2], or {{grid_search: [0.1, 0.2]}}"
     alternatives = list(value) if isinstance(value, list) else [value]
-    for alternative in alternatives:
-        if _is_name(alternative) and alternative[1:] not in block:
-            return [], f"came {alternative}; this block has no axis of that name, only {', '.join(block)}"
-        if _is_name(alternative) and any(_is_name(other) for other in _listed(block[alternative[1:]])):
-            return [], f"came {alternative}, which itself refers to another axis; name that axis directly"
+    for name, _ in names(alternatives):
+        if name not in block:
+            return [], f"came ${name}; this block has no axis of that name, only {', '.join(block)}"
+        if any(names(block[name])):
+            return [], f"came ${name}, which itself refers to another axis; name that axis directly"
     if not alternatives:
         return [], "came an empty list; an axis needs at least one value"
     return alternatives, None
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _is_name(value: Any) -> bool:

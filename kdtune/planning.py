@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,14 @@ class PlannedRun:
         return self.run.teacher.runs if self.run.teacher else ()
 
     @cached_property
+    def label(self) -> str:
+        """Its point, without its seed: `student dropout=0.2`."""
+        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in self.parameters.items())])
+
+    @cached_property
     def name(self) -> str:
         """What a person reads: `student dropout=0.2 seed=1`."""
-        words = [f"{axis}={_word(value)}" for axis, value in self.parameters.items()]
-        return " ".join([self.role, *words, *([f"seed={self.run.seed}"] if self.run.seed is not None else [])])
+        return f"{self.label} seed={self.run.seed}" if self.run.seed is not None else self.label
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Plan:
     axes: tuple[str, ...]
     evaluation: Any  # config.Evaluation: a tuple of evaluators
     runs: dict[str, PlannedRun]  # in written order; a teacher always before its students
+    shared: int = 0  # runs that points of the sweep have in common and that are trained once
 
     @property
     def evaluators(self) -> dict[str, str]:
@@ -66,7 +71,7 @@ class Plan:
         students = {id: planned for id, planned in chosen.items() if planned.role == "student"} or chosen
         needed = {teacher for planned in students.values() for teacher in planned.waits_for} | set(students)
         runs = {id: planned for id, planned in self.runs.items() if id in needed}
-        return Plan(self.name, self.profile, self.dataset, self.axes, self.evaluation, runs)
+        return replace(self, runs=runs)
 
     @staticmethod
     def _value(planned: PlannedRun, axis: str) -> Any:
@@ -81,14 +86,16 @@ def build(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
     """
     runs: dict[str, PlannedRun] = {}
     contents: dict[str, dict[str, Any]] = {}
+    shared = 0
     for point in file.points:
         key = point.sweep.dataset.model_dump_json()
         if key not in contents:
             contents[key] = point.sweep.dataset.description(data_dir)
         for planned in _runs_of(point, contents[key], epochs):
+            shared += planned.id in runs
             runs.setdefault(planned.id, planned)
     sweep = file.points[0].sweep
-    return Plan(sweep.name, file.profile, sweep.dataset.title, file.axes, sweep.evaluation, runs)
+    return Plan(sweep.name, file.profile, sweep.dataset.title, file.axes, sweep.evaluation, runs, shared)
 
 
 def _runs_of(point: SweepPoint, content: dict[str, Any], epochs: int | None) -> Iterator[PlannedRun]:
@@ -152,5 +159,10 @@ def _file_digest(path: str) -> str:
         raise DataError(f"{path}: the teacher's checkpoint cannot be read ({error.strerror})") from error
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """An axis value as people read it: `0.2`, `null`, and a mapping as `alpha=0.9,temperature=4`."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={word(part)}" for key, part in value.items()) or "{}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

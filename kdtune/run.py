@@ -90,6 +90,8 @@ def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: At
     """A run that is not done yet. Divergence is a result too: it is kept, without weights, and not tried again."""
     began = time.monotonic()
     attempt.write_description(run.description)
+    if data.corrupted is not None and run.recipe is not None:
+        attempt.write_corrupted(data.corrupted.numpy())
     teacher, chosen = choose_teacher(run, place)
     try:
         network, history = trained(run, data, teacher, attempt, place)
@@ -115,6 +117,7 @@ def trained(
 
     def each_epoch(state: State, row: Row) -> None:
         nonlocal saved
+        row |= {f"noise/{path}": strength for path, strength in data.noise.items()}
         healthy = math.isfinite(row["train/loss"]) and finite(network)
         if data.validation is not None and healthy:
             row["val/accuracy"] = accuracy(network, data.validation)

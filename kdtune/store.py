@@ -1,6 +1,7 @@
 """Where runs live, by id; the only memory there is. Nobody else knows a path.
 
     runs/<id>/<attempt>/      run.yaml  model.safetensors  history.jsonl  provenance.json  failure.json  checkpoints/
+                              labels.npz (where labels were corrupted: which ones)
     runs/<id>/evaluations/    <evaluator's hash>.npz, then <evaluator's hash>.json
     runs/done/<id>            which attempt counts, how it ended, the digest of each of its files; written last
     runs/claims/<name>        see `claims`
@@ -22,6 +23,7 @@ from kdtune.attempt import (
     DONE,
     FAILURE,
     HISTORY,
+    LABELS,
     PROVENANCE,
     RUN_ID,
     WEIGHTS,
@@ -134,6 +136,16 @@ class Store:
     def description(self, run_id: str) -> dict[str, Any] | None:
         """The resolved description that the id is the hash of; None if there is none."""
         return self._parsed(run_id, DESCRIPTION, from_yaml)
+
+    def corrupted(self, run_id: str) -> np.ndarray | None:
+        """Which of the images trained on had a wrong label, bool [N] in the order of `Data.train`; None: all clean."""
+        _, data = self._newest(run_id, LABELS)
+        if data is None:
+            return None
+        import numpy as np
+
+        held = from_npz(data)
+        return np.unpackbits(held["corrupted"], count=int(held["images"])).astype(bool)
 
     # Evaluations
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from kdtune.dispatch import Dispatch
 from kdtune.planning import Plan
 from kdtune.statistics import mean_interval
+from kdtune.view import View
+
+SHOWN = 10  # failed and skipped runs that are named
 
 HEADLINE = re.compile(r"robust/pgd(\d+)$")
 
@@ -24,13 +29,11 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
     """A line per role and point of the grid: mean and 95 % t interval over its seeds, in percent."""
     shown = columns(rows)
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        planned = plan.runs[row["id"]]
-        groups.setdefault((planned.role, *planned.parameters.items()), []).append(row)
+        groups.setdefault(plan.runs[row["id"]].label, []).append(row)
     lines = [["", "seeds", *shown]]
-    for (role, *parameters), members in groups.items():
-        label = " ".join([role, *(f"{axis}={value}" for axis, value in parameters)])
+    for label, members in groups.items():
         done = [row for row in members if row["state"] == "done"]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
         lines.append([label, count, *(_cell([row[name] for row in done if name in row]) for name in shown)])
@@ -51,3 +54,33 @@ def _cell(values: list[float]) -> str:
     if interval.low is None or interval.high is None:
         return f"{interval.mean:.1f}        "
     return f"{interval.mean:.1f} +- {(interval.high - interval.low) / 2:4.1f}"
+
+
+def closing(
+    plan: Plan, dispatch: Dispatch, view: View, rows: Sequence[Mapping[str, Any]], seconds: float, again: str
+) -> Iterator[str]:
+    """The last lines: the table, what failed and why, where the results are, and `again`, the command that goes on."""
+    yield f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(dispatch.counts)}, {seconds:g} s"
+    yield table(plan, rows)
+    troubled = [(id, reason) for id, reason in dispatch.reasons.items() if dispatch.states[id] in ("failed", "skipped")]
+    for number, (id, reason) in enumerate(troubled[:SHOWN]):
+        text = reason if number == 0 else reason.splitlines()[-1]  # the first error in full
+        yield f"{dispatch.states[id]}: {plan.runs[id].name} ({id}): {text}"
+    if len(troubled) > SHOWN:
+        yield f"and {len(troubled) - SHOWN} more: kdtune status {near(Path(view.place).parent)}"
+    yield f"results      {near(Path(view.place) / 'results.csv') if '://' not in view.place else view.place}"
+    script = Path("analysis") / f"{plan.name}.py"
+    if script.exists():
+        yield f"figures      python {script} {near(view.local.parent)} --profile {view.local.name}"
+    yield f"TensorBoard  tensorboard --logdir {near(view.local)}"
+    unfinished = set(dispatch.counts) - {"done", "diverged"}
+    yield f"{'go on' if unfinished else 'run again':12s} {again}"
+
+
+def near(path: Path) -> Path:
+    """A path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"

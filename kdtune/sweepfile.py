@@ -36,6 +36,7 @@ class SweepPoint:
 @dataclass(frozen=True)
 class SweepFile:
     path: str
+    folder: str  # what the paths in it are relative to
     name: str
     profile: str
     changes: tuple[str, ...]  # the dotted paths that the profile sets
@@ -45,13 +46,20 @@ class SweepFile:
 
 
 def load(
-    path: str | Path, profile: str = PAPER, overrides: Strings[str] = (), at: Values[str, Any] | None = None
+    path: str | Path,
+    profile: str = PAPER,
+    overrides: Strings[str] = (),
+    at: Values[str, Any] | None = None,
+    folder: str | None = None,
 ) -> SweepFile:
     """Reads a sweep file; `at` gives one value for every axis and stands for the whole grid.
+
+    Paths in the file are relative to `folder`, by default the file's own.
 
     Raises SweepFileError with every problem found, each with line, path, what came and what would do.
     """
     source = str(path)
+    folder = folder or str(Path(path).resolve().parent)
     tree, overlay = _with_profile(reader.read(path), profile, source)
     tree = assign(tree, *overrides)
     if at is not None:
@@ -64,7 +72,7 @@ def load(
     points = []
     for point in found or [grid.Point({}, {}, 1, None)]:
         substituted = grid.substitute(whole, point)
-        sweep, refused = _validated(substituted, tree, profile, source)
+        sweep, refused = _validated(substituted, tree, profile, source, folder)
         problems += refused
         if sweep is not None:
             parameters = ({axis: point.values[axis] for axis in point.values if axis in used[part]} for part in used)
@@ -72,7 +80,7 @@ def load(
     if problems:
         raise SweepFileError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.message)))
     axes = tuple(dict.fromkeys(axis for point in found for axis in point.values))
-    return SweepFile(source, points[0].sweep.name, profile, tuple(_leaves(overlay)), axes, tuple(points), tree)
+    return SweepFile(source, folder, points[0].sweep.name, profile, tuple(_leaves(overlay)), axes, tuple(points), tree)
 
 
 def profiles(path: str | Path) -> list[str]:
@@ -112,9 +120,11 @@ def _axes_of(tree: Mapping, part: str) -> set[str]:
     return {name for name, path in grid.names(tree) if path[0] not in others}
 
 
-def _validated(tree: Mapping, written: Mapping, profile: str, source: str) -> tuple[Sweep | None, list[Problem]]:
+def _validated(
+    tree: Mapping, written: Mapping, profile: str, source: str, folder: str
+) -> tuple[Sweep | None, list[Problem]]:
     try:
-        sweep = Sweep.model_validate(dict(tree), context={"folder": Path(source).resolve().parent})
+        sweep = Sweep.model_validate(dict(tree), context={"folder": folder})
     except ValidationError as failure:
         # A `$name` still in place is reported by the grid's own check.
         errors = [error for error in failure.errors() if not str(error["input"]).startswith("$")]

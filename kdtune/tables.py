@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtune.planning import Plan
+from kdtune.planning import Plan, word
 from kdtune.store import Store
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def rows(plan: Plan, store: Store, states: Mapping[str, str]) -> list[dict[str, 
 
 def _row(plan: Plan, store: Store, id: str, state: str) -> dict[str, Any]:
     planned = plan.runs[id]
-    row = {"id": id, "role": planned.role, "seed": planned.run.seed, "state": state, **planned.parameters}
-    row |= {f"teacher.{axis}": value for axis, value in planned.teacher_parameters.items()}
+    row: dict[str, Any] = {"id": id, "role": planned.role, "seed": planned.run.seed, "state": state}
+    row |= {axis: _axis(value) for axis, value in planned.parameters.items()}
+    row |= {f"teacher.{axis}": _axis(value) for axis, value in planned.teacher_parameters.items()}
     if state == "done":
         chosen = (store.provenance(id) or {}).get("teacher", {})
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
@@ -43,6 +44,11 @@ def _row(plan: Plan, store: Store, id: str, state: str) -> dict[str, Any]:
             row |= {name: value for name, value in (store.evaluation(id, hash) or {}).items() if value is not None}
     made_of = {key: value for key, value in planned.run.description.items() if key not in ("seed", "teacher")}
     return row | {name: value for name, value in flat(made_of).items() if name not in row}
+
+
+def _axis(value: Any) -> Any:
+    """An axis value as one cell. What it sets has columns of its own: `distillation.alpha` beside `distillation`."""
+    return word(value) if isinstance(value, dict | list) else value
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -58,7 +64,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_csv(table: list[dict[str, Any]]) -> bytes:
-    """Columns in order of first appearance; what a run does not have is empty, text that a spreadsheet would run quoted."""
+    """Columns in order of first appearance; what is missing is empty, text that a spreadsheet would run quoted."""
     columns = list(dict.fromkeys([*FIRST, *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -21,8 +21,8 @@ from kdtune.data.augmentation import augment
 from kdtune.randomness import draw
 
 if TYPE_CHECKING:
-    from kdtune.config import Recipe
     from kdtune.data.datasets import Split
+    from kdtune.recipe import Recipe
 
 Row = dict[str, float]  # the history's values of one epoch
 

@@ -64,6 +64,9 @@ class SweepFileError(Exception):
         self.problems = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    def __reduce__(self) -> tuple[type[SweepFileError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)  # it travels between processes
+
 
 def child(node: Any, part: str | int) -> tuple[Any, int | None]:
     """What stands under `part` of `node`, and its line; digits index a list. KeyError where there is nothing."""

@@ -7,13 +7,15 @@ state is not read, and the same command again goes on from the store.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdtune.dispatch import Dispatch, Watcher
@@ -28,16 +30,14 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AUTH_MODE": "token",  # Ray listens on all interfaces, also locally
 }
 os.environ.update(ENVIRONMENT)
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.tune import Callback  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-from ray.tune.stopper import Stopper  # noqa: E402
+from ray.tune.execution import tune_controller  # noqa: E402
 
+from kdtune.searcher import OnInterrupt, PatientCache, PlanSearcher, Watching  # noqa: E402
 from kdtune.trials import trial  # noqa: E402
 
 TRIALS_PER_TUNER = 500  # Tune slows down with thousands of trials; larger plans are several Tuners in a row
@@ -88,27 +88,33 @@ def launch(
 @contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[None]:
     """A Ray to work with. `address="local"` never joins another Ray, however stale the address file it left behind."""
-    if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
-    # Sockets lie in it, and the path of a socket has at most 107 bytes: keep it short.
-    folder = tempfile.mkdtemp(prefix="kdt", dir="/tmp")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    common = {"log_to_driver": False, "logging_level": logging.WARNING}
+    # Sockets lie in the folder of a Ray of our own, and a socket's path has at most 107 bytes: keep it short.
+    folder = None if address else tempfile.mkdtemp(prefix="kdt", dir="/tmp")
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            _temp_dir=folder,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        if address:
+            ray.init(address=address, **common)
+        else:
+            # A local Ray listens on all interfaces, behind a token that it turns on by itself and says so at length.
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+            ray.init(address="local", include_dashboard=False, _temp_dir=folder, **common)
+            _protect_token()
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray's own handler would end the driver on the spot
+                signal.signal(number, handler)
         yield
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _protect_token() -> None:
+    """Ray writes the token that lets its bearer run code readable for everybody on the machine."""
+    token = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        token.chmod(0o600)
 
 
 def choose_resources(gpus_per_run: float | None) -> Resources:
@@ -152,6 +158,7 @@ def _tune(
     """One Tuner over the runs that are left, at most TRIALS_PER_TUNER of them."""
     # Tune lets one trial wait for resources by default; more must wait for an autoscaling cluster to grow.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(200 if on_cluster else 8)
+    tune_controller._ObjectCache = PatientCache
     searcher = PlanSearcher(dispatch, job, watcher, max_concurrent)
     left = sum(state not in ("done", "diverged") for state in dispatch.states.values())
     tuner = tune.Tuner(
@@ -173,86 +180,3 @@ def _tune(
         ),
     )
     tuner.fit()
-
-
-class NotKept:
-    """Tune pickles what it is given into its folder, for a restore that never happens: nothing of us is kept there."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class PlanSearcher(NotKept, Searcher):
-    """Tune's side of a Dispatch: what to start next, and how it ended."""
-
-    def __init__(
-        self,
-        dispatch: Dispatch,
-        job: Callable[[PlannedRun], dict[str, Any]],
-        watcher: Watcher,
-        max_concurrent: int | None = None,
-    ) -> None:
-        super().__init__(metric="training_iteration", mode="max")  # Tune wants one; nothing is ranked here
-        self.dispatch, self.job, self.watcher, self.max_concurrent = dispatch, job, watcher, max_concurrent
-        self.running: dict[str, str] = {}  # run ids by trial id
-        self.errors: dict[str, str] = {}  # what is known of an error, by run id
-
-    def suggest(self, trial_id: str) -> Any:
-        """A run to start, None to wait, FINISHED. Tune asks about once a second while it waits."""
-        if self.max_concurrent is not None and len(self.running) >= self.max_concurrent:
-            return None
-        planned = self.dispatch.next()
-        if planned is None:
-            return Searcher.FINISHED if self.dispatch.over else None
-        self.running[trial_id] = planned.id
-        return self.job(planned)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        id = self.running.pop(trial_id, None)
-        if id is not None:
-            told = (result or {}).get("error") or self.errors.pop(id, "")
-            self.watcher.ended(id, self.dispatch.ended(id, told))
-
-    def save(self, checkpoint_path: str) -> None:
-        """Tune wants a file here. Nothing reads it: the store is the only memory."""
-        with open(checkpoint_path, "w") as file:
-            json.dump({"note": "scratch, never read"}, file)
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("kdtune never restores a Tuner: run the same command again")
-
-
-class Watching(NotKept, Callback):
-    """Passes on what Tune hears from its trials."""
-
-    def __init__(self, searcher: PlanSearcher) -> None:
-        self.searcher = searcher
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self.searcher.watcher.tick()
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.searcher.dispatch.started(trial.config["id"])
-        self.searcher.watcher.started(trial.config["id"])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        if rows := result.get("rows"):
-            self.searcher.watcher.rows(result["id"], rows)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.searcher.errors[trial.config["id"]] = str(trial.get_error() or "")
-
-
-class OnInterrupt(NotKept, Stopper):
-    """Ends all trials once somebody asked for it."""
-
-    def __init__(self, interrupted: Callable[[], bool]) -> None:
-        self.interrupted = interrupted
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.interrupted()

@@ -18,11 +18,11 @@ from kdtune.sweepfile import SweepFile
 class View:
     """`results/<sweep>/<profile>/`; with overrides `<profile>+<4 hex>`, so that two variants do not share a folder."""
 
-    def __init__(self, store: Store, plan: Plan, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, store: Store, plan: Plan, overrides: Sequence[str] = (), label: str | None = None) -> None:
         self.store = store
         self.plan = plan
         variant = f"+{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:4]}" if overrides else ""
-        self.key = f"{plan.name}/{plan.profile}{variant}"
+        self.key = f"{plan.name}/{label or plan.profile + variant}"
 
     @property
     def place(self) -> str:
@@ -41,9 +41,10 @@ class View:
         about = {"sweep": self.plan.name, "profile": self.plan.profile, "dataset": self.plan.dataset}
         for each in self.plan.evaluation:
             if each.name == "pgd":  # a number of robustness means nothing without what it was attacked with
-                about["attack"] = f"eps {each.eps[0]:g}, step {each.step:g}, {each.restarts} restarts"
+                about["attack"] = f"eps {each.eps[0]:g}, step {each.step[0]:g}, {each.restarts} restarts"
         self._put("sweep.yaml", to_yaml(file.tree))
-        changed = self._put("plan.json", to_json({**about, "runs": described(self.plan, states)}, indent=1))
+        runs = described(self.plan, states)
+        changed = self._put("plan.json", to_json({**about, "folder": file.folder, "runs": runs}, indent=1))
         changed |= self._put("results.csv", tables.to_csv(rows))
         if changed or not self.store.objects.exists(f"{self.key}/results.parquet"):  # arrow loads pandas: slow
             self._put("results.parquet", tables.to_parquet(rows, about))

@@ -38,9 +38,9 @@ def claims(objects: Objects, **more) -> Claims:
     return Claims(objects, **{"settle": 0.02, **more})
 
 
-def put(objects: Objects, **changes) -> None:
-    """A claim as this process would have written it now, but for the changes."""
-    record = {**identity(), "attempt": new_attempt(), "heartbeat": time.time(), **changes}
+def put(objects: Objects, age: float = 0.0, **changes) -> None:
+    """A claim as this process would have written it `age` seconds ago, but for the changes."""
+    record = {**identity(), "attempt": new_attempt(), "heartbeat": time.time() - age, **changes}
     objects.put(f"{FOLDER}/{RUN}", json.dumps(record).encode())
 
 
@@ -97,8 +97,8 @@ OTHER = {"host": "another", "pid": 1, "started": 5}
         {"boot": "another", "pid": 2**22},
         {"pids": "pid:[1]", "pid": 2**22},  # another container's process cannot be seen from here
         {},
-        {**OTHER, "heartbeat": time.time() - 60},
-        {**OTHER, "heartbeat": time.time() + 60},
+        {**OTHER, "age": 60},
+        {**OTHER, "age": -60},
     ],
 )
 def test_a_live_claim_is_never_taken(objects, changes):
@@ -110,9 +110,9 @@ def test_a_live_claim_is_never_taken(objects, changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {**OTHER, "heartbeat": time.time() - 91},
-        {"heartbeat": time.time() - 91},  # alive but stopped
-        {**OTHER, "heartbeat": time.time() + 3600},  # the clock was wrong
+        {**OTHER, "age": 91},
+        {"age": 91},  # alive but stopped
+        {**OTHER, "age": -3600},  # the clock was wrong
         {"pid": 2**22 + 1},
         {"started": 1},  # the process number was given to another process
         {"pid": None},

@@ -1,4 +1,4 @@
-"""The sweep command as a user meets it: what it prints, what it writes, its exit status. Without Ray; see test_tuner."""
+"""The sweep command as a user meets it: what it prints and writes, its exit status. Without Ray; see test_tuner."""
 
 from __future__ import annotations
 

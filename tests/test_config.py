@@ -7,7 +7,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from kdtune.config import Noise, Optimizer, Recipe, Run
+from kdtune.config import Noise, Run
+from kdtune.recipe import Optimizer, Recipe
 
 RECIPE = {
     "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}},
@@ -39,6 +40,8 @@ def test_what_is_off_is_not_written():
     for off in (
         {"noise": {"input": {"gaussian": {"sigma": 0}}}},
         {"noise": {"teacher": {"dropout": {"rate": 0.0}}}},
+        {"noise": {"teacher": {"dropout": {"rate": 0.0, "bn": "train", "passes": 8}}}},
+        {"noise": {"target": {"variability": {"rate": 0}, "smoothing": {"rate": 0}}}},
         {"model": {"wrn-16-2": {"dropout": 0}}},
         {
             "recipe": {
@@ -62,6 +65,14 @@ def test_every_stated_value_counts():
         {"recipe": {**RECIPE, "epochs": 4}},
         {"recipe": {**RECIPE, "augmentation": {"flip": {}}}},
         {"noise": {"input": {"gaussian": {"sigma": 0.1}}}},
+        {"noise": {"input": {"gaussian": {"sigma": 0.1, "clamp": True}}}},
+        {"noise": {"teacher": {"dropout": {"rate": 0.1}}}},
+        {"noise": {"teacher": {"dropout": {"rate": 0.1, "bn": "train"}}}},
+        {"noise": {"teacher": {"dropout": {"rate": 0.1, "passes": 2}}}},
+        {"noise": {"target": {"variability": {"rate": 0.1}}}},
+        {"noise": {"target": {"variability": {"rate": 0.1, "classes": "any"}}}},
+        {"noise": {"target": {"smoothing": {"rate": 0.1}}}},
+        {"noise": {"target": {"variability": {"rate": 0.1}, "smoothing": {"rate": 0.1}}}},
         {"distillation": {"alpha": 0.9, "temperature": 4}},
         {"distillation": {"alpha": 0.9, "temperature": 4, "divergence": "reverse"}},
         {"teacher": {"runs": ["a", "b"], "rule": "best", "metric": "val/accuracy", "evaluator": "e"}},
@@ -109,5 +120,10 @@ def test_numbers_must_be_numbers_and_kinds_known():
 def test_knobs_of_a_point_keep_their_written_order():
     noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.1}}})
     assert list(noise.knobs("teacher")) == ["dropout"]
+    swap, signal = {"rate": 0.1, "pairs": "top2", "threshold": 0.2}, {"sigma": 0.1}
+    both = [run(noise={"teacher": written}) for written in ({"swap": swap, "signal_noise": signal},
+                                                            {"signal_noise": signal, "swap": swap})]  # fmt: skip
+    assert [list(each.noise.knobs("teacher")) for each in both] == [["swap", "signal_noise"], ["signal_noise", "swap"]]
+    assert both[0].id != both[1].id, "they compose in that order"
     assert noise.knobs("input") == {}
     assert Noise.model_validate({"teacher": {"dropout": {"rate": 0}}}).knobs("teacher") == {}

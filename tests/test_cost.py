@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from kdtune import cost, planning, sweepfile
+from kdtune.config import Noise
 from kdtune.cost import CPU_CORE, GPU, Device, Images
 from kdtune.data import datasets
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.attacks import PGD
+from kdtune.evaluation.corruptions import Corruptions
 from kdtune.store import Store
 
 DIGITS = Images((1, 8, 8), 10, train=80, validation=20, test=280)
@@ -53,11 +55,20 @@ def test_training_is_three_forward_passes_an_image_and_an_answer_of_the_teacher(
     assert cost.steps(teacher, replace(DIGITS, train=81)) == 3 * 5
 
 
+def test_a_teacher_that_answers_several_times_costs_as_many_passes(teacher, student):
+    noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.1, "passes": 5}}})
+    patient = student.model_copy(update={"noise": noise})
+    once = cost.multiply_adds(student, DIGITS, teacher=teacher) - cost.multiply_adds(student, DIGITS)
+    assert cost.multiply_adds(patient, DIGITS, teacher=teacher) == cost.multiply_adds(student, DIGITS) + 5 * once
+
+
 def test_evaluation_counts_every_image_that_is_shown(teacher):
     assert cost.passes([Accuracy()], DIGITS) == 280 + 20
     attack = PGD(eps=(0.1, 0.2), steps=(10, 20), restarts=5, images=50)
     assert cost.passes([attack], DIGITS) == 3 * 2 * 20 * 5 * 50 + 280 + 20
     assert cost.passes([PGD(eps=(0.1,), steps=(20,), restarts=1)], DIGITS) == 3 * 20 * 280 + 280 + 20
+    assert cost.passes([Corruptions()], DIGITS) == 19 * 5 * 280 + 280 + 20
+    assert cost.passes([Corruptions(families=("fog",), severities=(1, 3), images=50)], DIGITS) == 2 * 50 + 280 + 20
     whole = cost.multiply_adds(teacher, DIGITS, [Accuracy()])
     assert whole == cost.training(teacher, DIGITS) + 300 * FORWARD
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from kdtune.data.datasets import DataError, Dataset, Split, _divided, load, load_folder, preflight
+from kdtune.data.datasets import DataError, Dataset, Split, load, load_folder, preflight
+from kdtune.data.division import divided
 
 
 def dataset(kind: str = "digits", /, **asked: Any) -> Dataset:
@@ -67,7 +68,11 @@ def test_a_bare_name_is_a_dataset() -> None:
         {"digits": {}, "validation": 1.0},
         {"digits": {}, "seed": -1},
         {"digits": {}, "seed": None},
-        {"digits": {}, "labels": {}},
+        {"digits": {}, "labels": "noisy"},
+        {"digits": {}, "labels": {"corruption": {}}},
+        {"digits": {}, "labels": {"corruption": {"rate": 1.1}}},
+        {"digits": {}, "labels": {"corruption": {"rate": 0.1, "classes": "right"}}},
+        {"digits": {}, "labels": {"variability": {"rate": 0.1}}},
     ],
 )
 def test_what_is_refused(wrong: dict[str, object]) -> None:
@@ -165,11 +170,16 @@ def numbered(labels: list[int]) -> Split:
     return Split(torch.arange(len(labels)), torch.tensor(labels))  # an image is its own number
 
 
+def parts(whole: Split, asked: Dataset) -> tuple[Split, Split | None]:
+    kept, held_out = divided(whole.labels, asked)
+    return whole[kept], whole[held_out] if len(held_out) else None
+
+
 @settings(deadline=None)
 @given(LABELS, st.data())
 def test_a_subset_is_as_balanced_as_the_classes_allow(labels: list[int], data: st.DataObject) -> None:
     size, seed = data.draw(st.integers(1, len(labels))), data.draw(st.integers(0, 99))
-    train, held_out = _divided(numbered(labels), dataset(train_size=size, seed=seed))
+    train, held_out = parts(numbered(labels), dataset(train_size=size, seed=seed))
     chosen = train.images.tolist()
     assert held_out is None and len(chosen) == size and chosen == sorted(set(chosen))
     assert train.labels.tolist() == [labels[index] for index in chosen]
@@ -182,7 +192,7 @@ def test_a_subset_is_as_balanced_as_the_classes_allow(labels: list[int], data: s
 @given(LABELS, st.data())
 def test_a_larger_subset_holds_the_smaller_one(labels: list[int], data: st.DataObject) -> None:
     small, large = sorted(data.draw(st.tuples(*[st.integers(1, len(labels))] * 2)))
-    subsets = [set(_divided(numbered(labels), dataset(train_size=size))[0].images.tolist()) for size in (small, large)]
+    subsets = [set(parts(numbered(labels), dataset(train_size=size))[0].images.tolist()) for size in (small, large)]
     assert subsets[0] <= subsets[1]
 
 
@@ -190,7 +200,7 @@ def test_a_larger_subset_holds_the_smaller_one(labels: list[int], data: st.DataO
 @given(LABELS, st.floats(0.1, 0.9), st.integers(0, 99))
 def test_validation_is_the_same_share_of_every_class(labels: list[int], share: float, seed: int) -> None:
     one = dataset(validation=share, seed=seed)
-    train, held_out = _divided(numbered(labels), one)
+    train, held_out = parts(numbered(labels), one)
     assert held_out is not None and len(held_out) == round(share * len(labels))
     assert sorted(train.images.tolist() + held_out.images.tolist()) == list(range(len(labels)))
     counts, there = (torch.bincount(torch.tensor(each), minlength=5) for each in (held_out.labels.tolist(), labels))
@@ -201,7 +211,7 @@ def test_validation_is_the_same_share_of_every_class(labels: list[int], share: f
 
 
 def test_of_balanced_classes_the_held_out_images_are_balanced() -> None:
-    train, held_out = _divided(numbered(list(range(10)) * 60), dataset(train_size=300, validation=0.1))
+    train, held_out = parts(numbered(list(range(10)) * 60), dataset(train_size=300, validation=0.1))
     assert held_out is not None
     assert train.labels.bincount().tolist() == [27] * 10 and held_out.labels.bincount().tolist() == [3] * 10
 

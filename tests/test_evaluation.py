@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import re
 import shutil
@@ -21,6 +22,7 @@ from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
 from kdtune import attack, randomness
+from kdtune.data import cifar10c
 from kdtune.data.datasets import Data, DataError, Split
 from kdtune.evaluation import KINDS, Evaluation, attacks, evaluator
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
@@ -36,6 +38,7 @@ SMALL = {  # keys, to be quick
     "pgd": {"eps": [0.02, 0.1], "step": 0.02, "steps": [2, 4], "restarts": 2, "images": 30},
     "masking": {"eps": 0.1, "step": 0.02, "images": 30, "queries": 5},
     "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
+    "corruptions": {"severities": [1, 4], "images": 20},
 }
 
 
@@ -84,6 +87,17 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.fixture
+def folders(folder, tmp_path, monkeypatch):
+    """A folder for every key that wants one: of images, CINIC-10, CIFAR-10-C."""
+    shutil.copytree(folder, tmp_path / "cinic" / "test")
+    for name in cifar10c.MD5:
+        np.save(tmp_path / f"{name}.npy", np.zeros(3, np.uint8))
+    digest = hashlib.md5((tmp_path / "labels.npy").read_bytes()).hexdigest()
+    monkeypatch.setitem(cifar10c.MD5, "labels", digest)
+    return [{"path": str(folder), "name": "away"}, {"path": str(tmp_path / "cinic")}, {"path": str(tmp_path)}]
+
+
 # What every evaluator promises
 
 
@@ -105,16 +119,16 @@ def test_frozen_closed_and_named(evaluator_):
     assert len({evaluator_, dataclasses.replace(evaluator_)}) == 1  # usable as a key
 
 
-def other_values(evaluator_, folder):
+def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
-    values = [3, 0.7, [0.5], [3], "x", True, {"path": str(folder), "name": "away"}, {"path": "x"}, [], None]
-    values += ["worst", "minimum", ["brightness"], "margin"]
+    values = [3, 0.7, [0.5], [3], "x", True, *folders, [], None, "worst", "minimum", ["brightness"], "margin"]
     now = {field.name: getattr(evaluator_, field.name) for field in dataclasses.fields(evaluator_)}
     for key in now:
         for value in values:
             try:
                 other = type(evaluator_)(**now | {key: value})
-            except ValidationError:
+                _ = other.hash
+            except (ValidationError, DataError):
                 continue
             if other != evaluator_:
                 yield key, other
@@ -124,10 +138,10 @@ def other_values(evaluator_, folder):
 
 
 @each_evaluator
-def test_hash_tells_every_field_and_the_version(evaluator_, folder, monkeypatch):
+def test_hash_tells_every_field_and_the_version(evaluator_, folders, monkeypatch):
     assert re.fullmatch("[0-9a-f]{12}", evaluator_.hash)
     assert type(evaluator_)(**SMALL.get(evaluator_.name, {})).hash == evaluator_.hash
-    hashes = {evaluator_.hash} | {other.hash for _, other in other_values(evaluator_, folder)}
+    hashes = {evaluator_.hash} | {other.hash for _, other in other_values(evaluator_, folders)}
     assert len(hashes) == 1 + len(dataclasses.fields(evaluator_))
     monkeypatch.setattr(type(evaluator_), "version", 99)
     assert evaluator_.hash not in hashes

@@ -46,6 +46,27 @@ def test_a_value_may_be_a_mapping_or_null():
     assert [point.values["kd"] for point in found] == [{"alpha": 0.9, "temperature": 4}, None]
 
 
+def test_a_name_may_stand_inside_an_alternative():
+    found, problems = points("grid: {kd: [null, {alpha: $a, more: [$a, 1]}], a: [0.5, 0.9]}")
+    assert not problems
+    assert [point.values["kd"] for point in found] == [
+        None,
+        None,
+        {"alpha": 0.5, "more": [0.5, 1]},
+        {"alpha": 0.9, "more": [0.9, 1]},
+    ]
+
+
+def test_a_name_inside_an_alternative_must_be_an_axis_with_values_of_its_own():
+    for text, message in (
+        ("grid: {kd: [null, {alpha: $b}], a: 0.5}", "came $b; this block has no axis of that name, only kd, a"),
+        ("grid: {kd: {alpha: $a}, a: $b, b: 1}", "came $a, which itself refers to another axis"),
+        ("grid: {kd: {alpha: $kd}}", "came $kd, which itself refers to another axis"),
+    ):
+        _, problems = points(text)
+        assert message in problems[0].message
+
+
 def test_no_grid_is_one_point():
     (point,), problems = grid.points(None, "file")
     assert (point.values, problems) == ({}, [])

@@ -24,16 +24,41 @@ from kdtune.noise.teacher import Dropout
 from kdtune.randomness import Draw, draw, seeded
 
 CLASSES = 10
-OTHER_FIELDS: dict[str, dict[str, Any]] = {}  # what a knob needs beside its strength, by path: {"input.name": {...}}
+# What knobs are given beside their strength, by path, a variant each; without an entry a knob is tested as it is.
+SWAP = {"threshold": 0.95, "temperature": 4}
+OTHER_FIELDS: dict[str, list[dict[str, Any]]] = {
+    "teacher.swap": [
+        {"pairs": "top2", **SWAP},
+        {"pairs": "all", **SWAP},
+        {"pairs": "all", **SWAP, "difference": "absolute"},
+        {"pairs": "top2", "threshold": 5.0, "difference": "absolute", "on": "logits"},
+    ],
+    "teacher.signal_noise": [{}, {"per": "sample"}],
+    "teacher.dropout": [{}, {"passes": 3}],
+    "target.variability": [{}, {"classes": "any"}],
+    "labels.corruption": [{}, {"classes": "wrong"}],
+}
+# The measured strength over the stated one: a class drawn from all ten is the label itself in one case of ten.
+MEASURED = {"target.variability any": 0.9, "labels.corruption": 0.9}
+NOT_RANDOM = ("target.smoothing",)
+
+
+def path(point: str, kind: type[Knob], others: dict[str, Any]) -> str:
+    return " ".join([f"{point}.{kind.name()}", *(str(value) for value in others.values() if isinstance(value, str))])
+
+
 EVERY_KNOB = [
-    pytest.param(point, kind, id=f"{point}.{name}") for point in POINTS for name, kind in knobs_of(point).items()
+    pytest.param(point, kind, others, id=" ".join([f"{point}.{name}", *map(str, others.values())]))
+    for point in POINTS
+    for name, kind in knobs_of(point).items()
+    for others in OTHER_FIELDS.get(f"{point}.{name}", [{}])
 ]
-every_knob = pytest.mark.parametrize(("point", "kind"), EVERY_KNOB)
+every_knob = pytest.mark.parametrize(("point", "kind", "others"), EVERY_KNOB)
 STRENGTHS = (0.1, 0.2, 0.4)
 
 
-def make(point: str, kind: type[Knob], strength: float) -> Any:
-    return kind(**{kind.strength: strength}, **OTHER_FIELDS.get(f"{point}.{kind.name()}", {}))
+def make(kind: type[Knob], strength: float, others: dict[str, Any]) -> Any:
+    return kind(**{kind.strength: strength}, **others)
 
 
 def given(point: str, batch: int = 0) -> Tensor:
@@ -86,36 +111,36 @@ def test_knob_modules_load_no_torch() -> None:
 
 
 @every_knob
-def test_strength_zero_changes_nothing(point: str, kind: type[Knob]) -> None:
-    knob, before = make(point, kind, 0.0), given(point)
+def test_strength_zero_changes_nothing(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
+    knob, before = make(kind, 0.0, others), given(point)
     after, _ = apply(point, knob, before)
-    assert knob.off and not make(point, kind, 0.1).off
+    assert knob.off and not make(kind, 0.1, others).off
     assert after.dtype == before.dtype
     assert after.numpy().tobytes() == before.numpy().tobytes()
 
 
 @every_knob
-def test_something_changes_at_other_strengths(point: str, kind: type[Knob]) -> None:
+def test_something_changes_at_other_strengths(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
     before = given(point)
-    assert not torch.equal(apply(point, make(point, kind, 0.4), before)[0], before)
+    assert not torch.equal(apply(point, make(kind, 0.4, others), before)[0], before)
 
 
 @every_knob
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_same_seed_same_result(point: str, kind: type[Knob], strength: float) -> None:
-    knob, before = make(point, kind, strength), given(point)
+def test_same_seed_same_result(point: str, kind: type[Knob], others: dict[str, Any], strength: float) -> None:
+    knob, before = make(kind, strength, others), given(point)
     first, second, other = (apply(point, knob, before, epoch)[0] for epoch in (0, 0, 1))
     assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+    assert torch.equal(first, other) == (f"{point}.{kind.name()}" in NOT_RANDOM)
 
 
 @every_knob
-def test_same_numbers_are_drawn_at_every_strength(point: str, kind: type[Knob]) -> None:
+def test_same_numbers_are_drawn_at_every_strength(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
     """The stream stands at the same place afterwards, and so does torch's, which dropout uses."""
     left = []
     for strength in STRENGTHS:
         with seeded(1, "global"):
-            _, numbers = apply(point, make(point, kind, strength), given(point))
+            _, numbers = apply(point, make(kind, strength, others), given(point))
             left.append((numbers.generator.get_state(), torch.get_rng_state()))
     for own, shared in left[1:]:
         assert torch.equal(own, left[0][0]) and torch.equal(shared, left[0][1])
@@ -123,10 +148,12 @@ def test_same_numbers_are_drawn_at_every_strength(point: str, kind: type[Knob]) 
 
 @every_knob
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shape_dtype_and_device_are_kept(point: str, kind: type[Knob], dtype: torch.dtype) -> None:
+def test_shape_dtype_and_device_are_kept(
+    point: str, kind: type[Knob], others: dict[str, Any], dtype: torch.dtype
+) -> None:
     before = given(point)
     before = before.to(dtype) if before.is_floating_point() else before
-    after, _ = apply(point, make(point, kind, 0.2), before)
+    after, _ = apply(point, make(kind, 0.2, others), before)
     assert after.device == before.device
     if point == "target" and after.is_floating_point():  # labels became soft targets
         assert after.shape == (len(before), CLASSES)
@@ -136,30 +163,33 @@ def test_shape_dtype_and_device_are_kept(point: str, kind: type[Knob], dtype: to
 
 
 @every_knob
-def test_arguments_are_left_alone(point: str, kind: type[Knob]) -> None:
+def test_arguments_are_left_alone(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
     before = given(point)
     copy = before.clone()
-    apply(point, make(point, kind, 0.4), before)
+    apply(point, make(kind, 0.4, others), before)
     assert torch.equal(before, copy)
 
 
 @every_knob
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_measured_strength_is_the_stated_one(point: str, kind: type[Knob], strength: float) -> None:
-    knob, batches = make(point, kind, strength), 200
+def test_measured_strength_is_the_stated_one(
+    point: str, kind: type[Knob], others: dict[str, Any], strength: float
+) -> None:
+    knob, batches = make(kind, strength, others), 200
     measured = []
     for batch in range(batches):
         before = given(point, batch)
         measured.append(knob.measure(before, apply(point, knob, before, batch)[0]))
+    expected = strength * MEASURED.get(path(point, kind, others), 1)
     standard_error = np.std(measured, ddof=1) / math.sqrt(batches)
     assert standard_error < 0.05 * strength  # else the next line would accept nearly anything
-    assert abs(np.mean(measured) - strength) <= 4 * standard_error + 1e-6
+    assert abs(np.mean(measured) - expected) <= 4 * standard_error + 1e-6
 
 
 @every_knob
-def test_unknown_fields_and_missing_strength_are_refused(point: str, kind: type[Knob]) -> None:
-    fields = {kind.strength: 0.1, **OTHER_FIELDS.get(f"{point}.{kind.name()}", {})}
-    assert TypeAdapter(kind).validate_python(fields) == make(point, kind, 0.1)
+def test_unknown_fields_and_missing_strength_are_refused(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
+    fields = {kind.strength: 0.1, **others}
+    assert TypeAdapter(kind).validate_python(fields) == make(kind, 0.1, others)
     with pytest.raises(ValidationError, match="unexpected_keyword_argument"):
         TypeAdapter(kind).validate_python({**fields, "strnegth": 1})
     with pytest.raises(ValidationError, match="missing"):
@@ -168,18 +198,20 @@ def test_unknown_fields_and_missing_strength_are_refused(point: str, kind: type[
 
 @every_knob
 @pytest.mark.parametrize("wrong", [-0.1, math.inf, math.nan, "0.1", True, None])
-def test_a_strength_is_a_finite_number_not_below_zero(point: str, kind: type[Knob], wrong: Any) -> None:
+def test_a_strength_is_a_finite_number_not_below_zero(
+    point: str, kind: type[Knob], others: dict[str, Any], wrong: Any
+) -> None:
     with pytest.raises(ValidationError):
-        make(point, kind, wrong)
+        make(kind, wrong, others)
 
 
 @every_knob
-def test_knobs_are_frozen_and_equal_by_value(point: str, kind: type[Knob]) -> None:
-    knob = make(point, kind, 0.1)
+def test_knobs_are_frozen_and_equal_by_value(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
+    knob = make(kind, 0.1, others)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(knob, kind.strength, 0.2)
-    assert knob == make(point, kind, 0.1) and hash(knob) == hash(make(point, kind, 0.1))
-    assert knob != make(point, kind, 0.2)
+    assert knob == make(kind, 0.1, others) and hash(knob) == hash(make(kind, 0.1, others))
+    assert knob != make(kind, 0.2, others)
 
 
 # input.gaussian
@@ -216,6 +248,13 @@ def test_gaussian_noise_is_independent_between_images_channels_and_pixels() -> N
 def test_gaussian_noise_leaves_the_unit_interval() -> None:
     shown = gaussian(0.1, given("input"))
     assert shown.min() < 0 and shown.max() > 1
+
+
+def test_clamped_gaussian_noise_is_the_same_noise_cut_off() -> None:
+    images = given("input")
+    free, clamped = (apply("input", Gaussian(0.3, clamp), images)[0] for clamp in (False, True))
+    assert torch.equal(clamped, free.clamp(0, 1)) and not torch.equal(clamped, free)
+    assert Gaussian(0.3, True).measure(images, clamped) < 0.28  # what is left of it
 
 
 # teacher.dropout

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from kdtune import sweepfile
+from kdtune import summary, sweepfile, tables
+from kdtune.data.datasets import load
 from kdtune.dispatch import Dispatch
 from kdtune.evaluation.flags import flags_of
 from kdtune.planning import build
@@ -100,6 +104,98 @@ def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path, epoc
         assert perform(each.run, plan.evaluation, Place(store, tmp_path / "data")).state == "done"
     for each in planned:
         assert result(store, each.id) == result(undisturbed.store, each.id)
+
+
+EVERY_KNOB = """
+  noise:
+    input: {gaussian: {sigma: 0.1, clamp: true}}
+    teacher:
+      dropout: {rate: 0.2, bn: train, passes: 2}
+      signal_noise: {sigma: 0.1}
+      swap: {rate: 0.5, pairs: all, threshold: 0.3}
+    target: {variability: {rate: 0.2}, smoothing: {rate: 0.1}}
+"""
+
+
+@pytest.fixture
+def noisy_sweep(small_sweep):
+    """All knobs at once, on a teacher with batch normalisation, and corrupted labels."""
+    text = small_sweep.replace("  noise: {teacher: {dropout: {rate: $rate}}}\n", EVERY_KNOB.lstrip("\n"))
+    text = text.replace("model: {mlp: {hidden: [8], dropout: $rate}}", "model: {cnn: {width: 2, dropout: $rate}}")
+    text = text.replace("[0.0, 0.2]", "[0.2]").replace("seeds: 2", "seeds: 1").replace("seeds: 3", "seeds: 1")
+    return text.replace("validation: 0.2}", "validation: 0.2, labels: {corruption: {rate: 0.3}}}")
+
+
+def test_with_every_knob_on_a_run_goes_on_to_the_same_bytes(plan_of, tmp_path, noisy_sweep):
+    plan = plan_of(noisy_sweep)
+    undisturbed, store = Place(Store(tmp_path / "a"), tmp_path / "data"), Store(tmp_path / "b")
+    assert set(do(plan, undisturbed).values()) == {"done"}
+
+    def kill(history):
+        if len(history) == 2:
+            raise Killed
+
+    for id, planned in plan.runs.items():
+        with pytest.raises(Killed):
+            perform(planned.run, plan.evaluation, Place(store, tmp_path / "data", checkpoint_every=0, report=kill))
+        assert perform(planned.run, plan.evaluation, Place(store, tmp_path / "data")).state == "done"
+        assert result(store, id) == result(undisturbed.store, id)
+    _, student = plan.runs
+    logged = {name: value for name, value in store.history(student)[-1].items() if name.startswith("noise/")}
+    assert logged == {
+        "noise/input.gaussian": pytest.approx(0.08, abs=0.03),  # half of what would leave [0, 1] is cut off
+        "noise/teacher.dropout": pytest.approx(0.2, abs=0.1),
+        "noise/teacher.signal_noise": pytest.approx(0.1, rel=0.3),
+        "noise/teacher.swap": pytest.approx(0.5, abs=0.2),
+        "noise/target.variability": pytest.approx(0.2, abs=0.3),
+        "noise/target.smoothing": pytest.approx(0.1),
+        "noise/labels.corruption": pytest.approx(0.27, abs=0.15),
+    }
+
+
+def test_which_labels_are_wrong_is_kept_beside_the_run(plan_of, place, noisy_sweep):
+    """The same mask for the teacher and its student; none where labels are clean."""
+    plan = plan_of(noisy_sweep)
+    do(plan, place)
+    dataset = next(iter(plan.runs.values())).run.dataset
+    corrupted = load(dataset, place.data_dir).corrupted
+    clean = load(dataset.model_copy(update={"labels": None}), place.data_dir).train.labels
+    assert torch.equal(corrupted, load(dataset, place.data_dir).train.labels != clean)
+    for id in plan.runs:
+        assert place.store.corrupted(id).tolist() == corrupted.tolist()
+        assert place.store.history(id)[0]["noise/labels.corruption"] == float(corrupted.double().mean())
+        assert "labels.npz" in place.store.done(id).files
+    untouched = plan_of()
+    do(untouched, place)
+    assert all(place.store.corrupted(id) is None for id in untouched.runs)
+
+
+def test_a_student_alone_and_one_with_a_teacher_in_one_sweep(plan_of, place, small_sweep):
+    """Gaussian augmentation beside Soft Randomization: the teacher is an axis whose value may be null."""
+    text = small_sweep.replace("{rate: [0.0, 0.2]}", "{kd: [null, {alpha: 0.9, temperature: 4}], sigma: [0.0, 0.1]}")
+    text = text.replace("distillation: {alpha: 0.9, temperature: 4}", "distillation: $kd").replace("$rate", "0.1")
+    text = text.replace("{teacher: {dropout: {rate: 0.1}}}", "{input: {gaussian: {sigma: $sigma}}}")
+    plan = plan_of(text)
+    states = do(plan, place)
+    assert set(states.values()) == {"done"} and len(states) == 3 + 2 * 2 * 2
+    rows = tables.rows(plan, place.store, states)
+    students = [row for row in rows if row["role"] == "student"]
+    assert Counter(row["kd"] for row in students) == {None: 4, "alpha=0.9,temperature=4": 4}
+    for row in students:
+        history = place.store.history(row["id"])[0]
+        alone = row["kd"] is None
+        assert alone == ("train/kd" not in history) == ("teacher.id" not in row) == ("distillation.alpha" not in row)
+        assert history.get("noise/input.gaussian", 0) == pytest.approx(row["sigma"], rel=0.1)
+    assert all("kd" not in row for row in rows if row["role"] == "teacher")
+    assert {planned.name for planned in plan.runs.values()} >= {
+        "student kd=null sigma=0.1 seed=0",
+        "student kd=alpha=0.9,temperature=4 sigma=0 seed=1",
+        "teacher seed=2",
+    }
+    assert "student kd=alpha=0.9,temperature=4 sigma=0.1" in summary.table(plan, rows)
+    assert b"alpha=0.9" in tables.to_csv(rows)
+    frame = parquet.read_table(io.BytesIO(tables.to_parquet(rows, {}))).to_pandas()
+    assert frame["kd"].isna().sum() == 4 + 3
 
 
 def test_a_new_evaluator_on_a_finished_run_trains_nothing(plan_of, place, small_sweep, monkeypatch):

@@ -94,6 +94,47 @@ def test_mistakes_are_named(write_sweep, small_sweep, change, expected):
     assert expected in found
 
 
+STUDENT_NOISE = "  noise: {teacher: {dropout: {rate: $rate}}}"
+
+
+@pytest.mark.parametrize(
+    ("noise", "expected"),
+    [
+        ("target: {variability: {rate: 1.5}}", ":18: student.noise.target.variability.rate: came 1.5"),
+        ("target: {variability: {rate: .1, classes: all}}", "target.variability.classes: came 'all'; input should be"),
+        ("target: {variabilty: {rate: .1}}", "student.noise.target.variabilty: unknown key 'variabilty'; did you mean"),
+        (
+            "target: {smoothing: {rate: .1}, variability: {rate: .1}}",
+            ":18: student.noise.target: variability stands after smoothing",
+        ),
+        ("teacher: {signal_noise: {sigma: -1}}", "student.noise.teacher.signal_noise.sigma: came -1"),
+        ("teacher: {signal_noise: {sigma: .1, per: batch}}", "teacher.signal_noise.per: came 'batch'; input should be"),
+        ("teacher: {swap: {rate: .1, pairs: all}}", "student.noise.teacher.swap.threshold: is missing"),
+        ("teacher: {swap: {rate: .1, pairs: all, threshold: 2}}", "student.noise.teacher.swap: threshold is 2.0, but"),
+        ("teacher: {dropout: {rate: .1, bn: on}}", "student.noise.teacher.dropout.bn: came 'on'; input should be"),
+        ("teacher: {dropout: {rate: .1, passes: 0}}", "student.noise.teacher.dropout.passes: came 0"),
+        ("input: {gaussian: {sigma: .1, clamp: 1}}", "student.noise.input.gaussian.clamp: came 1"),
+    ],
+)
+def test_mistakes_in_knobs_are_named_by_path(write_sweep, small_sweep, noise, expected):
+    assert STUDENT_NOISE in small_sweep
+    text = small_sweep.replace(STUDENT_NOISE, f"  noise: {{{noise}}}")
+    assert expected in "\n".join(problems(write_sweep(text)))
+
+
+def test_labels_of_a_dataset_are_a_point_of_knobs(write_sweep, small_sweep):
+    def with_labels(labels: str) -> Path:
+        return write_sweep(small_sweep.replace("validation: 0.2}", f"validation: 0.2, labels: {labels}}}"))
+
+    (found, *_) = sweepfile.load(with_labels("{corruption: {rate: $rate}}")).points
+    assert found.sweep.dataset.label_knobs == {} and found.student_parameters == {"rate": 0.0}
+    assert problems(with_labels("{corruptoin: {rate: 0.1}}")) == [
+        ":2: dataset.labels.corruptoin: unknown key 'corruptoin'; did you mean corruption?"
+    ]
+    assert "dataset.labels.corruption.rate: came -1" in problems(with_labels("{corruption: {rate: -1}}"))[0]
+    assert "is missing" in problems(with_labels("{corruption: {}}"))[0]
+
+
 def test_an_error_in_a_grid_value_names_the_line_of_the_grid(write_sweep, small_sweep):
     (problem,) = problems(write_sweep(small_sweep.replace("[0.0, 0.2]", "[0.0, text]")))[:1]
     assert problem.startswith(":4: ")

@@ -17,10 +17,11 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Distillation, Noise, Recipe
+from kdtune.config import Distillation, Noise
 from kdtune.data.datasets import Split
 from kdtune.distillation import Lesson
 from kdtune.randomness import draw
+from kdtune.recipe import Recipe
 from kdtune.training import Diverged, Row, State, learning_rate, train
 
 CLASSES = 10

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 if TYPE_CHECKING:
-    from kdtune.config import Augmentation
     from kdtune.randomness import Draw
+    from kdtune.recipe import Augmentation
 
 
 def augment(images: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:

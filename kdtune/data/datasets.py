@@ -1,25 +1,25 @@
 """What `dataset:` may say, and the images it stands for: one uint8 tensor per split on the training device.
 
-Everything but `load`, `load_folder` and `preflight` works without torch. `data_dir` is the machine's data folder.
+Everything but the functions that load works without torch. `data_dir` is the machine's data folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtune.data.files import Arrays, DataError, decoded, digest, image_shape, list_images
+from kdtune.data.files import Arrays, DataError, Listing, decoded, digest, image_shape, list_images
 from kdtune.data.published import PUBLISHED, Published
+from kdtune.noise.point import LabelsNoise
 from kdtune.settings import Count, Fraction, OneOf, PathText, Settings, Text, Whole, shared
 
 if TYPE_CHECKING:
     import torch
 
-    from kdtune.randomness import Draw
 
-__all__ = ["Data", "DataError", "Dataset", "Split", "load", "load_folder", "preflight"]
+__all__ = ["Data", "DataError", "Dataset", "Split", "load", "load_folder", "load_images", "preflight"]
 
 
 class Plain(Settings):
@@ -59,7 +59,10 @@ class Dataset(OneOf):
     """A labelled set of images. `seed` draws what defines the data, so that it is the same for teacher and student.
 
     `train_size` keeps that many training images, as equal a number of every class as there are; `validation` then
-    holds that share of them out, the same share of every class.
+    holds that share of them out, the same share of every class. `labels` are the knobs of `noise.labels`: what they
+    make of the training images' labels is what there is to train on and to choose by, for the images held out are as
+    wrongly labelled as the others. Only test labels stay clean. An image's wrong label hangs on `seed` alone, and
+    which images are kept and held out does not hang on wrong labels.
     """
 
     cifar10: Plain | None = None
@@ -72,11 +75,16 @@ class Dataset(OneOf):
     train_size: Count | None = shared()
     validation: Fraction | None = shared()
     seed: Whole = shared(0)
-    labels: None = shared()  # where labels corrupted once, by draws from `seed`, will be asked for
+    labels: LabelsNoise | None = shared()
 
     @property
     def source(self) -> Published | Folder:
         return self.folder or PUBLISHED[self.kind]
+
+    @property
+    def label_knobs(self) -> dict[str, Any]:
+        """The knobs of `labels` that are on, by name, in written order."""
+        return self.labels.knobs if self.labels else {}
 
     @property
     def title(self) -> str:
@@ -116,7 +124,8 @@ class Dataset(OneOf):
         """What a run's id is made from: content, never a path, and nothing that is off."""
         asked = {"train_size": self.train_size, "validation": self.validation}
         known = {"name": self.folder.name if self.folder else self.kind, "digest": self.digest(data_dir)}
-        return known | {"seed": self.seed} | {key: value for key, value in asked.items() if value is not None}
+        noise = {"labels": self.labels.model_dump(mode="json")} if self.labels and self.label_knobs else {}
+        return known | {"seed": self.seed} | {key: value for key, value in asked.items() if value is not None} | noise
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset in memory. `shifted` holds further test sets, by name, whose images come from elsewhere."""
+    """A dataset in memory. `shifted` holds further test sets, by name, whose images come from elsewhere.
+
+    Where labels were corrupted, `corrupted` says which of `train` are wrong (bool [N], on the CPU), and `noise` holds
+    the measured strength of each knob in `train`, by path: {"labels.corruption": 0.09}.
+    """
 
     title: str
     class_names: tuple[str, ...]
@@ -147,6 +160,8 @@ class Data:
     validation: Split | None
     test: Split
     shifted: dict[str, Split]
+    corrupted: torch.Tensor | None = None
+    noise: dict[str, float] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -159,18 +174,25 @@ def load(dataset: Dataset, data_dir: Path, device: torch.device | str = "cpu") -
     On the CPU a decoded folder's tensors are mapped files: their pages are shared by all runs of the machine.
     Errors: DataError for data that is missing, damaged or too little.
     """
+    from kdtune.data.division import divided, measured, relabelled
+
     arrays = dataset.source.read(data_dir)
     splits = {name: _split(*pair) for name, pair in arrays.splits.items()}
-    train, held_out = _divided(splits.pop("train"), dataset)
+    train = splits.pop("train")
+    kept, held_out = divided(train.labels, dataset)
+    stages = relabelled(train.labels, dataset, len(arrays.class_names))
+    given = Split(train.images, stages[-1])
     _, channels, height, width = train.images.shape
     return Data(
         title=dataset.title,
         class_names=arrays.class_names,
         shape=(channels, height, width),
-        train=train.to(device),
-        validation=held_out and held_out.to(device),
+        train=(given if len(kept) == len(given) else given[kept]).to(device),  # a mapped file is not copied
+        validation=given[held_out].to(device) if len(held_out) else None,
         test=splits.pop("test").to(device),
         shifted={name: split.to(device) for name, split in splits.items()},
+        corrupted=(stages[-1] != stages[0])[kept] if dataset.label_knobs else None,
+        noise=measured([labels[kept] for labels in stages], dataset),
     )
 
 
@@ -178,13 +200,23 @@ def load_folder(
     path: Path, name: str, class_names: Sequence[str], data_dir: Path, device: torch.device | str = "cpu"
 ) -> Split:
     """A test set from path/CLASS/FILE; labels index `class_names`, whatever their order. `name` is for errors."""
-    arrays = decoded(list_images(path, ("",)), data_dir)
+    return load_images(list_images(path, ("",)), name, class_names, data_dir, device)
+
+
+def load_images(
+    listing: Listing, name: str, class_names: Sequence[str], data_dir: Path, device: torch.device | str = "cpu"
+) -> Split:
+    """The same from files that are already listed, those of several splits as one set; copied, not mapped."""
+    import torch
+
+    arrays = decoded(listing, data_dir)
     if set(arrays.class_names) != set(class_names):
         odd = ", ".join(sorted(set(arrays.class_names) ^ set(class_names)))
-        raise DataError(f"{name}: {path} must hold the classes of the test set; only one of them has {odd}")
-    split = _split(*arrays.splits[""])
-    order = split.labels.new_tensor([list(class_names).index(each) for each in arrays.class_names])
-    return Split(split.images, order[split.labels]).to(device)
+        raise DataError(f"{name}: {listing.path} must hold the classes of the test set; only one of them has {odd}")
+    parts = [_split(*pair) for pair in arrays.splits.values()]
+    order = torch.tensor([list(class_names).index(each) for each in arrays.class_names])
+    labels = order[torch.cat([part.labels for part in parts])]
+    return Split(torch.cat([part.images for part in parts]), labels).to(device)
 
 
 def preflight(dataset: Dataset, data_dir: Path) -> None:
@@ -196,30 +228,3 @@ def _split(images: Any, labels: Any) -> Split:
     import torch
 
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
-
-
-def _divided(train: Split, dataset: Dataset) -> tuple[Split, Split | None]:
-    """The images to train on and those held out of them. Drawn on the CPU: the same images on every device."""
-    from kdtune.randomness import draw
-
-    kept, held_out = dataset.sizes(len(train))
-    if kept < len(train):
-        place, _ = _places(train.labels, draw(dataset.seed, "subset"))
-        # every class's first, then every class's second ...; a smaller subset is part of a larger one
-        train = train[place.argsort(stable=True)[:kept].sort().values]
-    if not held_out:
-        return train, None
-    place, size = _places(train.labels, draw(dataset.seed, "validation"))
-    order = ((place + 0.5) / size).argsort(stable=True)
-    return train[order[held_out:].sort().values], train[order[:held_out].sort().values]
-
-
-def _places(labels: torch.Tensor, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image's place in a random order of its class, and the size of that class, as float64 [N]."""
-    order = draw.permutation(len(labels))
-    order = order[labels[order].argsort(stable=True)]
-    sizes = labels.bincount()
-    first = sizes.cumsum(0) - sizes
-    place = labels.new_empty(len(labels))
-    place[order] = labels.new_tensor(range(len(labels))) - first[labels[order]]
-    return place.double(), sizes[labels].double()

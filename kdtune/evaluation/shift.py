@@ -6,15 +6,16 @@ import logging
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from kdtune.data.files import DataError, digest, list_images
+from kdtune.data.cinic import imagenet_part
+from kdtune.data.files import DataError, Listing, digest, list_images
 from kdtune.evaluation.evaluator import CLOSED, Evaluator, Measurement, correct, pack, percent, predict
-from kdtune.settings import PathText, Settings, Text
+from kdtune.settings import Count, PathText, Settings, Text, Whole
 
 if TYPE_CHECKING:
     import torch
@@ -33,37 +34,64 @@ class Folder(Settings):
 
     def identity(self) -> dict[str, str]:
         """What the folder is, wherever it lies. Raises DataError where it is missing or damaged."""
-        return {"name": self.name, "digest": _digest(self.path)}
+        return {"name": self.name, "digest": _digest(self)}
 
-    def read(self, data: Data) -> Split:
-        """The folder's images, labelled in the dataset's numbering, on its device. Raises DataError as above, and where
-        classes or size are not the dataset's.
-        """
-        split = _load(self.path, self.name, tuple(data.class_names), data.test.images.device)
-        if split.images.shape[1:] != data.test.images.shape[1:]:
-            came, wanted = (list(images.shape[1:]) for images in (split.images, data.test.images))
-            raise DataError(f"{self.name}: {self.path} has images of {came} (C, H, W), {data.title} of {wanted}")
-        return split
+    def listing(self) -> Listing:
+        return list_images(Path(self.path), ("",))
+
+
+class Cinic(Settings):
+    """The ImageNet part of CINIC-10, as its folder holds it: path/{train,valid,test}/CLASS/*.png.
+
+    Files named `cifar10-...` are CIFAR-10's own images and are passed over. `part`: the test part (7,000 a class) or
+    all three (21,000 a class). `per_class` keeps that many of every class, drawn from `seed`.
+    """
+
+    path: PathText
+    part: Literal["test", "all"] = "test"
+    per_class: Count | None = None
+    seed: Whole = 0
+
+    name: ClassVar[str] = "cinic"
+
+    def identity(self) -> dict[str, str]:
+        """The images that are taken, by content. Raises DataError where there are not enough, or damaged ones."""
+        return {"name": self.name, "digest": _digest(self)}
+
+    def listing(self) -> Listing:
+        return imagenet_part(Path(self.path), self.part, self.per_class, self.seed)
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Shift(Evaluator):
-    """`shift/<name>`: accuracy in percent on a folder of images, or, without one, on every shifted set of the dataset.
+    """`shift/<name>`: accuracy in percent on a folder of images; `shift/cinic`: on CINIC-10's images from ImageNet;
+    where neither is named, on every shifted set of the dataset.
 
     Arrays: `shift/<name>/correct`, packed bits, and `shift/<name>/images`, how many they are. A dataset without shifted
     sets gives no metric.
     """
 
     folder: Folder | None = None
+    cinic: Cinic | None = None
 
     version: ClassVar[int] = 1
 
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.folder and self.cinic:
+            raise ValueError("names folder and cinic; each is an entry of its own")
+        return self
+
+    @property
+    def named(self) -> Folder | Cinic | None:
+        return self.folder or self.cinic
+
     @property
     def writes(self) -> str:
-        return f"shift/{self.folder.name}" if self.folder else "shift"
+        return f"shift/{self.named.name}" if self.named else "shift"
 
     def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
-        sets = {self.folder.name: self.folder.read(data)} if self.folder else data.shifted
+        sets = {self.named.name: read(self.named, data)} if self.named else data.shifted
         if not sets:
             logger.warning("shift: %s has no shifted set, so nothing is measured; name one as `folder`", data.title)
         metrics: dict[str, float] = {}
@@ -75,17 +103,27 @@ class Shift(Evaluator):
         return Measurement(metrics, arrays)
 
 
+def read(source: Folder | Cinic, data: Data) -> Split:
+    """The source's images, labelled in the dataset's numbering, on its device. Raises DataError where they are missing
+    or damaged, and where classes or size are not the dataset's.
+    """
+    split = _load(source, tuple(data.class_names), data.test.images.device)
+    if split.images.shape[1:] != data.test.images.shape[1:]:
+        came, wanted = (list(images.shape[1:]) for images in (split.images, data.test.images))
+        raise DataError(f"{source.name}: {source.path} has images of {came} (C, H, W), {data.title} of {wanted}")
+    return split
+
+
 # Settings know no data folder, so what is decoded is kept in memory, once per process, instead of on the disk.
 @lru_cache(maxsize=8)
-def _digest(path: str) -> str:
+def _digest(source: Folder | Cinic) -> str:
     with tempfile.TemporaryDirectory() as aside:
-        return digest(list_images(Path(path), ("",)), Path(aside))
+        return digest(source.listing(), Path(aside))
 
 
 @lru_cache(maxsize=8)
-def _load(path: str, name: str, class_names: tuple[str, ...], device: torch.device) -> Split:
-    from kdtune.data.datasets import Split, load_folder
+def _load(source: Folder | Cinic, class_names: tuple[str, ...], device: torch.device) -> Split:
+    from kdtune.data.datasets import load_images
 
     with tempfile.TemporaryDirectory() as aside:
-        split = load_folder(Path(path), name, class_names, Path(aside), device)
-        return Split(split.images.clone(), split.labels)  # cloned: a mapped file ends with its folder
+        return load_images(source.listing(), source.name, class_names, Path(aside), device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass
 
 from kdtune.noise.knob import Knob
-from kdtune.settings import Scale
+from kdtune.settings import Flag, Scale
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,14 +24,17 @@ class Gaussian(Knob):
     """x + delta with delta ~ N(0, sigma^2 I), drawn anew for every image, batch and epoch.
 
     With a teacher this is Soft Randomization, without one Gaussian augmentation (Arani et al., arXiv 1910.05057,
-    section 3.2). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does not say).
+    section 3.2, figures 4 and 5). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does
+    not say; protocols A.7, row 16). `clamp: true` cuts it off at 0 and 1, and what is measured is what that leaves.
     """
 
     strength: ClassVar[str] = "sigma"
     sigma: Scale  # standard deviation in pixel units, images in [0, 1]
+    clamp: Flag = False
 
     def __call__(self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw) -> Tensor:
-        return images + self.sigma * draw.normal(images)
+        shown = images + self.sigma * draw.normal(images)
+        return shown.clamp(0, 1) if self.clamp else shown
 
     def measure(self, before: Tensor, after: Tensor) -> float:
         """Root mean square of what was added; the mean is known to be zero."""

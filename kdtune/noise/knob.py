@@ -7,7 +7,8 @@ knob promises (tests/test_noise.py holds every knob to it):
 - it takes the same numbers from its draw at every strength, so that runs which differ only in strength are paired;
 - shape, dtype and device of what it is given are kept (but class labels may become soft targets);
 - it never writes into its arguments;
-- `measure` of what went in and what came out estimates the strength that was stated.
+- `measure` of what went in and what came out estimates the strength that was stated, or what the knob says it makes of
+  that strength (a label drawn from all classes is sometimes the label itself).
 
 Knobs are settings: their modules load torch only inside functions.
 """
@@ -18,7 +19,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -37,6 +38,7 @@ class Knob(ABC):
     """
 
     strength: ClassVar[str]  # the field that says how much noise; 0 is none
+    softens: ClassVar[bool] = False  # makes soft targets of labels: no knob for labels can stand after it
 
     @classmethod
     def name(cls) -> str:
@@ -62,6 +64,15 @@ class Knob(ABC):
 
     def prepare(self, network: nn.Module) -> None:  # noqa: B027 (empty, not abstract: nothing is what most need)
         """Switch on what the knob needs inside `network`, which is in eval mode. Most need nothing."""
+
+    def softened_at(self, temperature: float) -> Self:
+        """The knob for answers that the distillation softens at this temperature. To most it makes no difference."""
+        return self
+
+    @property
+    def asks(self) -> int:
+        """How often the teacher answers a batch; the mean of its logits is the answer."""
+        return 1
 
 
 def knobs_of(point: str) -> dict[str, type[Knob]]:

@@ -1,5 +1,43 @@
 """Noise in the dataset's labels, drawn once and kept: no other knob and no metric sees the clean label afterwards.
 
-No knob lives here yet. Called as `knob(labels, classes, draw) -> labels` with all labels of a dataset, int64 [N] in
-[0, classes), and a draw made from the dataset's seed, so that teacher and student are given the same wrong labels.
+Called as `knob(labels, classes, draw) -> labels` with the labels of all training images of a dataset, int64 [N] in
+[0, classes), and a draw made from the dataset's seed, so that teacher and student are given the same wrong labels
+(`data.datasets.load` calls it). Test labels stay clean.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from kdtune.noise.knob import Knob
+from kdtune.noise.redrawn import Drawn, redrawn, share_changed
+from kdtune.settings import Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdtune.randomness import Draw
+
+
+@dataclass(frozen=True)
+class Corruption(Knob):
+    """y' = y with probability 1 - c, else a class drawn uniformly from all K, once for every image: a share
+    c (K - 1) / K of the labels is wrong, 0.9 c of ten classes, and that is what is measured (Arani et al., arXiv
+    1910.05057, label-noise study, figures 9 and 10; FLC_TS, figures 17 and 18).
+
+    The paper does not say how the class is drawn; this is how the authors' later code does it (protocols A.2 and A.7,
+    row 11). With `classes: wrong` it is one of the K - 1 others, and a share c is wrong.
+    """
+
+    strength: ClassVar[str] = "rate"
+    rate: Rate  # c: probability, for each image, that its label is drawn anew
+    classes: Drawn = "any"
+
+    def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
+        return redrawn(labels, self.rate, classes, self.classes, draw)
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        """Share of the labels that became wrong."""
+        return share_changed(before, after)

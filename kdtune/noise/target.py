@@ -1,5 +1,74 @@
-"""Noise on the targets that the student is trained on, redrawn for every batch. No knob lives here yet.
+"""Noise on the targets that the student is trained on, redrawn for every batch.
 
 Called as `knob(labels, classes, draw) -> targets` with labels int64 [N] in [0, classes); the targets are labels again
-or soft targets, float [N, classes], rows summing to 1. Only the cross-entropy sees them.
+or soft targets, float [N, classes], rows summing to 1. Only the cross-entropy sees them. A knob that makes soft targets
+can only be the last of them.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from kdtune.noise.knob import Knob
+from kdtune.noise.redrawn import Drawn, redrawn, share_changed
+from kdtune.settings import Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdtune.randomness import Draw
+
+
+@dataclass(frozen=True)
+class Variability(Knob):
+    """Messy Collaboration: y' = y with probability 1 - r, else a class drawn uniformly from the K - 1 wrong ones, anew
+    for every sample of every batch (Arani et al., arXiv 1910.05057, target variability, figures 6 to 8; the paper does
+    not say how the class is drawn: protocols A.2 and A.7, row 12).
+
+    On the student it is MC-S, on the teacher MC-T, on both MC-TS. With `classes: any` the class is drawn from all K, so
+    that only a share r (K - 1) / K of the labels is wrong, and that is what is measured.
+    """
+
+    strength: ClassVar[str] = "rate"
+    rate: Rate  # r: probability, for each sample of each batch, that its label is drawn anew
+    classes: Drawn = "wrong"
+
+    def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
+        return redrawn(labels, self.rate, classes, self.classes, draw)
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        """Share of the labels that became wrong."""
+        return share_changed(before, after)
+
+
+@dataclass(frozen=True)
+class Smoothing(Knob):
+    """Soft targets: 1 - r on the label, r / (K - 1) on every other class. Nothing is random.
+
+    At equal r this is the expectation of `variability` (wrong classes), and as cross-entropy is linear in its target,
+    so is its loss: what is left between the two is the noise itself. The smoothing of Szegedy et al. (arXiv 1512.00567,
+    section 7) and of torch's `label_smoothing`, epsilon / K on every class, is r = epsilon (K - 1) / K.
+    """
+
+    strength: ClassVar[str] = "rate"
+    softens: ClassVar[bool] = True
+    rate: Rate  # r: what the label's class gives away to the others together
+
+    def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
+        """Labels int64 [N] to targets float32 [N, classes]; at rate 0 the labels as they came, bit for bit."""
+        import torch
+
+        if self.off:
+            return labels
+        if labels.is_floating_point():
+            raise ValueError("came soft targets, but smoothing makes them from labels: only the last knob may soften")
+        if classes < 2:
+            raise ValueError(f"came labels of {classes} class: there is no other class to share with")
+        soft = torch.full((len(labels), classes), self.rate / (classes - 1), device=labels.device)
+        return soft.scatter_(1, labels[:, None], 1 - self.rate)
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        """What is missing on the labels' own classes, mean over the batch."""
+        return float(1 - after.double().gather(1, before[:, None]).mean())

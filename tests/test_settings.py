@@ -1,0 +1,154 @@
+"""What every setting is: strict, frozen, closed; and mappings that name a kind."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from kdtune import settings
+from kdtune.settings import Count, Flag, OneOf, PathText, Positive, Rate, Settings, Whole, shared
+
+LEAVES = ("Whole", "Count", "Real", "Scale", "Positive", "Rate", "Fraction", "Flag", "Text")
+FLOATS = ("Real", "Scale", "Positive", "Rate", "Fraction")
+
+
+def takes(leaf: str, value: Any) -> bool:
+    try:
+        TypeAdapter(getattr(settings, leaf)).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("value", "leaves"),
+    [
+        (-1, {"Real"}),
+        (0, {"Whole", "Real", "Scale", "Rate"}),
+        (0.5, {"Real", "Scale", "Positive", "Rate", "Fraction"}),
+        (1, {"Whole", "Count", "Real", "Scale", "Positive", "Rate"}),
+        (1.0, {"Real", "Scale", "Positive", "Rate"}),
+        (2.5, {"Real", "Scale", "Positive"}),
+        (True, {"Flag"}),
+        ("", set()),
+        ("1", {"Text"}),
+        ("0.5", {"Text"}),
+        ("true", {"Text"}),
+        (None, set()),
+        ([], set()),
+        (math.nan, set()),
+        (math.inf, set()),
+        (-math.inf, set()),
+    ],
+    ids=repr,
+)
+def test_a_leaf_takes_its_own_type_and_range_alone(value: Any, leaves: set[str]) -> None:
+    """No string passes for a number, no truth value for a count, nothing that is not finite."""
+    assert {leaf for leaf in LEAVES if takes(leaf, value)} == leaves
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_a_whole_number_written_for_a_float_is_that_float(value: int) -> None:
+    """`dropout: 0` and `dropout: 0.0` are the same run."""
+    (read,) = (TypeAdapter(settings.Real).validate_python(value),)
+    assert type(read) is float and read == value
+
+
+class Inner(Settings):
+    rate: Rate
+    on: Flag = False
+
+
+class Outer(Settings):
+    inner: Inner
+    sizes: tuple[Count, ...] = ()
+
+
+def test_settings_cannot_be_changed() -> None:
+    outer = Outer(inner=Inner(rate=0.5))
+    with pytest.raises(ValidationError, match="frozen"):
+        outer.inner.rate = 0.6  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        outer.sizes = (1,)  # type: ignore[misc]
+
+
+def test_all_that_is_wrong_comes_at_once_with_its_place() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"inner": {"rate": 2, "raet": 1}, "sizes": [1, 0], "more": 1})
+    places = {error["loc"]: error["type"] for error in caught.value.errors()}
+    assert places == {
+        ("inner", "rate"): "less_than_equal",
+        ("inner", "raet"): "extra_forbidden",
+        ("sizes", 1): "greater_than_equal",
+        ("more",): "extra_forbidden",
+    }
+
+
+def test_a_list_of_yaml_is_a_tuple_here() -> None:
+    assert Outer.model_validate({"inner": {"rate": 1}, "sizes": [3, 2]}).sizes == (3, 2)
+
+
+class Circle(Settings):
+    radius: Positive
+
+
+class Nothing(Settings):
+    pass
+
+
+class Shape(OneOf):
+    circle: Circle | None = None
+    dot: Nothing | None = None
+    corner_count: Whole | None = None
+    colour: Whole | None = shared(0)
+
+
+def test_one_kind_is_named_and_what_is_shared_stands_beside_it() -> None:
+    assert Shape.kinds() == ["circle", "dot", "corner_count"]
+    shape = Shape.model_validate({"circle": {"radius": 2}, "colour": 3})
+    assert (shape.kind, shape.chosen, shape.colour) == ("circle", Circle(radius=2.0), 3)
+
+
+def test_a_bare_name_is_a_kind_without_settings() -> None:
+    assert Shape.model_validate("dot") == Shape.model_validate({"dot": {}})
+    assert Shape.model_validate("dot").chosen == Nothing()
+
+
+def test_a_kind_whose_settings_are_zero_is_named_all_the_same() -> None:
+    shape = Shape.model_validate({"corner_count": 0})
+    assert (shape.kind, shape.chosen) == ("corner_count", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, "names no kind; exactly one of circle, dot, corner_count"),
+        ({"colour": 1}, "names no kind"),
+        ({"circle": {"radius": 1}, "dot": {}}, "names circle and dot; exactly one of"),
+        ({"circle": None}, "names no kind"),
+        ("square", "square"),
+        ("circle", "radius"),
+        (3, "dictionary"),
+    ],
+    ids=str,
+)
+def test_no_kind_two_kinds_and_unknown_kinds_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Shape.model_validate(value)
+
+
+def test_paths_are_relative_to_the_sweep_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = TypeAdapter(PathText)
+    context = {"folder": tmp_path / "sweeps"}
+    assert reading.validate_python("data/x.pt", context=context) == str(tmp_path / "sweeps" / "data" / "x.pt")
+    assert reading.validate_python("../x.pt", context=context) == str(tmp_path / "x.pt")
+    assert reading.validate_python("/abs/x.pt", context=context) == str(Path("/abs/x.pt").resolve())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert reading.validate_python("~/x.pt", context=context) == str(tmp_path / "x.pt")
+    assert reading.validate_python("x.pt") == "x.pt", "without a file, as a run that comes from elsewhere has it"
