@@ -58,7 +58,7 @@ def _cell(done: Sequence[Mapping[str, Any]], name: str) -> str:
     interval = mean_interval([row[name] for row in having])
     known = interval.low is not None and interval.high is not None
     half = f" +- {(interval.high - interval.low) / 2:4.1f}" if known else " " * 8  # type: ignore[operator]
-    mark = MARK if name.startswith("robust/") and any(flags_of(row) for row in having) else " " * len(MARK)
+    mark = MARK if name.startswith("robust/") and any(flags_of(row) for row in having) else ""
     return f"{interval.mean:.1f}{half}{mark}"
 
 
