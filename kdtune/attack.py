@@ -1,7 +1,8 @@
 """Projected gradient descent in the l-infinity ball, for evaluation and for the adversarial input knob.
 
 As Arani et al. (arXiv 1910.05057) use it: a random start, the sign of the gradient of the cross-entropy, judged at the
-iterate that is reached, not at the best one on the way. Pixels lie in [0, 1]; a network normalises inside.
+iterate that is reached, not at the best one on the way. Pixels lie in [0, 1]; a network normalises inside. Two further
+losses are for networks whose logits are so large that float32 loses the gradient of the cross-entropy.
 """
 
 from __future__ import annotations
@@ -21,13 +22,40 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over the images of the largest wrong logit minus the right one: above 0 where the answer is wrong.
+
+    Linear in the logits, so that its gradient does not fade where the cross-entropy's does. Carlini & Wagner 2017,
+    section V-A, f6 for any wrong class and without its bound.
+    """
+    return (wrong(logits, labels) - logits.gather(1, labels[:, None])[:, 0]).sum()
+
+
+def scaled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each image's logits divided by their standard deviation over the classes (uncorrected).
+
+    No logits are too large for it, whatever the temperature of a network was. The deviation is measured, not climbed:
+    where there are two classes the divided logits are always 1 and -1, and climbing that would be no climb at all.
+    """
+    deviation = logits.detach().std(1, correction=0, keepdim=True)
+    return cross_entropy(logits / deviation.clamp(min=torch.finfo(logits.dtype).tiny), labels)
+
+
+def wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """The largest logit that is not the label's: [N]. logits: [N, K], K at least 2; labels: [N]."""
+    return logits.scatter(1, labels[:, None], -torch.inf).max(1).values
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "scaled": scaled}
+
+
 def pgd(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
     start: Tensor,
     eps: float | Tensor,
-    step: float,
+    step: float | Tensor,
     steps: int,
     at: Iterable[int] | None = None,
     loss: Loss = cross_entropy,
@@ -35,8 +63,8 @@ def pgd(
     """Iterates of PGD (Madry et al. 2018, equation 3) after each of the step counts `at` (default: the last only).
 
     images: [N, C, H, W] in [0, 1]; labels: [N]; start: [N, C, H, W], where the search begins, usually
-    images + U(-eps, eps), projected like every iterate; eps: the ball's radius in pixel units, one number or one per
-    image [N]; step: how far a pixel moves in a step. `loss` must be a sum over images, so that none sees another.
+    images + U(-eps, eps), projected like every iterate; eps: the ball's radius and step: how far a pixel moves in one
+    step, in pixel units, each one number or one per image [N]. `loss` must be a sum over images: none sees another.
     One pass serves all step counts: the iterates are those of separate attacks from the same start, exactly.
     The network is in eval mode meanwhile; its modes, buffers, parameters and their gradients stay as they are.
     Raises ValueError for a step count outside 0..steps, FloatingPointError where an image's gradient is not finite.
@@ -44,7 +72,7 @@ def pgd(
     wanted = sorted({steps} if at is None else set(at))
     if not wanted or wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
-    radius = eps.view(-1, 1, 1, 1) if isinstance(eps, Tensor) else eps
+    radius, stride = (each.view(-1, 1, 1, 1) if isinstance(each, Tensor) else each for each in (eps, step))
     lowest, highest = (images - radius).clamp(min=0), (images + radius).clamp(max=1)
     iterate = start.detach().clamp(lowest, highest)
     iterates, finite = {0: iterate}, images.new_ones((), dtype=torch.bool)
@@ -54,7 +82,7 @@ def pgd(
             # Asked for the input alone: weights get no gradient, neither computed nor left in .grad.
             (gradient,) = torch.autograd.grad(loss(network(iterate), labels), iterate)
             finite &= gradient.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
-            iterate = (iterate.detach() + step * gradient.sign()).clamp(lowest, highest)
+            iterate = (iterate.detach() + stride * gradient.sign()).clamp(lowest, highest)
             if count in wanted:
                 iterates[count] = iterate
     if not finite:  # looked at only here: a look waits for the GPU

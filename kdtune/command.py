@@ -19,6 +19,7 @@ import click
 from kdtune import checkpoints, cost, paths, profiles, summary, sweepfile
 from kdtune.data.datasets import DataError
 from kdtune.dispatch import Dispatch, states
+from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.objects import StorageError
 from kdtune.output import Interrupt, json_to_stdout
 from kdtune.planning import Plan, build
@@ -73,7 +74,7 @@ def run(options: Options) -> int:
         except SweepFileError as error:
             click.echo(str(error), err=True)
             return 2
-        except (DataError, StorageError, Refused) as error:
+        except (DataError, StorageError, EvaluationError, Refused) as error:
             click.echo(f"refused: {error}", err=True)
             return 4
 
@@ -139,8 +140,10 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
 
 
 def prepare(options: Options, plan: Plan, dispatch: Dispatch, store: Store) -> None:
-    """All that can be known to fail before a run starts: storage, cost, data."""
+    """All that can be known to fail before a run starts: storage, what evaluators need, cost, data."""
     store.objects.probe()
+    for evaluator in plan.evaluation:
+        evaluator.preflight()
     estimate = cost.estimate(plan, dispatch.states, store, options.data_dir)
     say(options, str(estimate))
     if estimate.hours > CONFIRM_ABOVE_H and not options.address and not options.yes:

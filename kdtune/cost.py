@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 
 from kdtune import dispatch, profiles
 from kdtune.config import Run
-from kdtune.evaluation.attacks import PGD
-from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.evaluator import BATCH, Evaluator
 from kdtune.models import Model, Shape
 from kdtune.store import DamagedError
@@ -197,15 +195,7 @@ def steps(run: Run, seen: Images) -> int:
 
 def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
     """Images that evaluators send through a network, forward; a step of an attack counts like one of training."""
-    total = 0
-    for evaluator in evaluation:
-        if isinstance(evaluator, PGD):
-            attacked = min(evaluator.images or seen.test, seen.test)
-            total += TRAINING * len(evaluator.eps) * max(evaluator.steps) * evaluator.restarts * attacked
-        if isinstance(evaluator, Corruptions):
-            total += evaluator.kinds * min(evaluator.images or seen.test, seen.test)
-        total += seen.test + seen.validation
-    return total
+    return sum(evaluator.passes(seen.test, seen.validation) for evaluator in evaluation)
 
 
 def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:

@@ -12,6 +12,7 @@ import click
 from kdtune import sweepfile
 from kdtune.command import Options, Refused, sweep
 from kdtune.data.datasets import DataError
+from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.objects import StorageError
 from kdtune.planning import Plan, build
 from kdtune.reader import parse_value
@@ -37,7 +38,7 @@ def evaluate_late(folder: Path, profile: str | None, evaluation: str, **flags: A
     except (SweepFileError, TableError) as error:
         click.echo(str(error), err=True)
         return 2
-    except (DataError, StorageError, Refused, OSError) as error:
+    except (DataError, StorageError, EvaluationError, Refused, OSError) as error:
         click.echo(f"refused: {error}", err=True)
         return 4
 

@@ -70,7 +70,8 @@ def perform(run: Run, evaluation: Evaluation, place: Place) -> Ended:
             if done is None:
                 train_and_evaluate(run, evaluation, data, attempt, place)
             elif done.outcome == "done":
-                evaluate(load_finished(run.id, place.store).to(place.device), run.id, evaluation, data, place.store)
+                network = load_finished(run.id, place.store).to(place.device)
+                evaluate(network, run.id, evaluation, data, place.store, teacher_of(run.id, place))
         except Exception as error:
             attempt.write_failure(error)
             failure = error
@@ -97,7 +98,7 @@ def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: At
     except Diverged as diverged:
         attempt.finish("diverged", None, diverged.history, provenance(data, place.device, began, chosen))
     else:
-        evaluate(network, run.id, evaluation, data, place.store)
+        evaluate(network, run.id, evaluation, data, place.store, teacher)
         origin = provenance(data, place.device, began, chosen, kept(run, history))
         attempt.finish("done", weights.save(network), history, origin)
 
@@ -210,12 +211,20 @@ def choose_teacher(run: Run, place: Place) -> tuple[nn.Module | None, dict[str, 
     }
 
 
-def evaluate(network: nn.Module, id: str, evaluation: Evaluation, data: Data, store: Store) -> None:
+def teacher_of(id: str, place: Place) -> nn.Module | None:
+    """The teacher that a finished run learned from; None where it learned alone."""
+    chosen = ((place.store.provenance(id) or {}).get("teacher") or {}).get("id")
+    return load_finished(chosen, place.store).to(place.device) if chosen else None
+
+
+def evaluate(
+    network: nn.Module, id: str, evaluation: Evaluation, data: Data, store: Store, teacher: nn.Module | None
+) -> None:
     """Every evaluator that has not measured this run yet; each result is kept as it comes."""
     network.eval()
     for evaluator in evaluation:
         if store.evaluation(id, evaluator.hash) is None:
-            measured = evaluator.measure(network, data)
+            measured = evaluator.measure(network, data, teacher=teacher)
             settings = TypeAdapter(type(evaluator)).dump_python(evaluator, mode="json")
             about = {"name": evaluator.name, "version": evaluator.version, **settings}
             store.write_evaluation(id, evaluator.hash, about, measured.metrics, measured.arrays)

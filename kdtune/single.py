@@ -10,6 +10,7 @@ from kdtune import paths
 from kdtune.command import Options, read, say
 from kdtune.data.datasets import DataError, preflight
 from kdtune.dispatch import Dispatch
+from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.here import launch_here
 from kdtune.objects import StorageError
 from kdtune.output import Interrupt, json_to_stdout
@@ -52,7 +53,7 @@ def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> 
         except SweepFileError as error:
             click.echo(str(error), err=True)
             return 2
-        except (DataError, StorageError) as error:
+        except (DataError, StorageError, EvaluationError) as error:
             click.echo(f"refused: {error}", err=True)
             return 4
         dispatch = Dispatch(plan, store)
@@ -82,6 +83,8 @@ def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Stor
     say(options, first_line)
     store = Store(paths.results_folder(options.results))
     store.objects.probe()
+    for evaluator in plan.evaluation:
+        evaluator.preflight()
     for planned in plan.runs.values():
         preflight(planned.run.dataset, options.data_dir)
     return plan, store

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdtune.dispatch import Dispatch
+from kdtune.evaluation.flags import FLAGS, flags_of
 from kdtune.planning import Plan
 from kdtune.statistics import mean_interval
 from kdtune.view import View
 
+MARK = " !"
 SHOWN = 10  # failed and skipped runs that are named
 
 HEADLINE = re.compile(r"robust/pgd(\d+)$")
@@ -36,7 +39,7 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
     for label, members in groups.items():
         done = [row for row in members if row["state"] == "done"]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
-        lines.append([label, count, *(_cell([row[name] for row in done if name in row]) for name in shown)])
+        lines.append([label, count, *(_cell(done, name) for name in shown)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -47,13 +50,25 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _cell(values: list[float]) -> str:
-    if not values:
+def _cell(done: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Mean and half of the interval; a robustness number of which a run carries a flag is marked."""
+    having = [row for row in done if name in row]
+    if not having:
         return "-"
-    interval = mean_interval(values)
-    if interval.low is None or interval.high is None:
-        return f"{interval.mean:.1f}        "
-    return f"{interval.mean:.1f} +- {(interval.high - interval.low) / 2:4.1f}"
+    interval = mean_interval([row[name] for row in having])
+    known = interval.low is not None and interval.high is not None
+    half = f" +- {(interval.high - interval.low) / 2:4.1f}" if known else " " * 8  # type: ignore[operator]
+    mark = MARK if name.startswith("robust/") and any(flags_of(row) for row in having) else ""
+    return f"{interval.mean:.1f}{half}{mark}"
+
+
+def flagged(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the mark in the table means: which flags are up, and for how many runs."""
+    counts = Counter(flag for row in rows for flag in flags_of(row) or ())
+    if not counts:
+        return None
+    words = ", ".join(f"{flag} ({count} runs: {FLAGS[flag]})" for flag, count in counts.items())
+    return f"{MARK.strip()} not to be believed as it stands: {words}"
 
 
 def closing(
@@ -62,6 +77,8 @@ def closing(
     """The last lines: the table, what failed and why, where the results are, and `again`, the command that goes on."""
     yield f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(dispatch.counts)}, {seconds:g} s"
     yield table(plan, rows)
+    if (marked := flagged(rows)) is not None:
+        yield marked
     troubled = [(id, reason) for id, reason in dispatch.reasons.items() if dispatch.states[id] in ("failed", "skipped")]
     for number, (id, reason) in enumerate(troubled[:SHOWN]):
         text = reason if number == 0 else reason.splitlines()[-1]  # the first error in full

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdtune.evaluation.flags import flags_of as flags_of  # analysis asks here which numbers to mark
 from kdtune.planning import Plan, word
 from kdtune.store import Store
 

@@ -18,28 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray import tune
+from ray.tune.execution import tune_controller
+
 from kdtune.dispatch import Dispatch, Watcher
 from kdtune.planning import PlannedRun
+from kdtune.searcher import OnInterrupt, PatientCache, PlanSearcher, Watching
+from kdtune.trials import trial
 
-# Ray and Tune read these when they are imported or started. The names are theirs.
+MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+# Ray and Tune read these when they start. They hold while a sweep runs: a Tuner of the user's own keeps its loggers.
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the driver writes TensorBoard itself
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end with status 0 after Ctrl-C
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is never read
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    MAX_PENDING: "8",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-os.environ.update(ENVIRONMENT)
-
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.execution import tune_controller  # noqa: E402
-
-from kdtune.searcher import OnInterrupt, PatientCache, PlanSearcher, Watching  # noqa: E402
-from kdtune.trials import trial  # noqa: E402
-
 TRIALS_PER_TUNER = 500  # Tune slows down with thousands of trials; larger plans are several Tuners in a row
 RETRIES = 3  # of a trial whose process or node was lost; a run's own exception is not retried
 
@@ -76,13 +75,35 @@ def launch(
     """
     # It would list every trial at the end, because Tune's own result files are off.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    with _ray(address), tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as scratch:
+    with (
+        _as_kdtune_needs_it(),
+        _ray(address),
+        tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as scratch,
+    ):
         resources = choose_resources(gpus_per_run)
         check_resources(resources, {planned.role for planned in dispatch.plan.runs.values()})
         while not dispatch.over and not interrupted():
             _tune(
                 dispatch, job, watcher, resources, max_concurrent, interrupted, scratch, on_cluster=address is not None
             )
+
+
+@contextlib.contextmanager
+def _as_kdtune_needs_it() -> Iterator[None]:
+    """Ray's environment and Tune's cache of processes, for the time of a sweep."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    cache = tune_controller._ObjectCache
+    os.environ.update(ENVIRONMENT)
+    tune_controller._ObjectCache = PatientCache
+    try:
+        yield
+    finally:
+        tune_controller._ObjectCache = cache
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -157,8 +178,7 @@ def _tune(
 ) -> None:
     """One Tuner over the runs that are left, at most TRIALS_PER_TUNER of them."""
     # Tune lets one trial wait for resources by default; more must wait for an autoscaling cluster to grow.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(200 if on_cluster else 8)
-    tune_controller._ObjectCache = PatientCache
+    os.environ[MAX_PENDING] = str(200 if on_cluster else 8)
     searcher = PlanSearcher(dispatch, job, watcher, max_concurrent)
     left = sum(state not in ("done", "diverged") for state in dispatch.states.values())
     tuner = tune.Tuner(

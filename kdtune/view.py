@@ -41,7 +41,7 @@ class View:
         about = {"sweep": self.plan.name, "profile": self.plan.profile, "dataset": self.plan.dataset}
         for each in self.plan.evaluation:
             if each.name == "pgd":  # a number of robustness means nothing without what it was attacked with
-                about["attack"] = f"eps {each.eps[0]:g}, step {each.step:g}, {each.restarts} restarts"
+                about["attack"] = f"eps {each.eps[0]:g}, step {each.step[0]:g}, {each.restarts} restarts"
         runs = described(self.plan, states)
         files = {
             "sweep.yaml": to_yaml(file.tree),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from kdtune.attack import evaluating, pgd, withstood
+from kdtune.attack import LOSSES, cross_entropy, evaluating, margin, pgd, scaled, withstood
 
 EPS, STEP = 0.1, 0.01  # 20 steps just cross the ball
 
@@ -77,8 +77,23 @@ def test_every_iterate_is_the_one_derived_by_hand(seed):
     assert not np.allclose(expected[20], expected[10])  # the attack still moves between them
 
 
+def as_foolbox_has_it(name: str, model, labels):
+    """The loss of an attack as a function of its inputs, in the operations of foolbox's own library."""
+
+    def loss(inputs):
+        logits = model(inputs)
+        if name == "scaled":
+            spread = (logits - logits.mean(axis=1, keepdims=True)).square().mean(axis=1, keepdims=True).sqrt()
+            return type(logits)(logits.raw / spread.raw.detach()).crossentropy(labels).sum()
+        right = logits.onehot_like(labels)
+        return ((logits - 1e9 * right).max(axis=-1) - (logits * right).sum(axis=-1)).sum()
+
+    return loss
+
+
 @pytest.mark.parametrize("steps", [1, 10, 20])
-def test_iterates_are_those_of_foolbox(steps):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_iterates_are_those_of_foolbox(steps, loss):
     foolbox = pytest.importorskip("foolbox", reason="foolbox (extra `dev`) is the independent PGD to compare with")
     network = small_network().double().eval()
     images, labels = images_and_labels()
@@ -92,10 +107,15 @@ def test_iterates_are_those_of_foolbox(steps):
 
             return eagerpy.astensor(start)
 
+        def get_loss_fn(self, model, labels):
+            own = super().get_loss_fn(model, labels)
+            return own if loss == "cross_entropy" else as_foolbox_has_it(loss, model, labels)
+
     attack = FromOurStart(abs_stepsize=STEP, steps=steps, random_start=True)
     reached, _, _ = attack(model, images, labels, epsilons=EPS)
     # float64, so that the two ways to project do not differ enough to turn a gradient's sign
-    torch.testing.assert_close(pgd(network, images, labels, start, EPS, STEP, steps)[steps], reached)
+    found = pgd(network, images, labels, start, EPS, STEP, steps, loss=LOSSES[loss])
+    torch.testing.assert_close(found[steps], reached)
 
 
 def test_one_pass_serves_all_step_counts_exactly():
@@ -133,7 +153,8 @@ def test_a_linear_classifier_with_a_margin_below_its_dual_norm_falls_to_zero():
     assert withstood(network, pgd(network, far, labels, random_start(far), EPS, STEP, 20), labels)[20].all()
 
 
-def test_planted_examples_are_found():
+@pytest.mark.parametrize("loss", LOSSES)
+def test_planted_examples_are_found(loss):
     """Zimmermann et al. 2022: a readout is fitted so that an image's ball holds one region of the other class.
 
     Below 60 % of the radius no point is of it; the planted corner is. An attack that works finds it for every image.
@@ -159,7 +180,7 @@ def test_planted_examples_are_found():
         with torch.no_grad():
             assert (network(points).argmax(1).numpy() == sides).all()  # the plant stands
         one, label = image[None], torch.tensor([0])
-        reached = pgd(network, one, label, random_start(one), EPS, STEP, 20)
+        reached = pgd(network, one, label, random_start(one), EPS, STEP, 20, loss=LOSSES[loss])
         assert not withstood(network, reached, label)[20].any()
 
 
@@ -250,34 +271,88 @@ def test_ball_and_range_are_never_left(eps, step, steps, seed, stray, dark):
         assert iterate.dtype == torch.float32
 
 
-def test_every_image_may_have_a_radius_of_its_own():
+def test_every_image_may_have_a_radius_and_a_step_of_its_own():
     network = small_network().double()
     images, labels = images_and_labels(6)
     images = images.double()
     radii = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.2, 0.4], dtype=torch.float64)
+    strides = torch.tensor([0.01, 0.02, 0.01, 0.05, 0.03, 0.01], dtype=torch.float64)
     start = random_start(images, 0.5)
-    together = pgd(network, images, labels, start, radii, STEP, 8)[8]
-    for i, eps in enumerate(radii.tolist()):
+    together = pgd(network, images, labels, start, radii, strides, 8)[8]
+    for i, (eps, step) in enumerate(zip(radii.tolist(), strides.tolist(), strict=True)):
         one = slice(i, i + 1)
-        alone = pgd(network, images[one], labels[one], start[one], eps, STEP, 8)[8]
+        alone = pgd(network, images[one], labels[one], start[one], eps, step, 8)[8]
         torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-12)  # nor does one image see another
 
 
-def test_the_loss_is_climbed_and_can_be_another():
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_the_loss_is_climbed(loss):
     network = small_network().eval()
     images, labels = images_and_labels(30)
-
-    def margin(logits: Tensor, labels: Tensor) -> Tensor:
-        right = logits.gather(1, labels[:, None])
-        others = logits.scatter(1, labels[:, None], -torch.inf)
-        return (others.max(1).values - right[:, 0]).sum()
-
-    climbed = pgd(network, images, labels, images, EPS, STEP, 10, loss=margin)[10]
-    before, after = margin(network(images), labels), margin(network(climbed), labels)
+    reached = pgd(network, images, labels, images, EPS, STEP, 10, loss=loss)[10]
+    before, after = loss(network(images), labels), loss(network(reached), labels)
     assert after > before + 1
-    assert not torch.equal(climbed, pgd(network, images, labels, images, EPS, STEP, 10)[10])
-    down = pgd(network, images, labels, images, EPS, STEP, 10, loss=lambda *given: -margin(*given))[10]
-    assert margin(network(down), labels) < before - 1
+    down = pgd(network, images, labels, images, EPS, STEP, 10, loss=lambda *given: -loss(*given))[10]
+    assert loss(network(down), labels) < before - 1
+    if loss is not cross_entropy:
+        assert not torch.equal(reached, pgd(network, images, labels, images, EPS, STEP, 10)[10])
+
+
+def random_logits(count: int = 5, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(classes, (count,), generator=generator)
+
+
+def differences(of, logits: Tensor, size: float = 1e-6) -> Tensor:
+    """The gradient of a function of logits by central differences."""
+    slopes = torch.zeros_like(logits)
+    for place in np.ndindex(*logits.shape):
+        change = torch.zeros_like(logits)
+        change[place] = size
+        slopes[place] = (of(logits + change) - of(logits - change)) / (2 * size)
+    return slopes
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_have_the_gradients_of_what_they_say(loss, classes):
+    logits, labels = random_logits(classes=classes)
+    scale = logits.numpy().std(1, keepdims=True)  # measured at the point, and not climbed
+    rows = range(len(labels))
+
+    def by_hand(changed: Tensor) -> float:
+        z = changed.numpy() / (scale if loss == "scaled" else 1)
+        right = z[rows, labels]
+        if loss == "margin":
+            return sum(max(z[i][k] for k in range(classes) if k != labels[i]) - right[i] for i in rows)
+        return (np.log(np.exp(z).sum(1)) - right).sum()
+
+    asked = logits.clone().requires_grad_()
+    value = LOSSES[loss](asked, labels)
+    assert value.item() == pytest.approx(by_hand(logits))
+    (gradient,) = torch.autograd.grad(value, asked)
+    torch.testing.assert_close(gradient, differences(by_hand, logits), atol=1e-7, rtol=1e-6)
+    assert gradient.abs().max() > 0.01
+
+
+def test_no_logits_are_too_large_for_the_further_losses():
+    """A network that is sure beyond float32 has no gradient of the cross-entropy, and its own of the other two."""
+    logits, _ = random_logits(40)
+    logits = logits.float()
+    labels = logits.argmax(1)
+
+    def gradient(loss, factor):
+        asked = (logits * factor).requires_grad_()
+        return torch.autograd.grad(loss(asked, labels), asked)[0]
+
+    assert (gradient(cross_entropy, 1e6) == 0).all()
+    torch.testing.assert_close(gradient(scaled, 1e6) * 1e6, gradient(scaled, 1.0), rtol=1e-4, atol=1e-6)
+    assert torch.equal(gradient(margin, 1e6), gradient(margin, 1.0))
+    equal = torch.full((3, 4), 2.0).requires_grad_()  # no deviation to divide by
+    for loss in LOSSES.values():
+        (flat,) = torch.autograd.grad(loss(equal, labels[:3]), equal)
+        assert flat.isfinite().all()
 
 
 def test_small_gradients_do_not_vanish_in_a_large_batch():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
@@ -25,13 +27,17 @@ from kdtune.data.datasets import Data, DataError, Split
 from kdtune.evaluation import KINDS, Evaluation, attacks, evaluator
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
 from kdtune.evaluation.attacks import PGD, balanced
+from kdtune.evaluation.autoattack import Autoattack
 from kdtune.evaluation.evaluator import EvaluationError, Measurement, pack, pixels, predict, unpack
+from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.shift import Shift
 from kdtune.settings import Settings
 
 CLASSES = ("ant", "bee", "cow", "dog")
 SMALL = {  # keys, to be quick
     "pgd": {"eps": [0.02, 0.1], "step": 0.02, "steps": [2, 4], "restarts": 2, "images": 30},
+    "masking": {"eps": 0.1, "step": 0.02, "images": 30, "queries": 5},
+    "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
     "corruptions": {"severities": [1, 4], "images": 20},
 }
 
@@ -62,6 +68,15 @@ each_evaluator = pytest.mark.parametrize("evaluator_", every_evaluator(), ids=li
 
 
 @pytest.fixture
+def installed(evaluator_):
+    """Skips an evaluator whose extra package this machine does not have."""
+    try:
+        evaluator_.preflight()
+    except EvaluationError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
 def folder(tmp_path):
     """The shifted set as CLASS/FILE."""
     shifted = small_data().shifted["elsewhere"]
@@ -87,7 +102,8 @@ def folders(folder, tmp_path, monkeypatch):
 
 
 def test_the_evaluators_of_the_folder_are_found():
-    assert {"accuracy": Accuracy, "shift": Shift, "pgd": PGD}.items() <= KINDS.items()
+    known = {"accuracy": Accuracy, "shift": Shift, "pgd": PGD, "masking": Masking, "autoattack": Autoattack}
+    assert known.items() <= KINDS.items()
 
 
 @each_evaluator
@@ -105,7 +121,7 @@ def test_frozen_closed_and_named(evaluator_):
 
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
-    values = [3, 0.7, [0.5], [3], "x", True, *folders, [], None, "worst", "minimum", ["brightness"]]
+    values = [3, 0.7, [0.5], [3], "x", True, *folders, [], None, "worst", "minimum", ["brightness"], "margin"]
     now = {field.name: getattr(evaluator_, field.name) for field in dataclasses.fields(evaluator_)}
     for key in now:
         for value in values:
@@ -136,7 +152,14 @@ def test_no_two_evaluators_share_a_hash():
 
 
 def test_hash_knows_no_order_of_keys_and_no_way_of_writing():
-    keys = {"eps": [0.031], "step": 0.003, "steps": [10, 15, 20], "restarts": 5, "images": None}
+    keys = {
+        "eps": [0.031],
+        "step": 0.003,
+        "loss": "cross_entropy",
+        "steps": [10, 15, 20],
+        "restarts": 5,
+        "images": None,
+    }
     assert PGD(**keys).hash == PGD(**dict(reversed(keys.items()))).hash == PGD().hash
     assert PGD(eps=(1,)).hash == PGD(eps=[1.0]).hash
     assert (
@@ -147,12 +170,29 @@ def test_hash_knows_no_order_of_keys_and_no_way_of_writing():
 def test_hash_is_the_same_on_every_day():
     """Finished results lie under these. A change here needs a new `version`, and gives up the results."""
     assert Accuracy().hash == "55753868e2fd"
-    assert PGD().hash == "bdeb27f49af9"
-    assert Shift().hash == "4e378e860f2d"
+    assert PGD().hash == "82033d4b42b2"
+    assert PGD(images=200, report="worst").hash == "fc9d74b91abc"
+    assert Shift().hash == "d57979c01db0"
+    assert Masking().hash == "830f813bb524"
+    assert Autoattack().hash == "332a0e0fb451"
+
+
+def test_an_option_that_is_off_leaves_no_trace_in_the_hash():
+    """So one that is added later does not give up the results there are."""
+
+    class Old(Accuracy):
+        pass
+
+    @dataclass(frozen=True, config=evaluator.CLOSED)
+    class New(Accuracy):
+        option: int | None = None
+
+    New.name = Old.name
+    assert New().hash == Old().hash != New(option=0).hash
 
 
 @each_evaluator
-def test_measures_the_same_twice_and_leaves_no_trace(evaluator_):
+def test_measures_the_same_twice_and_leaves_no_trace(evaluator_, installed):
     network, data = small_network().train(), small_data()
     network[4].eval()
     state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -175,7 +215,7 @@ def test_measures_the_same_twice_and_leaves_no_trace(evaluator_):
 
 
 @each_evaluator
-def test_metrics_are_finite_floats(evaluator_):
+def test_metrics_are_finite_floats(evaluator_, installed):
     measured = evaluator_.measure(small_network(), small_data())
     assert isinstance(measured, Measurement)
     for name, value in measured.metrics.items():
@@ -185,19 +225,23 @@ def test_metrics_are_finite_floats(evaluator_):
 
 
 @each_evaluator
-def test_a_network_that_answers_at_random_is_refused(evaluator_):
+def test_a_network_that_answers_at_random_is_refused(evaluator_, installed):
     class Fickle(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return nn.functional.dropout(images.flatten(1)[:, :4], 0.1, training=True)
 
-    with torch.random.fork_rng(), pytest.raises(EvaluationError, match="a noise source is still on"):
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        evaluator_.measure(Fickle(), small_data())
+        if evaluator_.name == "masking":  # which is there to say so
+            assert evaluator_.measure(Fickle(), small_data()).metrics["flags/randomised"] == 1
+            return
+        with pytest.raises(EvaluationError, match="a noise source is still on"):
+            evaluator_.measure(Fickle(), small_data())
 
 
 @each_evaluator
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
-def test_a_network_without_finite_logits_is_refused(evaluator_, broken):
+def test_a_network_without_finite_logits_is_refused(evaluator_, broken, installed):
     network = small_network()
     network[5].bias.data[1] = broken
     with pytest.raises((EvaluationError, FloatingPointError), match="not finite"):
@@ -220,7 +264,7 @@ class Sweep(Settings):
 def test_entries_become_evaluators():
     sweep = Sweep.model_validate({"evaluation": ["accuracy", "shift", {"pgd": {"images": 200}}]})
     assert sweep.evaluation == (Accuracy(), Shift(), PGD(images=200))
-    assert sweep.evaluation[2].step == 0.003
+    assert sweep.evaluation[2].step == (0.003,)
     assert Sweep(evaluation=sweep.evaluation) == sweep
     written = sweep.model_dump(mode="json")
     assert written["evaluation"][2]["pgd"]["restarts"] == 5  # in full: a default cannot change under it
@@ -243,11 +287,18 @@ def test_paths_are_relative_to_the_sweep_file(folder):
         ("zzzzz", (1,), "there is accuracy, .*pgd"),
         ({"pgd": {"stepz": 0.1}}, (1, "pgd", "stepz"), "unknown key 'stepz'; did you mean 'step"),
         ({"accuracy": {"bins": 3}}, (1, "accuracy", "bins"), "unknown key 'bins'; there is none"),
-        ({"pgd": {"eps": "0.1"}}, (1, "pgd", "eps"), "tuple"),
+        ({"pgd": {"eps": "0.1"}}, (1, "pgd", "eps", 0), "number"),
+        ({"pgd": {"eps": {}}}, (1, "pgd", "eps"), "tuple"),
         ({"pgd": {"eps": [0.1, -1]}}, (1, "pgd", "eps", 1), "greater than or equal to 0"),
         ({"pgd": {"eps": [0.1, 0.1]}}, (1, "pgd", "eps"), "the same value twice"),
         ({"pgd": {"steps": []}}, (1, "pgd", "steps"), "at least 1"),
-        ({"pgd": {"step": "0.003"}}, (1, "pgd", "step"), "number"),
+        ({"pgd": {"step": "0.003"}}, (1, "pgd", "step", 0), "number"),
+        ({"pgd": {"step": [0.003, 0.003]}}, (1, "pgd", "step"), "the same value twice"),
+        ({"pgd": {"loss": "marginal"}}, (1, "pgd", "loss", 0), "'cross_entropy', 'margin' or 'scaled'"),
+        ({"pgd": {"loss": ["margin", "margin"]}}, (1, "pgd", "loss"), "the same value twice"),
+        ({"pgd": {"report": "best"}}, (1, "pgd", "report"), "worst"),
+        ({"masking": {"images": 501}}, (1, "masking", "images"), "less than or equal to 500"),
+        ({"autoattack": {"eps": [0.1, 0.1]}}, (1, "autoattack", "eps"), "the same value twice"),
         ({"pgd": {"restarts": 0}}, (1, "pgd", "restarts"), "greater than or equal to 1"),
         ({"shift": {"folder": {"path": "x"}}}, (1, "shift", "folder", "name"), "required"),
         ({"shift": {"folder": {"path": "x", "name": "a/b"}}}, (1, "shift", "folder", "name"), "pattern"),
@@ -442,19 +493,19 @@ def test_a_folder_that_does_not_fit_is_refused(folder, tmp_path):
 
 
 def separate_attacks(network: nn.Module, data: Data, pgd: PGD, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """An attack for every eps, restart and step count by itself, over all images at once: bool [restarts, N]."""
+    """An attack for every loss, eps, step size, restart and step count by itself, over all images at once."""
     images, labels = pixels(data.test.images[chosen]), data.test.labels[chosen]
     found = {}
-    for eps in pgd.eps:
-        for steps in pgd.steps:
-            rows = []
-            for restart in range(pgd.restarts):
-                uniform = randomness.draw(0, f"evaluation.pgd.{eps!r}.{restart}").uniform(images)
-                start = images + eps * (2 * uniform - 1)
-                reached = attack.pgd(network, images, labels, start, eps, pgd.step, steps)
-                rows.append(attack.withstood(network, reached, labels)[steps].numpy())
-            name = f"robust/pgd{steps}" + ("" if eps == pgd.eps[0] else f"@{eps}")
-            found[name] = np.array(rows)
+    for loss, eps, step, steps in itertools.product(pgd.loss, pgd.eps, pgd.step, pgd.steps):
+        rows = []
+        for restart in range(pgd.restarts):
+            uniform = randomness.draw(0, f"evaluation.pgd.{eps!r}.{restart}").uniform(images)
+            start = images + eps * (2 * uniform - 1)
+            reached = attack.pgd(network, images, labels, start, eps, step, steps, loss=attack.LOSSES[loss])
+            rows.append(attack.withstood(network, reached, labels)[steps].numpy())
+        differs = [f"{eps}"] * (eps != pgd.eps[0]) + [f"step={step}"] * (step != pgd.step[0])
+        differs += [loss] * (loss != "cross_entropy")
+        found[f"robust/pgd{steps}" + "@" * bool(differs) + ",".join(differs)] = np.array(rows)
     return found
 
 
@@ -503,6 +554,77 @@ def test_pgd_is_as_many_separate_attacks(images, batch, monkeypatch):
     assert 0 < headline < measured.metrics["robust/pgd1"] <= 100  # numbers with something to tell apart
     assert headline > measured.metrics["robust/pgd8@0.12"]
     assert headline != measured.metrics["robust/pgd8/unconditional"]
+
+
+GRID = PGD(eps=(0.06, 0.12), step=(0.02, 0.06), steps=(1, 3, 8), restarts=4, loss=("cross_entropy", "margin", "scaled"))
+
+
+def test_every_eps_has_every_step_size_and_loss_from_the_same_starts():
+    data = small_data()
+    network = fitted_network(data)
+    arrays = GRID.measure(network, data).arrays
+    separate = separate_attacks(network, data, GRID, np.arange(60))
+    assert len(separate) == 3 * 2 * 2 * 3
+    assert "robust/pgd8@0.12,step=0.06,margin" in separate and "robust/pgd8@step=0.06" in separate
+    for name, robust in separate.items():
+        assert np.array_equal(unpack(arrays[name], 60), robust), name
+    assert set(arrays) == {"robust/clean", "robust/images", *separate}
+    for other in ("step=0.06", "margin", "scaled"):  # and all of them count
+        assert not np.array_equal(arrays["robust/pgd3"], arrays[f"robust/pgd3@{other}"]), other
+
+
+@pytest.mark.parametrize("images", [None, 22])
+@pytest.mark.parametrize("batch", [500, 7])
+def test_the_cheaper_worst_case_is_the_plain_one_exactly(images, batch, monkeypatch):
+    data = small_data()
+    network = fitted_network(data)
+    monkeypatch.setattr(attacks, "BATCH", batch)
+    plain = dataclasses.replace(GRID, images=images)
+    cheaper = dataclasses.replace(plain, report="worst")
+    shown = []
+    network.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
+    everything = plain.measure(network, data)
+    first = sum(shown)
+    worst = cheaper.measure(network, data)
+    assert sum(shown) - first < 0.8 * first  # what is broken is left alone
+    kept = {name for name in everything.metrics if name.endswith(("/worst", "/worst_unconditional"))}
+    assert len(kept) == 2 * 36
+    assert worst.metrics == {name: everything.metrics[name] for name in {"robust/clean", *kept}}  # no tolerance
+    count = len(worst.arrays["robust/images"])
+    for name in set(everything.arrays) - {"robust/clean", "robust/images"}:
+        plainly = unpack(everything.arrays[name], count).all(0)
+        assert np.array_equal(unpack(worst.arrays[f"{name}/worst"], count), plainly), name
+    assert len(worst.arrays) == 2 + 36
+    # numbers with something to tell apart: restarts differ, and some images fall only at a later one
+    one = unpack(everything.arrays["robust/pgd3"], count)
+    assert (one[0] & ~one.all(0)).any() and one.all(0).any()
+
+
+def test_the_cheaper_worst_case_where_everything_falls_at_once():
+    data = small_data()
+    keys = {"eps": (1.0,), "step": 0.2, "steps": (1, 20), "restarts": 3}
+    plain, cheaper = (PGD(**keys, report=report).measure(fitted_network(data), data) for report in (None, "worst"))
+    assert cheaper.metrics.items() <= plain.metrics.items()
+    assert cheaper.metrics["robust/pgd20/worst"] == 0
+
+
+def test_what_an_evaluator_costs():
+    assert PGD(images=200).passes(10_000, 0) == 3 * 20 * 5 * 200 + 10_000
+    assert GRID.passes(60, 40) == 3 * 8 * 4 * (3 * 2 * 2) * 60 + 100
+    assert Shift().passes(10, 5) == 15
+    # as many as were shown: a step asks once, and its gradient counts as two
+    data, network, shown = small_data(), small_network(), []
+    network.register_forward_pre_hook(
+        lambda _, given: shown.append(len(given[0]) * (3 if given[0].requires_grad else 1))
+    )
+    masking = Masking(eps=0.01, step=0.001, images=60, queries=50)
+    masking.measure(network, dataclasses.replace(data, test=labelled_by(network, data.test)), teacher=small_network(1))
+    assert masking.passes(60, 25) == pytest.approx(sum(shown), rel=0.1)
+
+
+def labelled_by(network: nn.Module, split: Split) -> Split:
+    """The same images, on which this network makes no mistake."""
+    return Split(split.images, predict(network, split.images).argmax(1))
 
 
 def test_metrics_and_arrays_have_these_names():
@@ -564,3 +686,6 @@ def test_fields_say_what_they_may_be():
     adapter = TypeAdapter(PGD)
     assert adapter.validate_python({"eps": [0]}).eps == (0.0,)
     assert adapter.validate_json('{"steps": [5]}').steps == (5,)
+    assert adapter.validate_json('{"steps": 5, "eps": 0.1, "step": 1, "loss": "scaled"}') == PGD(
+        steps=(5,), eps=(0.1,), step=(1.0,), loss=("scaled",)
+    )

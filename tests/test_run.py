@@ -13,6 +13,7 @@ import torch
 from kdtune import summary, sweepfile, tables
 from kdtune.data.datasets import load
 from kdtune.dispatch import Dispatch
+from kdtune.evaluation.flags import flags_of
 from kdtune.planning import build
 from kdtune.run import Place, load_finished, perform
 from kdtune.store import Store
@@ -239,6 +240,22 @@ def test_a_new_evaluator_on_a_finished_run_trains_nothing(plan_of, place, small_
     assert set(do(more, place).values()) == {"done"}
     id, hash = list(more.runs)[-1], list(more.evaluators)[-1]
     assert "robust/pgd2" in place.store.evaluation(id, hash)
+
+
+def test_evaluators_see_the_teacher_at_once_or_later(plan_of, tmp_path, small_sweep):
+    """A student's own teacher, without the noise it taught with; those who learned alone have none."""
+    sweep = small_sweep.replace("[accuracy]", "[accuracy, {masking: {eps: 0.1, step: 0.05, images: 30, queries: 5}}]")
+    at_once, later = (Place(Store(tmp_path / name), tmp_path / "data") for name in ("a", "b"))
+    plan = plan_of(sweep)
+    do(plan, at_once)
+    do(plan_of(), later)
+    do(plan, later)
+    _, hash = plan.evaluators
+    for id, planned in plan.runs.items():
+        metrics = at_once.store.evaluation(id, hash)
+        assert metrics == later.store.evaluation(id, hash)
+        assert ("masking/transfer" in metrics) == (planned.role == "student")
+        assert (flags_of(metrics) is not None) and "masking/pgd100" in metrics
 
 
 def test_divergence_is_a_result_and_not_tried_again(plan_of, place, small_sweep):

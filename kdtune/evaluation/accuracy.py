@@ -26,7 +26,7 @@ class Accuracy(Evaluator):
 
     version: ClassVar[int] = 1
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0) -> Measurement:
+    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
         metrics, arrays = {}, {}
         for part, split in {"test": data.test, "val": data.validation}.items():
             if split is None:

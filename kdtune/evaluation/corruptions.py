@@ -91,7 +91,10 @@ class Corruptions(Evaluator):
     def writes(self) -> str:
         return "corruption"
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0) -> Measurement:
+    def passes(self, test: int, validation: int) -> int:
+        return self.kinds * min(self.images or test, test) + test + validation
+
+    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
         chosen = balanced(data.test.labels.cpu().numpy(), self.images, seed)
         images, labels = data.test.images[chosen], data.test.labels[chosen]
         clean = correct(predict(network, images), labels)

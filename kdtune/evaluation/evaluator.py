@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CLOSED = ConfigDict(extra="forbid")  # for the decorator of every evaluator: unknown keys are errors
 BATCH = 500  # fixed: float32 logits differ in their last bits between batch sizes
+GRADIENT = 3  # forward passes that one pass with its gradient costs
 REPEATABLE = 1e-4  # largest difference of logits between two passes; AutoAttack's bound (checks.py)
 
 
@@ -50,11 +51,19 @@ class Evaluator(ABC):
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
     @abstractmethod
-    def measure(self, network: nn.Module, data: Data, seed: int = 0) -> Measurement:
-        """Metrics and arrays of a network. `seed` is the evaluation's own and never the run's.
+    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
+        """Metrics and arrays of a network. `seed` is the evaluation's own and never the run's; `teacher` is the network
+        that this one learned from, where there is one, on the same device.
 
         Raises EvaluationError or FloatingPointError for a network that cannot be measured.
         """
+
+    def preflight(self) -> None:  # noqa: B027 - most evaluators need nothing
+        """Raises EvaluationError where this machine lacks what the evaluator needs. Called once, before any run."""
+
+    def passes(self, test: int, validation: int) -> int:
+        """About how many images go forward through the network, of sets of these sizes; a gradient counts GRADIENT."""
+        return test + validation
 
     @property
     def writes(self) -> str:
@@ -63,11 +72,13 @@ class Evaluator(ABC):
 
     @property
     def hash(self) -> str:
-        """12 hex digits of a SHA-256 over name, version and every field, defaults included.
+        """12 hex digits of a SHA-256 over name, version and every field that is not None, defaults included.
 
-        A setting with a method `identity` counts by what that gives: a folder is its content, not its path.
+        None is "off" and leaves no trace, so that a new option keeps the results there are. A setting with a method
+        `identity` counts by what that gives: a folder is its content, not its path.
         """
-        fields = {each.name: _content(getattr(self, each.name)) for each in dataclasses.fields(self)}
+        stated = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        fields = {name: _content(value) for name, value in stated.items() if value is not None}
         text = json.dumps({"name": self.name, "version": self.version, "fields": fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -87,16 +98,24 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
     logits: list[Tensor] = []
     with evaluating(network), torch.no_grad():
         for batch in images.split(BATCH):
-            answer = network(pixels(batch))
-            if answer.dim() != 2 or answer.dtype != torch.float32:
-                came, wanted = f"{answer.dtype} {list(answer.shape)}", f"torch.float32 [{len(batch)}, classes]"
-                raise EvaluationError(f"the network answers with {came} where {wanted} was expected")
-            if not answer.isfinite().all():
-                raise EvaluationError(f"logits are not finite for {_images(answer)}; has the run diverged?")
+            answer = checked(network(pixels(batch)), len(batch))
             if not logits and (answer - network(pixels(batch))).abs().max() > REPEATABLE:
                 raise EvaluationError("logits differ for the same images; a noise source is still on")
             logits.append(answer.cpu())
     return torch.cat(logits)
+
+
+def checked(answer: Tensor, count: int) -> Tensor:
+    """The answer of a network to `count` images, if it is finite float32 logits [count, K]; else EvaluationError."""
+    import torch
+
+    if answer.dim() != 2 or answer.dtype != torch.float32:
+        came, wanted = f"{answer.dtype} {list(answer.shape)}", f"torch.float32 [{count}, classes]"
+        raise EvaluationError(f"the network answers with {came} where {wanted} was expected")
+    if not answer.isfinite().all():
+        broken = int((~answer.isfinite()).any(1).sum())
+        raise EvaluationError(f"logits are not finite for {broken} of {count} images; has the run diverged?")
+    return answer
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -129,7 +148,3 @@ def _content(value: Any) -> Any:
     if hasattr(value, "identity"):
         return value.identity()
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def _images(answer: Tensor) -> str:
-    return f"{int((~answer.isfinite()).any(1).sum())} of {len(answer)} images"

@@ -90,7 +90,7 @@ class Shift(Evaluator):
     def writes(self) -> str:
         return f"shift/{self.named.name}" if self.named else "shift"
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0) -> Measurement:
+    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
         sets = {self.named.name: read(self.named, data)} if self.named else data.shifted
         if not sets:
             logger.warning("shift: %s has no shifted set, so nothing is measured; name one as `folder`", data.title)

@@ -1,0 +1,227 @@
+"""Whether robustness is real: other attacks, ladders and checks on a few images of every run, and the flags they raise.
+
+The checks are AutoAttack's (Croce & Hein 2020, checks.py) and those of Athalye et al. 2018 and Carlini et al. 2019.
+`flags` says what raises a flag; a number beside a flag that is up may overstate robustness.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from kdtune.evaluation.attacks import LossName, balanced, withstanding
+from kdtune.evaluation.evaluator import (
+    BATCH,
+    CLOSED,
+    GRADIENT,
+    REPEATABLE,
+    Evaluator,
+    Measurement,
+    checked,
+    pack,
+    percent,
+    pixels,
+)
+from kdtune.evaluation.flags import raised
+from kdtune.settings import Count, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdtune.data.datasets import Data
+
+REPEATS = 5  # forward passes that must agree
+SLACK = 1e-5  # how far probabilities may be from a sum of 1; AutoAttack's bound
+STEPS = (10, 20, 50, 100)  # the ladder of steps
+COMPARED = 20  # steps at which losses are compared and the teacher attacked; steps of the ladder of radii
+RADII = (0.25, 0.5, 1.0, 2.0, 4.0)  # that ladder in units of eps, as far as below 1; the whole range of pixels ends it
+RETRIES = 5  # further starts of the white box against an image that another attack brought down
+STRIDE = 2.5  # its step is STRIDE * radius / COMPARED, so that the ball can be crossed (Madry et al. 2018, appendix)
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Masking(Evaluator):
+    """`flags/<name>`, 0 or 1; `flags/raised`, how many are up; and under `masking/` what they were raised by.
+
+    Those of a few test images, balanced by class, that are right when clean are attacked within `eps`, all attacks from
+    the same random start. In percent of them stand: after 10, 20, 50, 100 steps of size `step` `masking/pgd<k>`; after
+    20 on the other losses `masking/margin20` and `masking/scaled20`; after all of these `masking/white_box`; after the
+    Square Attack `masking/square`; on the teacher's adversarial examples `masking/transfer`, absent without a teacher;
+    where the radius is 1 `masking/floor`. The white box has RETRIES more starts for an image that one of the two last
+    breaks. `masking/zero_gradient` and `masking/zero_gradient_margin` have no gradient of the cross-entropy or the
+    margin at the start. Counts: `masking/images` were attacked; `masking/square_only` and `masking/transfer_only`
+    withstood the white box, but not this. `masking/clean`: percent that were right; where that is 0, no attack is
+    judged.
+
+    Arrays: packed bits [ceil(masking/images / 8)] under these names; `masking/places` in the test set, int64; the
+    ladders `masking/ladder/eps`, `masking/ladder/steps` and, in percent, `masking/ladder/*/standing`.
+    """
+
+    eps: Positive = 0.031  # pixel units, images in [0, 1]: of the numbers that are to be believed
+    step: Positive = 0.003  # pixel units
+    images: Annotated[Count, Field(le=BATCH)] = 100
+    queries: Count = 200  # of the Square Attack, for an image; AutoAttack spends 5,000
+
+    version: ClassVar[int] = 1
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The ladder of radii, in pixel units."""
+        return (*(self.eps * share for share in RADII if self.eps * share < 1), 1.0)
+
+    def passes(self, test: int, validation: int) -> int:
+        steps = max(STEPS) + COMPARED * (3 + len(self.radii))
+        return (GRADIENT * steps + self.queries + REPEATS) * min(self.images, test)
+
+    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
+        places = balanced(data.test.labels.cpu().numpy(), self.images, seed)
+        images, labels = pixels(data.test.images[places]), data.test.labels[places]
+        answers = repeated(network, images)
+        right = (answers[0].argmax(1) == labels).cpu().numpy()
+        flags = {
+            "randomised": randomised(answers),
+            "softmax_output": probabilities(answers[0]),
+            "dynamic": differentiates(network, images[:1]),
+        }
+        metrics = {"masking/clean": percent(right), "masking/images": float(right.sum())}
+        arrays = {"masking/places": places[right]}
+        if right.any():
+            x, y = images[right], labels[right]
+            found = self._attacked(network, x, y, seed, teacher)
+            radii = self._ladder(network, x, y, seed)
+            found["floor"] = radii[-1]
+            flags |= raised(found)
+            metrics |= {f"masking/{name}": percent(bits) for name, bits in found.items()}
+            metrics |= {
+                f"masking/{name}_only": float((found["white_box"] & ~found[name]).sum())
+                for name in ("square", "transfer")
+                if name in found
+            }
+            arrays |= {f"masking/{name}": pack(bits) for name, bits in found.items()}
+            arrays |= {
+                "masking/ladder/eps": np.array(self.radii),
+                "masking/ladder/eps/standing": 100 * radii.mean(1),
+                "masking/ladder/steps": np.array(STEPS),
+                "masking/ladder/steps/standing": np.array([percent(found[f"pgd{count}"]) for count in STEPS]),
+            }
+        metrics |= {f"flags/{name}": float(up) for name, up in flags.items()}
+        return Measurement(metrics | {"flags/raised": float(sum(flags.values()))}, arrays)
+
+    def _attacked(
+        self, network: nn.Module, images: Tensor, labels: Tensor, seed: int, teacher: nn.Module | None
+    ) -> dict[str, np.ndarray]:
+        """What `raised` asks for, but the floor: bool [N] by name."""
+        from kdtune.attack import pgd, withstood
+        from kdtune.randomness import draw
+        from kdtune.square import square
+
+        def standing(
+            which: np.ndarray, steps: tuple[int, ...], loss: LossName, restart: int = 0
+        ) -> dict[int, np.ndarray]:
+            x, y = images[which], labels[which]
+            radii, strides = (x.new_full((len(x),), size) for size in (self.eps, self.step))
+            return withstanding(network, x, y, begin[restart][which], radii, strides, steps, loss)
+
+        begin = [start(images, self.eps, seed, restart) for restart in range(1 + RETRIES)]
+        every = np.ones(len(images), dtype=bool)
+        found = {f"pgd{count}": bits for count, bits in standing(every, STEPS, "cross_entropy").items()}
+        found |= {f"{loss}{COMPARED}": standing(every, (COMPARED,), loss)[COMPARED] for loss in ("margin", "scaled")}
+        white_box = np.logical_and.reduce(list(found.values()))
+        changed = {
+            "square": square(network, images, labels, self.eps, self.queries, draw(seed, "evaluation.masking.square"))
+        }
+        if teacher is not None:
+            changed["transfer"] = pgd(teacher, images, labels, begin[0], self.eps, self.step, COMPARED)[COMPARED]
+        found |= {name: withstood(network, {0: x}, labels)[0].cpu().numpy() for name, x in changed.items()}
+        for restart in range(1, 1 + RETRIES):
+            doubtful = white_box & ~np.logical_and.reduce([found[name] for name in changed])
+            if doubtful.any():
+                white_box[doubtful] = standing(doubtful, (max(STEPS),), "cross_entropy", restart)[max(STEPS)]
+        found["white_box"] = white_box
+        found["zero_gradient"] = without_gradient(network, begin[0], labels, "cross_entropy")
+        found["zero_gradient_margin"] = without_gradient(network, begin[0], labels, "margin")
+        return found
+
+    def _ladder(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> np.ndarray:
+        """Which images withstand each of the radii: bool [radii, N]."""
+        import torch
+
+        count = len(self.radii)
+        radii = images.new_tensor(self.radii).repeat_interleave(len(images))
+        begin = torch.cat([start(images, radius, seed) for radius in self.radii])
+        x, y = images.repeat(count, 1, 1, 1), labels.repeat(count)
+        kept = withstanding(network, x, y, begin, radii, STRIDE / COMPARED * radii, (COMPARED,))[COMPARED]
+        return kept.reshape(count, len(images))
+
+
+def start(images: Tensor, radius: float, seed: int, restart: int = 0) -> Tensor:
+    """Where attacks begin: uniform in the ball, the same direction for every radius and on every device."""
+    import torch
+
+    from kdtune.randomness import draw
+
+    offset = draw(seed, f"evaluation.masking.start.{restart}").uniform(torch.empty(images.shape)) * 2 - 1
+    return (images + radius * offset.to(images.device)).clamp(0, 1)
+
+
+def repeated(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits of REPEATS forward passes: [REPEATS, N, K]. Raises EvaluationError as `predict`, but not for noise."""
+    import torch
+
+    from kdtune.attack import evaluating
+
+    with evaluating(network), torch.no_grad():
+        return torch.stack([checked(network(images), len(images)) for _ in range(REPEATS)])
+
+
+def randomised(answers: Tensor) -> bool:
+    """Whether passes differ, each image's logits being scaled to length 1. answers: [passes, N, K]."""
+    unit = answers / answers.norm(dim=2, keepdim=True).clamp(min=1e-10)
+    return bool((unit[:, None] - unit[None]).norm(dim=3).max() > REPEATABLE)
+
+
+def probabilities(logits: Tensor) -> bool:
+    """Whether logits [N, K] are probabilities: within [0, 1], with a sum of 1."""
+    inside = bool((logits > -SLACK).all() and (logits < 1 + SLACK).all())
+    return inside and bool(((logits.sum(1) - 1).abs() < SLACK).all())
+
+
+def differentiates(network: nn.Module, images: Tensor) -> bool:
+    """Whether the forward pass computes gradients itself, as defences do that optimise their input first.
+
+    Every gradient, asked for in whatever way, ends in a call of the autograd engine's `run_backward` in this thread.
+    """
+    import torch
+
+    from kdtune.attack import evaluating
+
+    seen: list[str] = []
+
+    def watch(frame: Any, event: str, called: Any) -> None:
+        if event == "c_call" and getattr(called, "__name__", "") == "run_backward":
+            seen.append(frame.f_code.co_filename)
+
+    profiled = sys.getprofile()
+    with evaluating(network), torch.enable_grad():
+        sys.setprofile(watch)
+        try:
+            network(images)
+        finally:
+            sys.setprofile(profiled)
+    return bool(seen)
+
+
+def without_gradient(network: nn.Module, images: Tensor, labels: Tensor, loss: LossName) -> np.ndarray:
+    """Which images have a gradient of the loss that is 0 in every pixel: bool [N]."""
+    import torch
+
+    from kdtune.attack import LOSSES, evaluating
+
+    images = images.detach().requires_grad_()
+    with evaluating(network), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(LOSSES[loss](network(images), labels), images)
+    return (gradient == 0).flatten(1).all(1).cpu().numpy()

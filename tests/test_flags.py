@@ -1,0 +1,116 @@
+"""What raises a flag, by bits made for it; and how flags are read off a row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from kdtune.evaluation.flags import FLAGS, flags_of, proven, raised, weaker
+
+
+def some(count: int, of: int = 100) -> np.ndarray:
+    """The first `count` of `of` images."""
+    return np.arange(of) < count
+
+
+def honest(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    """A network that hides nothing: 50 of 100 images stand, the same ones after all good attacks."""
+    bits = {"pgd10": some(53), "pgd20": some(50), "pgd50": some(50), "pgd100": some(50), "white_box": some(49)}
+    bits |= {"margin20": some(51), "scaled20": some(55), "square": some(60), "transfer": some(80), "floor": some(1)}
+    return bits | {"zero_gradient": some(1), "zero_gradient_margin": some(0)} | changes
+
+
+def up(**changes: np.ndarray) -> set[str]:
+    return {name for name, is_up in raised(honest(**changes)).items() if is_up}
+
+
+def test_nothing_is_raised_where_nothing_is_hidden():
+    assert up() == set()
+    assert set(raised(honest())) <= set(FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("flag", "changes"),
+    [
+        ("zero_gradient", {"zero_gradient": some(2)}),
+        ("zero_gradient", {"zero_gradient_margin": some(2)}),
+        ("steps_do_not_help", {"pgd100": some(60), "pgd10": some(50)}),
+        ("steps_do_not_help", {"margin20": some(70)}),
+        ("other_loss_wins", {"margin20": some(35)}),
+        ("other_loss_wins", {"scaled20": some(35)}),
+        ("floor_not_reached", {"floor": some(6)}),
+        ("square_wins", {"square": some(47)}),
+        ("transfer_wins", {"transfer": some(47)}),
+    ],
+)
+def test_each_flag_has_its_reason(flag, changes):
+    assert up(**changes) == {flag}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero_gradient_margin": some(1)},  # one image is no proof
+        {"square": some(48)},
+        {"transfer": some(48)},
+        {"pgd100": some(54)},  # 1 image more than after 10 steps: chance
+        {"margin20": some(55)},  # 5 points weaker: losses differ
+        {"margin20": some(46), "scaled20": some(46)},  # 4 points stronger
+        {"floor": some(5)},
+    ],
+)
+def test_what_chance_does_raises_nothing(changes):
+    assert up(**changes) == set()
+
+
+def test_without_a_teacher_transfer_is_not_judged():
+    bits = honest()
+    del bits["transfer"]
+    assert "transfer_wins" not in raised(bits) and "square_wins" in raised(bits)
+
+
+def test_proofs_are_two_images_and_more_than_their_share():
+    assert not proven(some(1, 3)) and proven(some(2, 3))
+    assert proven(some(3, 1000)) and not proven(some(2, 1000))  # 0.2 points are not more than 0.2 points
+    assert not proven(some(0, 1))
+
+
+def test_chance_alone_rarely_makes_an_attack_the_weaker_one():
+    """Images that fall to either of two equal attacks by the toss of a coin: how often is one called weaker?"""
+    draw = np.random.default_rng(0)
+    for discordant in (4, 10, 40):
+        called = 0
+        for _ in range(2000):
+            first = draw.random(discordant) < 0.5
+            one, other = (np.concatenate([bits, np.ones(100 - discordant, bool)]) for bits in (first, ~first))
+            called += weaker(one, other, 0.2)
+        # nowhere more often than the binomial tail beyond two standard errors
+        assert called / 2000 < binom.sf(discordant / 2 + 0.8 * discordant**0.5, discordant, 0.5) + 0.02 < 0.12
+
+
+def test_five_images_all_on_one_side_are_more_than_chance():
+    assert not weaker(some(54), some(50), 0.2)
+    assert weaker(some(55), some(50), 0.2)
+    assert not weaker(some(50), some(55), 0.2)  # it is the stronger one
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50), st.floats(0, 20))
+def test_never_both_of_two_attacks_are_weaker(pairs, points):
+    one, other = (np.array(bits) for bits in zip(*pairs, strict=True))
+    assert not (weaker(one, other, points) and weaker(other, one, points))
+    assert not weaker(one, one, points)
+
+
+def test_flags_of_a_row():
+    row = {f"flags/{name}": 0.0 for name in FLAGS} | {"flags/raised": 1.0, "id": "x", "robust/pgd20": 3.0}
+    assert flags_of(row) == ()
+    assert flags_of(row | {"flags/square_wins": 1.0, "flags/dynamic": 1}) == ("dynamic", "square_wins")
+    assert flags_of({"flags/dynamic": 0.0, "flags/transfer_wins": float("nan")}) == ()  # nothing to compare with
+    assert flags_of({"robust/pgd20": 3.0}) is None  # nobody looked
+    assert flags_of({f"flags/{name}": None for name in FLAGS}) is None
+    frame = pandas.DataFrame([row, {"id": "y"}, {"id": "z", "flags/softmax_output": 1.0}])
+    assert [flags_of(one) for _, one in frame.iterrows()] == [(), None, ("softmax_output",)]
