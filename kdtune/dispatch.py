@@ -120,3 +120,11 @@ def _state(plan: Plan, store: Store, id: str) -> str:
 def missing(plan: Plan, store: Store, id: str) -> list[str]:
     """Hashes of the evaluators that have not measured this run."""
     return [hash for hash in plan.evaluators if store.evaluation(id, hash) is None]
+
+
+def measured(plan: Plan, store: Store, id: str) -> dict[str, float | None]:
+    """All that the plan's evaluators have measured of a run so far, by metric."""
+    metrics: dict[str, float | None] = {}
+    for hash in plan.evaluators:
+        metrics |= store.evaluation(id, hash) or {}
+    return metrics

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from kdtune.dispatch import Dispatch
+from kdtune.dispatch import Dispatch, measured
 from kdtune.events import Events
 from kdtune.planning import Plan
 from kdtune.progress import Progress
@@ -34,7 +32,7 @@ class Observer:
             self.progress.epoch(id, int(rows[-1]["epoch"]), recipe.epochs)
 
     def ended(self, id: str, state: str) -> None:
-        metrics = self._metrics(id)
+        metrics = measured(self.plan, self.store, id)
         if state == "failed":
             self.progress.failed(id, self.dispatch.reasons.get(id, ""))
         else:
@@ -51,9 +49,5 @@ class Observer:
 
     def _rebuild(self) -> None:
         histories = {id: self.store.history(id) for id in self.plan.runs}
-        metrics = {id: self._metrics(id) for id in self.plan.runs}
+        metrics = {id: measured(self.plan, self.store, id) for id in self.plan.runs}
         self.events.rebuild(histories, metrics, self.dispatch.states)
-
-    def _metrics(self, id: str) -> dict[str, Any]:
-        measured = [self.store.evaluation(id, hash) or {} for hash in self.plan.evaluators]
-        return {name: value for metrics in measured for name, value in metrics.items()}

@@ -9,7 +9,7 @@ import click
 from kdtune import paths
 from kdtune.command import Options, read, say
 from kdtune.data.datasets import DataError, preflight
-from kdtune.dispatch import Dispatch
+from kdtune.dispatch import Dispatch, measured
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.here import launch_here
 from kdtune.objects import StorageError
@@ -42,7 +42,7 @@ class Console:
         if state == "failed":
             self.progress.failed(id, self.dispatch.reasons.get(id, ""))
         else:
-            self.progress.ended(id, state, metrics(self.plan, self.dispatch.store, id))
+            self.progress.ended(id, state, measured(self.plan, self.dispatch.store, id))
 
 
 def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> int:
@@ -61,12 +61,12 @@ def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> 
         with Interrupt() as interrupt:
             launch_here(dispatch, console, options.data_dir, options.checkpoint_every, interrupt, debug)
         console.progress.close()
-        measured = {id: metrics(plan, store, id) for id in plan.runs}
-        runs = [{**run, "metrics": measured[run["id"]]} for run in described(plan, dispatch.states)]
+        metrics = {id: measured(plan, store, id) for id in plan.runs}
+        runs = [{**run, "metrics": metrics[run["id"]]} for run in described(plan, dispatch.states)]
         print_json({"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset, "runs": runs})
         for id, planned in plan.runs.items():
             say(options, f"{dispatch.states[id]:9s} {planned.name}  {store.objects.path(f'runs/{id}')}")
-            for name, value in measured[id].items():
+            for name, value in metrics[id].items():
                 say(options, f"          {name} {value:.4g}" if value is not None else f"          {name} -")
     if interrupt.signal:
         return 128 + interrupt.signal
@@ -101,9 +101,3 @@ def wanted(only: str, plan: Plan) -> dict[str, Any]:
             raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
         values[axis] = text if axis == "id" else parse_value(text, COMMAND_LINE)
     return values
-
-
-def metrics(plan: Plan, store: Store, id: str) -> dict[str, float | None]:
-    """All that the plan's evaluators measured of a run."""
-    measured = [store.evaluation(id, hash) or {} for hash in plan.evaluators]
-    return {name: value for each in measured for name, value in each.items()}

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdtune.dispatch import measured
 from kdtune.evaluation.flags import flags_of as flags_of  # analysis asks here which numbers to mark
 from kdtune.planning import Plan, word
 from kdtune.store import Store
@@ -43,8 +44,7 @@ def _row(plan: Plan, store: Store, id: str, state: str) -> dict[str, Any]:
         chosen = origin.get("teacher", {})
         row |= {"kept.epoch": origin["kept"]["epoch"]} if "kept" in origin else {}
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
-        for hash in plan.evaluators:
-            row |= {name: value for name, value in (store.evaluation(id, hash) or {}).items() if value is not None}
+        row |= {name: value for name, value in measured(plan, store, id).items() if value is not None}
     made_of = {key: value for key, value in planned.run.description.items() if key not in ("seed", "teacher")}
     return row | {name: value for name, value in flat(made_of).items() if name not in row}
 

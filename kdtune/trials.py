@@ -106,7 +106,7 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     """All runs of a plan of one student, the student last and the only one reported."""
     from ray import tune
 
-    from kdtune.dispatch import Dispatch
+    from kdtune.dispatch import Dispatch, measured
     from kdtune.run import Place, perform
     from kdtune.store import Store
 
@@ -135,9 +135,7 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     metrics: dict[str, Any] = {"run_id": student, "state": dispatch.states[student]}
     for row in store.history(student)[-1:]:
         metrics |= numbers(row)
-    for hash in plan.evaluators:
-        metrics |= store.evaluation(student, hash) or {}
-    tune.report(metrics)
+    tune.report(metrics | measured(plan, store, student))
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, Any]:
