@@ -22,8 +22,7 @@ import figure
 from figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from points import Point, alike, measured, paired_gain, point, refuse_mixtures, unmeasured
 
-from kdtune import tables
-from kdtune.tables import TableError
+from kdtune.report.table import TableError, flags_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +199,7 @@ def caption(table: pd.DataFrame, first: Metric, chosen: set[str], paper: bool) -
         hollow = "; hollow, over the shortest, as the paper compares" if first.gaps else ""
         yield f"Hinton: plain distillation, {first.shortest} epochs" + (f" (grey: {longer})." if longer else ".")
         yield f"Gain, paired by seed: filled, over the Hinton of as many epochs{hollow}."
-    raised = [flags for row in table.to_dict("records") if (flags := tables.flags_of(row))]
+    raised = [flags for row in table.to_dict("records") if (flags := flags_of(row))]
     if raised:
         names = ", ".join(sorted({name for flags in raised for name in flags}))
         yield f"Robustness of {len(raised)} runs is flagged, not to be believed as it stands: {names}."

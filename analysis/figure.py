@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import yaml
 from matplotlib.lines import Line2D
 
-from kdtune.tables import TableError, profile_folder, read
+from kdtune.report.table import TableError, profile_folder, read
 
 if TYPE_CHECKING:
     import pandas as pd

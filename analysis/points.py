@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kdtune.report.table import TableError
 from kdtune.statistics import mean_interval
-from kdtune.tables import TableError
 
 if TYPE_CHECKING:
     import pandas as pd

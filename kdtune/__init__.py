@@ -1,12 +1,12 @@
 """kdtune: sweeps of noisy knowledge distillation.
 
 kdtune.plan(file, profile=...)        the distinct runs of a sweep file, and who waits for whom
-kdtune.sweep(file, profile=...)       does the sweep; the exit status
+kdtune.run_sweep(file, profile=...)       does the sweep; the exit status
 kdtune.table("results/fickle")        its results as a DataFrame, a row a run
 kdtune.load("3f2a5b...")              the network of a finished run
 kdtune.trainable(file, profile=...)   a run of a sweep file as a function for a Tuner of one's own
 """
 
-from kdtune.api import load, plan, sweep, table, trainable
+from kdtune.api import load, plan, run_sweep, table, trainable
 
-__all__ = ["load", "plan", "sweep", "table", "trainable"]
+__all__ = ["load", "plan", "run_sweep", "table", "trainable"]

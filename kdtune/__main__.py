@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from kdtune import command
-from kdtune.command import Options, options_of
+from kdtune.cli import sweep
+from kdtune.cli.sweep import Options, options_of
 
 
 @click.group()
@@ -18,7 +18,7 @@ def main() -> None:
     """Sweeps of noisy knowledge distillation: teachers, the best one chosen, students, robustness, figures."""
 
 
-main.add_command(command.main, "sweep")
+main.add_command(sweep.main, "sweep")
 
 
 @main.command()
@@ -26,7 +26,7 @@ main.add_command(command.main, "sweep")
 @click.option("--address", envvar="RAY_ADDRESS", help="The cluster it would run on [RAY_ADDRESS].")
 def plan(**flags: Any) -> None:
     """What the sweep FILE would run, what is done already, what it costs. The same as `sweep --dry-run`."""
-    sys.exit(command.run(Options(dry_run=True, **flags)))
+    sys.exit(sweep.run(Options(dry_run=True, **flags)))
 
 
 @main.command()
@@ -36,7 +36,7 @@ def plan(**flags: Any) -> None:
 @click.option("--pdb", is_flag=True, help="Open the debugger where a run fails.")
 def run(only: str, epochs: int | None, pdb: bool, **flags: Any) -> None:
     """Does one run of FILE, and the teachers it waits for, in this process and without Ray."""
-    from kdtune.single import run_single
+    from kdtune.cli.run import run_single
 
     sys.exit(run_single(Options(here=True, **flags), only, epochs, pdb))
 
@@ -46,7 +46,7 @@ def run(only: str, epochs: int | None, pdb: bool, **flags: Any) -> None:
 @click.option("--profile", help="Which profile, where several lie in the folder.")
 def status(folder: Path, profile: str | None) -> None:
     """How the runs of a sweep's FOLDER (results/fickle) stand, from its plan and the store."""
-    from kdtune.status import print_status
+    from kdtune.cli.status import print_status
 
     sys.exit(print_status(folder, profile))
 
@@ -61,7 +61,7 @@ def status(folder: Path, profile: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Start even if it takes more than 12 hours here.")
 def evaluate(**flags: Any) -> None:
     """Measures the finished runs of a sweep's FOLDER (results/fickle) by something new. Trains nothing."""
-    from kdtune.late import evaluate_late
+    from kdtune.cli.evaluate import evaluate_late
 
     sys.exit(evaluate_late(**flags))
 
@@ -71,7 +71,7 @@ def evaluate(**flags: Any) -> None:
 @click.option("--profile", help="Which profile, where several lie in the folder.")
 def table(folder: Path, profile: str | None) -> None:
     """The table of a sweep's FOLDER as CSV on stdout, a row a run."""
-    from kdtune.tables import TableError, profile_folder
+    from kdtune.report.table import TableError, profile_folder
 
     try:
         click.echo((profile_folder(folder, profile) / "results.csv").read_text(), nl=False)

@@ -10,27 +10,28 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from kdtune.planning import Plan
+    from kdtune.planning.plan import Plan
 
 
 def plan(file: str | Path, profile: str = "paper", overrides: Sequence[str] = (), data: str | None = None) -> Plan:
     """The plan of a sweep file. Raises SweepFileError with everything that is wrong with it; DataError."""
-    from kdtune import paths, sweepfile
-    from kdtune.planning import build
+    from kdtune import paths
+    from kdtune.planning.plan import build_plan
+    from kdtune.sweepfile.load import load_sweep
 
-    return build(sweepfile.load(file, profile, overrides), paths.data_folder(data))
+    return build_plan(load_sweep(file, profile, overrides), paths.data_folder(data))
 
 
-def sweep(file: str | Path, **flags: Any) -> int:
+def run_sweep(file: str | Path, **flags: Any) -> int:
     """Does what `python -m kdtune.sweep FILE` does, with the same flags as keywords; returns the exit status."""
-    from kdtune.command import Options, run
+    from kdtune.cli.sweep import Options, run
 
     return run(Options(Path(file), **flags))
 
 
 def table(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
     """The table of a sweep's folder, a row a run; `.attrs` names sweep, profile and data set. Raises TableError."""
-    from kdtune.tables import read
+    from kdtune.report.table import read
 
     return read(folder, profile)
 
@@ -41,14 +42,14 @@ def load(run_id: str, results: str | None = None) -> nn.Module:
     Raises LookupError for a run that is not done, DamagedError for weights that are not as they were written.
     """
     from kdtune import paths
-    from kdtune.run import load_finished
-    from kdtune.store import Store
+    from kdtune.store.store import Store
+    from kdtune.training.run import load_finished
 
     return load_finished(run_id, Store(paths.results_folder(results)))
 
 
 def trainable(file: str | Path, **where: Any) -> Callable[[Mapping[str, Any]], None]:
     """A run of a sweep file as a function for a `tune.Tuner` of one's own; see `trials`."""
-    from kdtune.trials import trainable as make
+    from kdtune.launch.trainable import trainable as make
 
     return make(file, **where)

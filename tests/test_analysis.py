@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from kdtune.tables import to_parquet
+from kdtune.report.table import to_parquet
 
 ANALYSIS = Path(__file__).parents[1] / "analysis"
 T = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764}  # Student's t, 97.5 %, for n values: from printed tables

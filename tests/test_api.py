@@ -14,9 +14,9 @@ from conftest import SMALL
 
 import kdtune
 from kdtune.data.datasets import DataError
-from kdtune.store import DamagedError
-from kdtune.tables import TableError
-from kdtune.tree import SweepFileError
+from kdtune.report.table import TableError
+from kdtune.store.store import DamagedError
+from kdtune.sweepfile.tree import SweepFileError
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +28,7 @@ def small(tmp_path_factory) -> Any:
     file = root / "small.yaml"
     file.write_text(SMALL + "profiles:\n  short: {recipe: {epochs: 1}, seeds: 1}\n")
     where = {"results": str(root / "results"), "data": str(root)}
-    assert kdtune.sweep(file, profile="paper", here=True, verbosity=-1, **where) == 0
+    assert kdtune.run_sweep(file, profile="paper", here=True, verbosity=-1, **where) == 0
     return SimpleNamespace(root=root, file=file, where=where, plan=kdtune.plan(file, data=str(root)))
 
 
@@ -49,11 +49,11 @@ def test_plan_raises_what_is_wrong(small, tmp_path: Path) -> None:
 
 
 def test_sweep_again_and_what_it_returns(small, capsys: pytest.CaptureFixture) -> None:
-    assert kdtune.sweep(small.file, profile="paper", **small.where) == 0, "nothing is left, so nothing needs Ray"
+    assert kdtune.run_sweep(small.file, profile="paper", **small.where) == 0, "nothing is left, so nothing needs Ray"
     assert "10 done" in capsys.readouterr().out
-    assert kdtune.sweep(small.file, profile="nope", **small.where) == 2
+    assert kdtune.run_sweep(small.file, profile="nope", **small.where) == 2
     with pytest.raises(TypeError, match="profil"):
-        kdtune.sweep(small.file, profil="paper")
+        kdtune.run_sweep(small.file, profil="paper")
 
 
 def test_table_is_a_frame_with_a_row_a_run(small) -> None:

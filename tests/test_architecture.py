@@ -94,7 +94,7 @@ def test_the_reader_of_imports_sees_what_it_should() -> None:
     assert Import("ray", False, False) in found["trials"]
     assert Import("kdtune.data.datasets", False, True) in found["training"]
     assert Import("kdtune.paths", True, False) in found["command"], "from kdtune import paths"
-    assert Import("kdtune.tables", False, False) in found["api"]
+    assert Import("kdtune.report.table", False, False) in found["api"]
     assert Import("ray", True, False) in found["tuner"]
     assert not [each.name for each in found["training"] if each.loaded and each.typed]
 
@@ -110,7 +110,7 @@ def test_imports_go_down_only(module_level: bool) -> None:
 
 def test_ray_has_three_doors() -> None:
     doors = {name for name in MODULES if any(within(each, "ray") for each in used_here(name))}
-    assert doors == {"kdtune.tuner", "kdtune.searcher", "kdtune.trials"}
+    assert doors == {"kdtune.launch.tuner", "kdtune.launch.searcher", "kdtune.launch.trainable"}
 
 
 def used_here(name: str) -> set[str]:
@@ -120,16 +120,19 @@ def used_here(name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("kdtune.training", ("kdtune.noise", "kdtune.distillation")),
-        ("kdtune.evaluation", ("kdtune.noise", "kdtune.distillation", "kdtune.training")),
-        ("kdtune.attack", ("kdtune",)),
+        ("kdtune.training.loop", ("kdtune.noise", "kdtune.training.lesson")),
+        ("kdtune.evaluation", ("kdtune.noise", "kdtune.training.lesson", "kdtune.training.loop")),
+        ("kdtune.attacks.pgd", ("kdtune",)),
         ("kdtune.settings", ("kdtune",)),
         ("kdtune.statistics", ("kdtune",)),
-        ("kdtune.data", ("kdtune.training", "kdtune.distillation", "kdtune.evaluation", "kdtune.models")),
-        ("kdtune.models", ("kdtune.training", "kdtune.noise", "kdtune.evaluation", "kdtune.data")),
-        ("kdtune.planning", ("torch", "ray", "kdtune.store")),
-        ("kdtune.run", ("kdtune.dispatch", "kdtune.tables", "kdtune.view", "kdtune.command")),
-        ("kdtune.store", ("torch", "kdtune.planning", "kdtune.config")),
+        ("kdtune.data", ("kdtune.training.loop", "kdtune.training.lesson", "kdtune.evaluation", "kdtune.models")),
+        ("kdtune.models", ("kdtune.training.loop", "kdtune.noise", "kdtune.evaluation", "kdtune.data")),
+        ("kdtune.planning.plan", ("torch", "ray", "kdtune.store.store")),
+        (
+            "kdtune.training.run",
+            ("kdtune.planning.dispatch", "kdtune.report.table", "kdtune.report.folder", "kdtune.cli.sweep"),
+        ),
+        ("kdtune.store.store", ("torch", "kdtune.planning.plan", "kdtune.config")),
     ],
 )
 def test_what_a_module_never_uses(module: str, never: tuple[str, ...]) -> None:
@@ -139,7 +142,7 @@ def test_what_a_module_never_uses(module: str, never: tuple[str, ...]) -> None:
 
 
 def test_training_and_evaluation_do_not_even_name_noise_in_their_types() -> None:
-    for module in ("kdtune.training", "kdtune.evaluation"):
+    for module in ("kdtune.training.loop", "kdtune.evaluation"):
         wrong = {name for name in used(module, types_too=True) if within(name, "kdtune.noise")}
         assert not wrong, f"{module} names {wrong}"
 
@@ -156,7 +159,7 @@ def test_analysis_reads_tables_and_statistics_alone() -> None:
     assert scripts
     for script in scripts:
         wrong = {each.name for each in imports(script) if within(each.name, "kdtune")} - {
-            "kdtune.tables",
+            "kdtune.report.table",
             "kdtune.statistics",
         }
         assert not wrong, f"{script.name} imports {wrong}"
@@ -175,7 +178,7 @@ def test_public_names_stay_functions_whatever_was_imported() -> None:
     for name in MODULES:
         if name != "kdtune.sweep":
             import_module(name)
-    assert set(kdtune.__all__) == {"plan", "sweep", "table", "load", "trainable"}
+    assert set(kdtune.__all__) == {"plan", "run_sweep", "table", "load", "trainable"}
     for name in kdtune.__all__:
         assert callable(getattr(kdtune, name)), f"kdtune.{name} is {getattr(kdtune, name)}"
 

@@ -11,11 +11,14 @@ from pathlib import Path
 import click
 import pytest
 
-from kdtune import command, paths, reader, sweepfile
+from kdtune import paths
 from kdtune.__main__ import main
+from kdtune.cli import sweep
+from kdtune.cli.run import wanted
 from kdtune.config import RECIPE_VERSION
-from kdtune.planning import build
-from kdtune.single import wanted
+from kdtune.planning.plan import build_plan
+from kdtune.sweepfile import reader
+from kdtune.sweepfile.load import PAPER, load_sweep
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -66,7 +69,7 @@ def shell(markdown: str) -> list[list[str]]:
 def parse(words: list[str]) -> click.Context | None:
     """Parses a command of kdtune as click would, without doing it. Raises click.UsageError; None for other commands."""
     if words[:3] == ["python", "-m", "kdtune.sweep"]:
-        return command.main.make_context("kdtune.sweep", words[3:])
+        return sweep.main.make_context("kdtune.sweep", words[3:])
     if words[0] == "kdtune":
         group = main.make_context("kdtune", words[1:2])
         name, each, _ = main.resolve_command(group, words[1:2])
@@ -94,7 +97,7 @@ def test_a_sweep_is_named_like_its_file_and_its_header_counts_right(path: Path) 
     assert reader.read(path)["name"] == path.stem
     (total,) = re.findall(r"(\d+) runs\b", header(path)) or [None]
     if total is not None:
-        assert len(build(sweepfile.load(path), paths.data_folder()).runs) == int(total)
+        assert len(build_plan(load_sweep(path), paths.data_folder()).runs) == int(total)
 
 
 def test_there_is_a_sweep_file() -> None:
@@ -198,8 +201,8 @@ def test_sweep_commands_of_the_readme_resolve_and_only_finds_its_run(readme: str
             continue
         params = context.params
         overrides = [each for each in params["overrides"] if "path:" not in each]  # images that only the reader has
-        file = sweepfile.load(ROOT / params["file"], params["profile"] or sweepfile.PAPER, overrides)
-        plan = build(file, tmp_path)
+        file = load_sweep(ROOT / params["file"], params["profile"] or PAPER, overrides)
+        plan = build_plan(file, tmp_path)
         if only := params.get("only"):
             students = [run for run in plan.only(wanted(only, plan)).runs.values() if run.role == "student"]
             assert len(students) == 1, f"--only {only} names {len(students)} students"

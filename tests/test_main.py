@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import SMALL
 
-import kdtune.run
+import kdtune.training.run
 from kdtune.__main__ import main
-from kdtune.command import Options, run
-from kdtune.store import Store
+from kdtune.cli.sweep import Options, run
+from kdtune.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,7 +152,7 @@ def test_status_tells_why_a_run_failed(small, tmp_path: Path, monkeypatch: pytes
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more rain")
 
-    monkeypatch.setattr(kdtune.run, "train", broken)
+    monkeypatch.setattr(kdtune.training.run, "train", broken)
     file = tmp_path / "small.yaml"
     file.write_text(SMALL)
     options = Options(file, (), "paper", results=str(tmp_path), data=str(tmp_path), here=True, verbosity=-1)

@@ -16,23 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune import sweepfile
 from kdtune.config import Distillation, Noise, Run, Select
 from kdtune.data.datasets import Data, Split
-from kdtune.distillation import Lesson, kd_loss
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.evaluator import EvaluationError, predict
-from kdtune.events import Events
 from kdtune.models.normalized import Normalized
 from kdtune.noise.input import Gaussian
 from kdtune.noise.labels import Corruption
 from kdtune.noise.target import Variability
 from kdtune.noise.teacher import Dropout, SignalNoise, Swap
-from kdtune.planning import build
+from kdtune.planning.plan import build_plan
 from kdtune.randomness import draw, stream_seed
 from kdtune.recipe import Recipe
-from kdtune.training import train
-from kdtune.tree import SweepFileError
+from kdtune.report.tensorboard import Events
+from kdtune.sweepfile.load import load_sweep
+from kdtune.sweepfile.tree import SweepFileError
+from kdtune.training.lesson import Lesson, kd_loss
+from kdtune.training.loop import train
 
 CLASSES = 10
 HOW = Distillation(alpha=0.9, temperature=4)
@@ -274,13 +274,13 @@ def test_the_best_network_chosen_by_noisy_training_accuracy() -> None:
 def test_a_choice_on_test_data_outside_the_papers_own_profile(write_sweep: Any, small_sweep: str) -> None:
     path = write_sweep(small_sweep.replace("val/accuracy", "test/accuracy") + "profiles: {quick: {seeds: 1}}\n")
     with pytest.raises(SweepFileError, match="only the paper profile may choose by test data"):
-        sweepfile.load(path, "quick")
+        load_sweep(path, "quick")
 
 
 def test_a_constant_step_in_tensorboard(write_sweep: Any, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    plan = build(sweepfile.load(write_sweep()), tmp_path)
+    plan = build_plan(load_sweep(write_sweep()), tmp_path)
     id, planned = next(iter(plan.runs.items()))
     events = Events(tmp_path, plan)
     events.append(id, [{"epoch": epoch, "train/loss": 1 / epoch} for epoch in (1, 2, 3)])

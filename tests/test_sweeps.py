@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from kdtune import planning, sweepfile
 from kdtune.data.datasets import Dataset, load
-from kdtune.evaluation.attacks import PGD
+from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.shift import Cinic, Shift
 from kdtune.models import Model
-from kdtune.planning import Plan, PlannedRun
-from kdtune.run import build
-from kdtune.tables import flat
+from kdtune.planning.plan import Plan, PlannedRun, build_plan
+from kdtune.report.table import flat
+from kdtune.sweepfile.load import load_sweep
+from kdtune.training.run import build_network
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
@@ -42,7 +42,7 @@ DISTINCT = (1025, 267, 382)  # of all sweeps together: what they share is traine
 
 @cache
 def plan(name: str, profile: str = "paper") -> Plan:
-    return planning.build(sweepfile.load(ROOT / "sweeps" / f"{name}.yaml", profile), Path("nowhere"))
+    return build_plan(load_sweep(ROOT / "sweeps" / f"{name}.yaml", profile), Path("nowhere"))
 
 
 def header(name: str) -> str:
@@ -262,7 +262,7 @@ def test_row_4_is_the_whole_grid_at_every_number_of_steps() -> None:
 
 def test_rows_2_and_3_are_read_off_one_measurement() -> None:
     data = load(Dataset.model_validate({"digits": {}}), Path("nowhere"))
-    network = build(Model.model_validate({"mlp": {"hidden": [4]}}), None, 0, data.shape, data.classes)
+    network = build_network(Model.model_validate({"mlp": {"hidden": [4]}}), None, 0, data.shape, data.classes)
     measured = PGD(eps=(0.1,), steps=(1,), restarts=2, images=20).measure(network, data).metrics
     ways = {"robust/pgd1", "robust/pgd1/unconditional", "robust/pgd1/worst", "robust/pgd1/worst_unconditional"}
     assert ways <= set(measured)

@@ -174,12 +174,12 @@ def load(dataset: Dataset, data_dir: Path, device: torch.device | str = "cpu") -
     On the CPU a decoded folder's tensors are mapped files: their pages are shared by all runs of the machine.
     Errors: DataError for data that is missing, damaged or too little.
     """
-    from kdtune.data.division import divided, measured, relabelled
+    from kdtune.data.split import measured, relabelled, split
 
     arrays = dataset.source.read(data_dir)
     splits = {name: _split(*pair) for name, pair in arrays.splits.items()}
     train = splits.pop("train")
-    kept, held_out = divided(train.labels, dataset)
+    kept, held_out = split(train.labels, dataset)
     stages = relabelled(train.labels, dataset, len(arrays.class_names))
     given = Split(train.images, stages[-1])
     _, channels, height, width = train.images.shape

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from kdtune.evaluation.attacks import Several, balanced
 from kdtune.evaluation.evaluator import (
     BATCH,
     CLOSED,
@@ -29,6 +28,7 @@ from kdtune.evaluation.evaluator import (
     pixels,
     predict,
 )
+from kdtune.evaluation.pgd import Several, balanced
 from kdtune.settings import Count, Positive
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def standing(network: nn.Module, images: Tensor, labels: Tensor, eps: float, cla
     import torch
     from pyautoattack import AutoAttack
 
-    from kdtune.attack import evaluating, withstood
+    from kdtune.attacks.pgd import evaluating, withstood
     from kdtune.randomness import seeded
 
     with evaluating(network), frozen(network), seeded(seed, "evaluation.autoattack"), untraced():

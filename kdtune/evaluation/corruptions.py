@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic.dataclasses import dataclass
 
 from kdtune.data import cifar10c
-from kdtune.evaluation.attacks import balanced
 from kdtune.evaluation.evaluator import CLOSED, Evaluator, Measurement, correct, pack, percent, predict
 from kdtune.evaluation.families import FAMILIES, SEVERITIES, USUAL, corrupt, unsuited
+from kdtune.evaluation.pgd import balanced
 from kdtune.settings import Count, PathText, Settings, Text
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
     """
     import torch
 
-    from kdtune.attack import evaluating
+    from kdtune.attacks.pgd import evaluating
 
     if not len(images):
         raise EvaluationError("there are no images to evaluate on")

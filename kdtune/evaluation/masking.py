@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from kdtune.evaluation.attacks import LossName, balanced, withstanding
 from kdtune.evaluation.evaluator import (
     BATCH,
     CLOSED,
@@ -27,6 +26,7 @@ from kdtune.evaluation.evaluator import (
     pixels,
 )
 from kdtune.evaluation.flags import raised
+from kdtune.evaluation.pgd import LossName, balanced, withstanding
 from kdtune.settings import Count, Positive
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class Masking(Evaluator):
         self, network: nn.Module, images: Tensor, labels: Tensor, seed: int, teacher: nn.Module | None
     ) -> dict[str, np.ndarray]:
         """What `raised` asks for, but the floor: bool [N] by name."""
-        from kdtune.attack import pgd, withstood
+        from kdtune.attacks.pgd import pgd, withstood
+        from kdtune.attacks.square import square
         from kdtune.randomness import draw
-        from kdtune.square import square
 
         def standing(
             which: np.ndarray, steps: tuple[int, ...], loss: LossName, restart: int = 0
@@ -172,7 +172,7 @@ def repeated(network: nn.Module, images: Tensor) -> Tensor:
     """Logits of REPEATS forward passes: [REPEATS, N, K]. Raises EvaluationError as `predict`, but not for noise."""
     import torch
 
-    from kdtune.attack import evaluating
+    from kdtune.attacks.pgd import evaluating
 
     with evaluating(network), torch.no_grad():
         return torch.stack([checked(network(images), len(images)) for _ in range(REPEATS)])
@@ -197,7 +197,7 @@ def differentiates(network: nn.Module, images: Tensor) -> bool:
     """
     import torch
 
-    from kdtune.attack import evaluating
+    from kdtune.attacks.pgd import evaluating
 
     seen: list[str] = []
 
@@ -219,7 +219,7 @@ def without_gradient(network: nn.Module, images: Tensor, labels: Tensor, loss: L
     """Which images have a gradient of the loss that is 0 in every pixel: bool [N]."""
     import torch
 
-    from kdtune.attack import LOSSES, evaluating
+    from kdtune.attacks.pgd import LOSSES, evaluating
 
     images = images.detach().requires_grad_()
     with evaluating(network), torch.enable_grad():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass
 
 from kdtune.noise.knob import Knob
-from kdtune.noise.redrawn import Drawn, redrawn, share_changed
+from kdtune.noise.redraw import DrawnFrom, redraw, share_changed
 from kdtune.settings import Rate
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class Variability(Knob):
 
     strength: ClassVar[str] = "rate"
     rate: Rate  # r: probability, for each sample of each batch, that its label is drawn anew
-    classes: Drawn = "wrong"
+    classes: DrawnFrom = "wrong"
 
     def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
-        return redrawn(labels, self.rate, classes, self.classes, draw)
+        return redraw(labels, self.rate, classes, self.classes, draw)
 
     def measure(self, before: Tensor, after: Tensor) -> float:
         """Share of the labels that became wrong."""

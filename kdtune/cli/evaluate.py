@@ -1,0 +1,62 @@
+"""`kdtune evaluate results/fickle --evaluation pgd`: finished runs measured by something new; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdtune.cli.sweep import Options, Refused, sweep
+from kdtune.data.datasets import DataError
+from kdtune.evaluation.evaluator import EvaluationError
+from kdtune.planning.plan import Plan, build_plan
+from kdtune.report.folder import View
+from kdtune.report.table import TableError, profile_folder
+from kdtune.store.objects import StorageError
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import SweepFile, load_sweep
+from kdtune.sweepfile.reader import parse_value
+from kdtune.sweepfile.tree import COMMAND_LINE, SweepFileError
+
+
+def evaluate_late(folder: Path, profile: str | None, evaluation: str, **flags: Any) -> int:
+    """Measures the finished runs of a sweep's folder and renews its table; returns the exit status.
+
+    `evaluation` is an evaluator as a sweep file writes it: `pgd`, or `{pgd: {eps: [0.1], step: 0.01}}`. It stands for
+    the one of the same name that the sweep had.
+    """
+    try:
+        place = profile_folder(folder, profile)
+        file, plan = finished_plan(place, evaluation, flags.get("data"))
+        options = Options(file=place / "sweep.yaml", results=str(place.parent.parent), **flags)
+        view = View(Store(place.parent.parent), plan, label=place.name)
+        return sweep(options, file, plan, view, lambda value: None)
+    except (SweepFileError, TableError) as error:
+        click.echo(str(error), err=True)
+        return 2
+    except (DataError, StorageError, EvaluationError, Refused, OSError) as error:
+        click.echo(f"refused: {error}", err=True)
+        return 4
+
+
+def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[SweepFile, Plan]:
+    """The folder's own sweep with the evaluation changed, and its plan with the finished runs alone."""
+    from kdtune import paths
+
+    about = json.loads((place / "plan.json").read_bytes())
+    before = load_sweep(place / "sweep.yaml", folder=about["folder"])
+    asked = parse_value(evaluation, COMMAND_LINE, ("evaluation",))
+    kept = [entry for entry in before.tree["evaluation"] if _name(entry) != _name(asked)]
+    override = f"evaluation={json.dumps([*kept, asked])}"
+    file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"])
+    plan = replace(build_plan(file, paths.data_folder(data)), profile=about["profile"])
+    store = Store(place.parent.parent)
+    finished = store.finished()
+    return file, replace(plan, runs={id: planned for id, planned in plan.runs.items() if id in finished})
+
+
+def _name(entry: Any) -> str:
+    return next(iter(entry)) if isinstance(entry, dict) and entry else str(entry)

@@ -1,0 +1,35 @@
+"""Which profile a command runs under, and the line that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdtune.planning.devices import has_usable_gpu
+
+LIMITS = {
+    "paper": "this is the paper's own scale",
+    "quick": "short schedules: levels lie below the paper's, directions should show",
+    "laptop": "tiny networks on tiny images: everything works, directions at most, no verdict on the paper",
+}
+
+
+def choose(requested: str | None, address: str | None, offered: Sequence[str]) -> tuple[str, str]:
+    """The profile and why: the one that was named; else `paper` on a cluster or a usable GPU; else `laptop`."""
+    if requested:
+        return requested, "asked for"
+    if address:
+        return "paper", f"a cluster was named ({address})"
+    if has_usable_gpu():
+        return "paper", "this machine has a GPU that torch can use"
+    if "laptop" in offered:
+        return "laptop", "no cluster was named, and torch finds no GPU here"
+    return "paper", "the file has no profile laptop"
+
+
+def line(profile: str, why: str, changes: Sequence[str], offered: Sequence[str]) -> str:
+    """Which profile, why, what it changes, what it cannot show, how to insist on another."""
+    changed = ", ".join(dict.fromkeys(path.split(".")[0] for path in changes)) or "nothing"
+    others = ", ".join(name for name in offered if name != profile)
+    insist = f" Another: --profile {others.replace(', ', ' | ')}." if others else ""
+    limits = LIMITS.get(profile, "a scale of the file's own")
+    return f"profile {profile}: {why}. It sets {changed} ({limits}).{insist}"

@@ -1,0 +1,34 @@
+"""`kdtune status results/fickle`: how the runs of a sweep stand now, from its plan and the store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from kdtune.report.table import TableError, profile_folder
+from kdtune.store.store import Store
+
+
+def print_status(folder: Path, profile: str | None) -> int:
+    """A line per role and state, and what failed with its cause; returns the exit status."""
+    try:
+        place = profile_folder(folder, profile)
+        plan = json.loads((place / "plan.json").read_bytes())
+    except (TableError, OSError, ValueError) as error:
+        click.echo(f"refused: {error}", err=True)
+        return 2
+    store = Store(place.parent.parent)
+    click.echo(f"{plan['sweep']} on {plan['dataset']}, profile {plan['profile']}: {len(plan['runs'])} runs")
+    for role in ("teacher", "student"):
+        now: dict[str, int] = {}
+        for run in plan["runs"]:
+            if run["role"] == role:
+                state = store.state(run["id"])
+                now[state] = now.get(state, 0) + 1
+        click.echo(f"  {role}s: " + (", ".join(f"{count} {state}" for state, count in now.items()) or "none"))
+    for run in plan["runs"]:
+        if failure := store.failure(run["id"]):
+            click.echo(f"  failed {run['id']} {run['parameters']}: {failure['type']}: {failure['message']}")
+    return 0

@@ -1,0 +1,1 @@
+"""A sweep as distinct runs, who waits for whom, what it costs."""

@@ -1,0 +1,213 @@
+"""What runs cost: multiply-adds, seconds, bytes of checkpoints. Pure arithmetic, without torch.
+
+For `--dry-run`, for the question before hours of work, and as weights of the time left. All are estimates, corrected by
+what the finished runs of a plan took once there are some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from kdtune.config import Run
+from kdtune.evaluation.evaluator import BATCH, Evaluator
+from kdtune.models import Model, Shape
+from kdtune.planning import dispatch
+from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
+from kdtune.store.store import DamagedError
+
+if TYPE_CHECKING:
+    from kdtune.data.datasets import Dataset
+    from kdtune.planning.plan import Plan
+    from kdtune.store.store import Store
+
+TRAINING = 3  # a training step costs about three forward passes: one forward, two backward (weights, inputs)
+KEPT = 2  # checkpoints of a run
+TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "mnist": 10_000, "fashion_mnist": 10_000, "digits": 466}
+TEST_SHARE = 5  # training images per test image of any other set; only the estimate of its evaluation hangs on it
+COMPARED = 20  # finished runs whose seconds correct the estimate
+
+
+@dataclass(frozen=True)
+class Images:
+    """What an estimate has to know of a data set."""
+
+    shape: Shape
+    classes: int
+    train: int  # trained on
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of one device."""
+
+    training: float
+    evaluation: float
+
+    @property
+    def seconds(self) -> float:
+        return self.training + self.evaluation
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a plan. `hours` are of this machine's time, `device_hours` of all its devices together."""
+
+    hours: float
+    device_hours: float
+    device: Device
+    devices: int
+    compared: int  # finished runs that the estimate was corrected by
+    checkpoint_bytes: int  # at most, at one time
+
+    def __str__(self) -> str:
+        if self.device_hours == 0:
+            return "nothing is left to compute"
+        source = f"judged by {self.compared} finished runs" if self.compared else "a rough guess, none is finished yet"
+        where = f"{self.devices} {self.device.name}{'s' if self.devices > 1 else ''}"
+        size = f"checkpoints up to {self.checkpoint_bytes / 1e6:.0f} MB"
+        return f"about {duration(self.hours * 3600)} on {where} ({source}); {size}"
+
+
+def estimate(
+    plan: Plan,
+    states: Mapping[str, str],
+    store: Store,
+    data_dir: Path,
+    device: Device | None = None,
+    devices: int | None = None,
+) -> Estimate:
+    """What the runs of a plan that are neither done nor diverged still cost, on so many devices (default: those here).
+
+    Raises DataError where the data cannot be read.
+    """
+    device = device or (GPU if has_usable_gpu() else CPU_CORE)
+    devices = devices or available(device)
+    trained = store.finished()
+    seconds: dict[str, float] = {}
+    for id, state in states.items():
+        if state not in ("done", "diverged"):
+            missing = dispatch.missing(plan, store, id) if id in trained else plan.evaluators
+            work = work_of(plan, id, device, data_dir, missing)
+            seconds[id] = work.evaluation if id in trained else work.seconds
+    ratios = compared(plan, states, store, data_dir, device)
+    factor = median(ratios) if ratios else 1.0
+    # A student cannot start before its teachers are done, however many devices there are.
+    chain = (
+        max(
+            (left + max((seconds.get(teacher, 0) for teacher in plan.runs[id].waits_for), default=0))
+            for id, left in seconds.items()
+        )
+        if seconds
+        else 0.0
+    )
+    total = sum(seconds.values())
+    sizes = sorted((checkpoint_bytes(plan.runs[id].run, data_dir) for id in seconds), reverse=True)
+    return Estimate(
+        hours=factor * max(chain, total / devices) / 3600,
+        device_hours=factor * total / 3600,
+        device=device,
+        devices=devices,
+        compared=len(ratios),
+        checkpoint_bytes=sum(sizes[:devices]),
+    )
+
+
+def compared(plan: Plan, states: Mapping[str, str], store: Store, data_dir: Path, device: Device) -> list[float]:
+    """Seconds that finished runs took on this kind of device, each over what was estimated. A diverged one was cut."""
+    ratios: list[float] = []
+    for id in (id for id, state in states.items() if state == "done"):
+        with suppress(DamagedError):
+            record = store.provenance(id) or {}
+            on_cpu = str(record.get("device", "")).endswith("CPU")
+            if record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
+                ratios.append(record["seconds"] / work_of(plan, id, device, data_dir).seconds)
+        if len(ratios) == COMPARED:
+            break
+    return ratios
+
+
+def work_of(
+    plan: Plan, id: str, device: Device = CPU_CORE, data_dir: Path = Path(), evaluators: Iterable[str] | None = None
+) -> Work:
+    """The seconds of one run of a plan; `evaluators` (hashes) are those to measure with, by default all."""
+    run = plan.runs[id].run
+    seen = images(run.dataset, data_dir)
+    wanted = plan.evaluators if evaluators is None else set(evaluators)
+    chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
+    teacher = plan.runs[run.teacher.runs[0]].run if run.teacher and run.teacher.runs[0] in plan.runs else None
+    _, forward = model_cost(run.model, seen.shape, seen.classes)
+    shown = passes(chosen, seen)
+    return Work(
+        training=training(run, seen, teacher) / device.rate + steps(run, seen) * device.step,
+        evaluation=shown * (forward / device.rate + device.step / TRAINING / BATCH),
+    )
+
+
+def multiply_adds(run: Run, seen: Images, evaluation: Iterable[Evaluator] = (), teacher: Run | None = None) -> float:
+    """Multiply-adds of a run from start to end; `teacher` is what it learns from, if anything."""
+    _, forward = model_cost(run.model, seen.shape, seen.classes)
+    return training(run, seen, teacher) + passes(evaluation, seen) * forward
+
+
+def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
+    """Multiply-adds of training; an epoch ends with a forward pass over the held-out images."""
+    if run.recipe is None:
+        return 0.0
+    _, own = model_cost(run.model, seen.shape, seen.classes)
+    answer = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
+    answer *= max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
+    return float(run.recipe.epochs) * (seen.train * (TRAINING * own + answer) + seen.validation * own)
+
+
+def steps(run: Run, seen: Images) -> int:
+    """Batches of a whole training."""
+    return run.recipe.epochs * ceil(seen.train / run.recipe.batch_size) if run.recipe else 0
+
+
+def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
+    """Images that evaluators send through a network, forward; a step of an attack counts like one of training."""
+    return sum(evaluator.passes(seen.test, seen.validation) for evaluator in evaluation)
+
+
+def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:
+    """Bytes of the checkpoints a run keeps while it trains: weights, momentum and the best weights where asked for."""
+    if run.recipe is None:
+        return 0
+    parameters, _ = model_cost(run.model, run.dataset.shape(data_dir), run.dataset.classes(data_dir))
+    copies = 1 + bool(run.recipe.optimizer.chosen.momentum) + (run.recipe.keep is not None)
+    return KEPT * 4 * parameters * copies
+
+
+@lru_cache(maxsize=256)
+def model_cost(model: Model, shape: Shape, classes: int) -> tuple[int, int]:
+    """`Model.cost`, remembered: the runs of a plan have few models."""
+    return model.cost(shape, classes)
+
+
+@lru_cache(maxsize=64)
+def images(dataset: Dataset, data_dir: Path) -> Images:
+    """The sizes of a data set. Raises DataError where its folder cannot be read."""
+    total = dataset.source.train_total()
+    kept, held_out = dataset.sizes(total)
+    test = TEST_IMAGES.get(dataset.kind, total // TEST_SHARE)
+    return Images(dataset.shape(data_dir), dataset.classes(data_dir), kept - held_out, held_out, test)
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: 12 s, 3 min, 2.5 h, 4 days."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

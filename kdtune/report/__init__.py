@@ -1,0 +1,1 @@
+"""What a person sees of a sweep: the screen, TensorBoard, tables, its folder."""

@@ -1,0 +1,235 @@
+"""TensorBoard event files, written by the driver: what `tensorboard --logdir` of a sweep's folder shows.
+
+    <folder>/tensorboard/                               events.out.tfevents.*   the columns of the HParams tab
+    <folder>/tensorboard/student dropout=0.2 seed=1/    events.out.tfevents.*   one run; `holds.json` says what of it
+
+A view like the rest of the folder: `rebuild` derives it anew from histories and metrics and touches only what differs;
+in between rows are appended as they come. Files are open only while something is written, however many runs there are.
+TensorBoard's package is loaded (by `eventfile`) only where there is something to write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtune.planning.plan import Plan, PlannedRun
+from kdtune.report.table import flat
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+log = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]  # one epoch of a history
+HOLDS = "holds.json"
+LONGEST = 100  # characters of a run's folder: file systems and TensorBoard's list of runs
+SUCCESS = {"done": True, "diverged": False, "failed": False}  # states in which a session is over
+
+
+@dataclass
+class _Session:
+    """A run whose file is still being added to: the file, and the rows in it."""
+
+    path: Path
+    rows: list[dict[str, float]]
+
+
+class Events:
+    """The event files of one plan below `folder`, a local path. A failing write is a warning: the runs matter more."""
+
+    def __init__(self, folder: str | Path, plan: Plan) -> None:
+        self.folder = Path(folder) / "tensorboard"
+        self.names = names(plan)
+        self.parameters = parameters(plan)
+        self._open: dict[str, _Session] = {}
+        self._metrics: dict[str, None] = {}  # names of all final metrics, in order of appearance
+        self._warned = False
+
+    def rebuild(
+        self, histories: Mapping[str, Sequence[Row]], metrics: Mapping[str, Row], states: Mapping[str, str]
+    ) -> None:
+        """Make the folder hold every run of the plan once and whole, and nothing of any other run.
+
+        `histories` are rows by id, `metrics` final ones by id, `states` as in `dispatch`. A run that has not begun (no
+        rows, and neither running nor over) is not shown.
+        """
+        self._open.clear()
+        self._metrics = dict.fromkeys(name for final in metrics.values() for name in _finite(final))
+        shown = set()
+        for id, name in self.names.items():
+            rows, final, state = _rows(histories.get(id, ())), _finite(metrics.get(id, {})), states.get(id, "new")
+            if rows or final or state == "running" or state in SUCCESS:
+                shown.add(name)
+                self._whole(id, rows, final, SUCCESS.get(state))
+        self._summarise()
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.is_dir() and not path.is_symlink() and path.name not in shown:
+                _clear(path)
+
+    def append(self, id: str, rows: Sequence[Row]) -> None:
+        """Add the epochs that are not written yet; without rows, only show that the run has begun."""
+        session = self._open.get(id)
+        if session is None:
+            self._whole(id, _rows(rows), {}, None)
+            return
+        last = session.rows[-1]["epoch"] if session.rows else 0
+        if new := [row for row in _rows(rows) if row["epoch"] > last]:
+            session.rows += new
+            from kdtune.report import eventfile
+
+            self._add(session.path, [eventfile.scalars(row, int(row["epoch"]), time.time()) for row in new])
+
+    def finish(self, id: str, metrics: Row, state: str = "done") -> None:
+        """Add the final metrics at the last epoch and end the session: success if `state` is done, else failure."""
+        if id not in self._open:
+            self._whole(id, [], {}, None)
+        session, final, success = self._open.pop(id), _finite(metrics), SUCCESS.get(state, False)
+        from kdtune.report import eventfile
+
+        self._add(session.path, eventfile.ending(session.rows, final, success, time.time()))
+        self._note(session.path, _digest(self.parameters[id], session.rows, final, success))
+        if not final.keys() <= self._metrics.keys():
+            self._metrics |= dict.fromkeys(final)
+            self._summarise()
+
+    def close(self) -> None:
+        """Nothing is held open; runs that are not over keep what they have."""
+        self._open.clear()
+
+    def _whole(self, id: str, rows: list[dict[str, float]], final: dict[str, float], success: bool | None) -> None:
+        """Make a run's folder hold exactly this; `success` is None while the run is not over."""
+        folder = self.folder / self.names[id]
+        digest = _digest(self.parameters[id], rows, final, success)
+        path = _holding(folder, digest)
+        if path is None:
+            from kdtune.report import eventfile
+
+            path = self._replace(folder, eventfile.session(self.parameters[id], rows, final, success), digest)
+        if success is None:
+            self._open[id] = _Session(path, rows)
+
+    def _summarise(self) -> None:
+        """Tell the HParams tab its columns, in this file alone. While no metric is known it finds out by itself."""
+        if not self._metrics:
+            _clear(self.folder)
+            return
+        sessions = list(self.parameters.values())
+        digest = _digest(sessions, list(self._metrics))
+        if _holding(self.folder, digest) is None:
+            from kdtune.report import eventfile
+
+            self._replace(self.folder, [eventfile.experiment(sessions, self._metrics)], digest)
+
+    def _replace(self, folder: Path, events: list[Event], digest: str) -> Path:
+        """Write a new file, then remove those before it. Its name sorts behind theirs: TensorBoard never looks back."""
+        path = folder / f"events.out.tfevents.{time.time_ns()}.kdtune"
+        before = _event_files(folder)
+        if self._add(path, events, opening=True) and self._note(path, digest):
+            for old in before:
+                old.unlink(missing_ok=True)
+        return path
+
+    def _add(self, path: Path, events: Sequence[Event], *, opening: bool = False) -> bool:
+        from kdtune.report import eventfile
+
+        return self._written(path, eventfile.records(events, opening=opening), "ab")
+
+    def _note(self, path: Path, digest: str) -> bool:
+        size = path.stat().st_size if path.exists() else 0
+        holds = {"file": path.name, "bytes": size, "sha256": digest}
+        return self._written(path.with_name(HOLDS), json.dumps(holds).encode(), "wb")
+
+    def _written(self, path: Path, data: bytes, mode: str) -> bool:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, mode) as file:
+                file.write(data)
+        except OSError as error:
+            if not self._warned:
+                log.warning("TensorBoard files are incomplete, the runs are not affected: %s: %s", path, error.strerror)
+            self._warned = True
+            return False
+        return True
+
+
+def names(plan: Plan) -> dict[str, str]:
+    """A readable folder name by id, safe on any file system; where two runs would share one, their ids are appended."""
+    safe = {id: re.sub(r"[^A-Za-z0-9_.,=+ -]", "_", planned.name).strip(" .") for id, planned in plan.runs.items()}
+    cut = {id: name[: LONGEST - 13].rstrip(" .") if len(name) > LONGEST else name for id, name in safe.items()}
+    used = Counter(name.casefold() for name in cut.values())
+    return {id: f"{cut[id]} {id}" if used[cut[id].casefold()] > 1 or cut[id] != safe[id] else cut[id] for id in safe}
+
+
+def parameters(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The hyperparameters by id: bool, float or text, and one of them for each name throughout the plan."""
+    raw = {
+        id: {name: _plain(value) for name, value in _of(run, plan).items() if value is not None}
+        for id, run in plan.runs.items()
+    }
+    kinds: dict[str, set[type]] = {}
+    for values in raw.values():
+        for name, value in values.items():
+            kinds.setdefault(name, set()).add(type(value))
+    return {
+        id: {name: value if len(kinds[name]) == 1 else str(value) for name, value in values.items()}
+        for id, values in raw.items()
+    }
+
+
+def _of(planned: PlannedRun, plan: Plan) -> dict[str, Any]:
+    fixed = {"dataset": plan.dataset, "model": planned.run.model.title, "role": planned.role, "seed": planned.run.seed}
+    teacher = {f"teacher.{axis}": value for axis, value in planned.teacher_parameters.items()}
+    return fixed | planned.parameters | teacher | flat({"noise": planned.run.description.get("noise") or None})
+
+
+def _plain(value: Any) -> bool | float | str:
+    if isinstance(value, bool | str):
+        return value
+    return float(value) if isinstance(value, int | float) else json.dumps(value, default=str)
+
+
+def _rows(rows: Iterable[Row]) -> list[dict[str, float]]:
+    return [_finite(row) for row in rows]
+
+
+def _finite(row: Row) -> dict[str, float]:
+    """What TensorBoard can draw: neither NaN and infinity nor what was not measured."""
+    return {name: float(value) for name, value in row.items() if isinstance(value, Real) and math.isfinite(value)}
+
+
+def _digest(*contents: Any) -> str:
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def _holding(folder: Path, digest: str) -> Path | None:
+    """The folder's only event file, if it is as it was written and holds what `digest` stands for."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        holds = json.loads((folder / HOLDS).read_bytes())
+        (path,) = _event_files(folder)
+        if holds == {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}:
+            return path
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what this module wrote there, and the folder if that was all."""
+    with suppress(OSError):
+        for path in [*_event_files(folder), folder / HOLDS]:
+            path.unlink(missing_ok=True)
+        folder.rmdir()

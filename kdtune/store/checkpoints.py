@@ -1,0 +1,92 @@
+"""Checkpoints of a run: `<attempt>/checkpoints/<epoch>.pt`, then `<epoch>.json` with its digest. For `store` only.
+
+A checkpoint counts once its .json is there and the digest fits; a crash before that leaves nothing that could be loaded
+(danger 3: a damaged one must not be tried again and again while an older one is good).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from kdtune.store.encoding import digest, from_json, to_json
+from kdtune.store.objects import Objects
+
+EVERY_S = 60.0  # seconds between two checkpoints of a run, unless --checkpoint-every says otherwise
+
+_FILE = re.compile(r"(?P<attempt>[^/]+)/checkpoints/(?P<epoch>0|[1-9][0-9]{0,8})\.(?P<kind>pt|json)")
+
+
+class Checkpoint(NamedTuple):
+    """Sorts by age: a run's attempts compute the same bytes, so the epoch decides and the attempt only breaks ties."""
+
+    epoch: int
+    attempt: str
+
+
+def save(objects: Objects, run: str, attempt: str, epoch: int, data: bytes, keep: int) -> None:
+    """Write one and delete all that are older than the newest `keep` of all attempts. `run` is the run's folder."""
+    if keep < 1:
+        raise ValueError(f"keep={keep}: at least one checkpoint has to be kept")
+    place = _path(run, Checkpoint(epoch, attempt))
+    objects.put(f"{place}.pt", data)
+    objects.put(f"{place}.json", to_json({"epoch": epoch, "sha256": digest(data)}))
+    found = _found(objects, run)
+    kept = _complete(found)[:keep]
+    for checkpoint, kinds in found.items():
+        if len(kept) == keep and checkpoint < kept[-1]:
+            _delete(objects, run, checkpoint, kinds)
+
+
+def newest(objects: Objects, run: str) -> tuple[int, bytes] | None:
+    """Epoch and bytes of the newest whose digest fits; those that do not fit are set aside with a warning."""
+    for checkpoint in _complete(_found(objects, run)):
+        place = _path(run, checkpoint)
+        record, data = objects.get(f"{place}.json"), objects.get(f"{place}.pt")
+        if record is None or data is None:
+            continue  # deleted by another attempt since the listing
+        if _fits(record, checkpoint.epoch, data):
+            return checkpoint.epoch, data
+        objects.reject(f"{place}.pt", data, "it does not fit the digest beside it")
+        objects.reject(f"{place}.json", record, "it belongs to a damaged checkpoint")
+    return None
+
+
+def any_complete(objects: Objects, run: str) -> bool:
+    """Whether one looks complete; a listing, no bytes are read."""
+    return bool(_complete(_found(objects, run)))
+
+
+def delete_all(objects: Objects, run: str) -> None:
+    """Delete the checkpoints of all attempts, and what crashed writers left of them."""
+    for checkpoint, kinds in _found(objects, run).items():
+        _delete(objects, run, checkpoint, kinds)
+    objects.remove_leftovers(run)
+
+
+def _found(objects: Objects, run: str) -> dict[Checkpoint, set[str]]:
+    found: dict[Checkpoint, set[str]] = {}
+    for key in objects.list(run):
+        if match := _FILE.fullmatch(key.removeprefix(f"{run}/")):
+            found.setdefault(Checkpoint(int(match["epoch"]), match["attempt"]), set()).add(match["kind"])
+    return found
+
+
+def _complete(found: dict[Checkpoint, set[str]]) -> list[Checkpoint]:
+    return sorted((checkpoint for checkpoint, kinds in found.items() if kinds == {"pt", "json"}), reverse=True)
+
+
+def _fits(record: bytes, epoch: int, data: bytes) -> bool:
+    try:
+        return bool(from_json(record) == {"epoch": epoch, "sha256": digest(data)})
+    except ValueError:
+        return False
+
+
+def _delete(objects: Objects, run: str, checkpoint: Checkpoint, kinds: set[str]) -> None:
+    for kind in sorted(kinds):  # json first: without it the .pt no longer counts
+        objects.delete(f"{_path(run, checkpoint)}.{kind}")
+
+
+def _path(run: str, checkpoint: Checkpoint) -> str:
+    return f"{run}/{checkpoint.attempt}/checkpoints/{checkpoint.epoch}"

@@ -1,0 +1,147 @@
+"""A sweep file as a tree that remembers its lines; laying one tree over another; problems, by place.
+
+The tree is `YamlMap`, `YamlList` and scalars. A line is None where the command line wrote the value, and nowhere else,
+so a place in the tree and the name of its file are enough to say where a value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from collections.abc import Mapping as Values
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+KeyPath = tuple[str | int, ...]
+
+COMMAND_LINE = "command line"
+KINDS = frozenset({"optimizer", "schedule", "dataset", "model"})
+POINTS = frozenset({"input", "teacher", "target", "labels"})  # injection points, directly under `noise`
+
+
+class YamlMap(dict[str, Any]):
+    """A YAML mapping. `lines[key]`: where that value stands (of a list or mapping: the line of its key), from 1."""
+
+    def __init__(
+        self,
+        items: Values[str, Any] | None = None,
+        lines: Values[str, int | None] | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(items or {})
+        self.lines = dict(lines or {})
+        self.line = line
+
+
+class YamlList(list[Any]):
+    """A YAML list. `lines[i]`: where item i stands, from 1."""
+
+    def __init__(self, items: Iterable[Any] = (), lines: Iterable[int | None] = (), line: int | None = None) -> None:
+        super().__init__(items)
+        self.lines = list(lines) or [None] * len(self)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a sweep file or an override: where, what came, what would do."""
+
+    source: str
+    line: int | None
+    path: KeyPath
+    message: str
+
+    def __str__(self) -> str:
+        where = self.source if self.line is None else f"{self.source}:{self.line}"
+        return ": ".join(part for part in (where, ".".join(map(str, self.path)), self.message) if part)
+
+
+class SweepFileError(Exception):
+    """What is wrong with a sweep file: every problem that was found, one a line when printed."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[type[SweepFileError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)  # it travels between processes
+
+
+def child(node: Any, part: str | int) -> tuple[Any, int | None]:
+    """What stands under `part` of `node`, and its line; digits index a list. KeyError where there is nothing."""
+    if isinstance(node, YamlMap) and part in node:
+        return node[str(part)], node.lines.get(str(part))
+    # Nine digits at most: int() answers thousands of them with a ValueError.
+    if isinstance(node, YamlList) and len(str(part)) < 10 and str(part).isdecimal() and int(part) < len(node):
+        return node[int(part)], node.lines[int(part)]
+    raise KeyError(part)
+
+
+def line_at(tree: YamlMap, path: KeyPath) -> int | None:
+    """The line of the deepest part of `path` that exists; None where the command line wrote it."""
+    node, line = tree, tree.line
+    for part in path:
+        try:
+            node, line = child(node, part)
+        except KeyError:
+            break
+    return line
+
+
+def problem_at(tree: YamlMap, source: str, path: KeyPath, message: str) -> Problem:
+    """A problem with what stands at `path` of a tree that was read from `source` and, in part, written by overrides."""
+    line = line_at(tree, path)
+    return Problem(COMMAND_LINE if line is None else source, line, path, message)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, if any; letter case, - and _ do not count."""
+    folded = {one.casefold().replace("_", "-"): one for one in known}
+    close = difflib.get_close_matches(name.casefold().replace("_", "-"), folded, n=1)
+    return folded[close[0]] if close else None
+
+
+def short(value: Any) -> str:
+    """A value as a message names it, in 60 characters at most."""
+    if isinstance(value, YamlMap | YamlList):
+        return f"a {'mapping' if isinstance(value, YamlMap) else 'list'} of {len(value)}"
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def names_a_kind(path: KeyPath) -> bool:
+    """Whether a mapping at `path` names one kind out of several, so that two of them cannot be merged key by key.
+
+    Only `noise.teacher` is an injection point; `teacher` anywhere else is an ordinary mapping.
+    """
+    if not path:
+        return False
+    above = path[-2] if len(path) > 1 else None
+    return path[-1] in KINDS or (above == "noise" and path[-1] in POINTS) or path[-2:] == ("dataset", "labels")
+
+
+def merge(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool] = names_a_kind) -> YamlMap:
+    """`base` with `over` laid on it; neither is changed.
+
+    Mappings merge key by key, except where `whole(path)` says that the upper one replaces the lower. A list or a scalar
+    replaces. None removes the key, and does nothing where there is no such key. Lines follow what was written last.
+    """
+    return overlay(deepcopy(base), deepcopy(over), whole, ())
+
+
+def overlay(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool], path: KeyPath) -> YamlMap:
+    """`merge` at `path` of a larger tree, in place: `base` is changed and returned, and takes in parts of `over`."""
+    for key, value in over.items():
+        here = (*path, key)
+        below = base.get(key)
+        if value is None:
+            base.pop(key, None)
+            base.lines.pop(key, None)
+        elif isinstance(value, YamlMap) and isinstance(below, YamlMap) and not whole(here):
+            overlay(below, value, whole, here)
+        else:
+            if isinstance(value, YamlMap):  # laid on nothing, which leaves out what it removes
+                value = overlay(YamlMap(line=value.line), value, whole, here)
+            base[key], base.lines[key] = value, over.lines.get(key)
+    return base

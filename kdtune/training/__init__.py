@@ -1,0 +1,1 @@
+"""One run from start to end: `run` is the table of contents."""

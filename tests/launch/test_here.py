@@ -1,0 +1,165 @@
+"""A plan in this process: what is started in which order, what is told, how it is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL
+
+import kdtune.training.run
+from kdtune.launch import here
+from kdtune.launch.here import launch_here
+from kdtune.launch.interrupt import Interrupt
+from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.plan import Plan, build_plan
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import load_sweep
+
+
+class Notes:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.order: list[tuple[str, str]] = []
+        self.told: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self.states: dict[str, str] = {}
+        self.ticks = 0
+
+    def started(self, id: str) -> None:
+        self.order.append(("started", id))
+
+    def rows(self, id: str, rows: list[dict[str, float]]) -> None:
+        self.told[id] += rows
+
+    def ended(self, id: str, state: str) -> None:
+        self.order.append(("ended", id))
+        self.states[id] = state
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Two teachers, one student."""
+    path = tmp_path / "x.yaml"
+    text = SMALL.replace("seeds: 2", "seeds: 1").replace("seeds: 3", "seeds: 2").replace("[0.0, 0.2]", "0.2")
+    path.write_text(text)
+    plan = build_plan(load_sweep(path), tmp_path)
+    assert [run.role for run in plan.runs.values()] == ["teacher", "teacher", "student"]
+    return plan
+
+
+@pytest.fixture
+def go(plan: Plan, tmp_path: Path):
+    """Does the plan here; returns how each run stands and what was told."""
+
+    def go(every: float = 1e9, interrupt: Interrupt | None = None, **flags: Any) -> tuple[Dispatch, Notes]:
+        dispatch, notes = Dispatch(plan, Store(tmp_path / "results")), Notes()
+        launch_here(dispatch, notes, tmp_path, every, interrupt or Interrupt(), **flags)
+        return dispatch, notes
+
+    return go
+
+
+def test_teachers_first_one_after_the_other(go, plan: Plan) -> None:
+    dispatch, notes = go()
+    assert notes.order == [(what, id) for id in plan.runs for what in ("started", "ended")]
+    assert set(notes.states.values()) == {"done"} and dispatch.over
+    assert notes.ticks >= len(plan.runs)
+
+
+def test_every_epoch_is_told_once_and_is_what_the_store_keeps(go, plan: Plan) -> None:
+    dispatch, notes = go()
+    for id in plan.runs:
+        assert [row["epoch"] for row in notes.told[id]] == [1, 2, 3]
+        assert notes.told[id] == dispatch.store.history(id)
+
+
+def test_a_second_time_there_is_nothing_to_do(go) -> None:
+    go()
+    dispatch, notes = go()
+    assert notes.order == [] and dispatch.over
+
+
+def test_a_failure_is_told_its_student_skipped_and_tried_again(go, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, student = plan.runs
+    original = kdtune.training.run.train
+
+    def broken(network: Any, split: Any, recipe: Any, lesson: Any, seed: int, **rest: Any) -> Any:
+        return 1 / 0 if seed == 1 else original(network, split, recipe, lesson, seed, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kdtune.training.run, "train", broken)
+        dispatch, notes = go()
+    assert notes.states == {first: "done", second: "failed"}
+    assert dispatch.states[student] == "skipped" and second in dispatch.reasons[student]
+    assert "ZeroDivisionError" in dispatch.reasons[second] and "in broken" in dispatch.reasons[second], "in full"
+    again, notes = go()
+    assert [id for what, id in notes.order if what == "started"] == [second, student]
+    assert set(again.states.values()) == {"done"}
+
+
+def test_the_debugger_opens_where_a_run_failed_if_asked(go, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(kdtune.training.run, "train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(here.pdb, "post_mortem", lambda trace: opened.append(trace))
+    go()
+    assert opened == []
+    go(post_mortem=True)
+    assert len(opened) == 2, "for each teacher"
+    innermost = opened[0]
+    while innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    assert innermost.tb_frame.f_code.co_name == "<lambda>"
+
+
+def test_ctrl_c_ends_it_after_the_epoch_and_the_next_time_goes_on(
+    go, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(iter(plan.runs))
+    with monkeypatch.context() as patch, Interrupt() as interrupt:
+        rows = Notes.rows
+
+        def one_epoch(self: Notes, id: str, new: list[dict[str, float]]) -> None:
+            rows(self, id, new)
+            if new[-1]["epoch"] == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(Notes, "rows", one_epoch)
+        dispatch, notes = go(every=0, interrupt=interrupt)
+        assert interrupt.signal == signal.SIGINT
+    assert notes.order == [("started", first)] and not dispatch.over
+    assert [row["epoch"] for row in notes.told[first]] == [1, 2]
+    assert dispatch.store.owner(first) is None, "its claim is given back"
+    again, notes = go(every=0)
+    assert set(again.states.values()) == {"done"}
+    trained = [row["epoch"] for row in notes.told[first]]
+    assert trained == [1, 2, 3], "the whole history, of which one epoch is new"
+    assert again.store.history(first) == notes.told[first]
+
+
+def test_interrupted_before_it_begins_it_does_nothing(go, plan: Plan) -> None:
+    interrupt = Interrupt()
+    interrupt.signal = signal.SIGTERM
+    dispatch, notes = go(interrupt=interrupt)
+    assert notes.order == [] and set(dispatch.states.values()) == {"new"}
+
+
+def test_a_run_that_another_has_is_waited_for(go, plan: Plan, tmp_path: Path) -> None:
+    """Another process has the first teacher, and gives it up untrained: then it is trained here."""
+    first, *_ = plan.runs
+    claim = Store(tmp_path / "results").claim(first)
+    assert claim is not None
+    threading.Timer(1.5, claim.release).start()
+    began = time.monotonic()
+    dispatch, notes = go()
+    assert set(dispatch.states.values()) == {"done"}
+    assert notes.order[0] != ("started", first), "the others do not wait for it"
+    assert time.monotonic() - began >= 1

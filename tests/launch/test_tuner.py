@@ -1,0 +1,261 @@
+"""Through a real local Ray: order, speed, kills, two sweeps at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.plan import build_plan
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import load_sweep
+
+ROOT = Path(__file__).parents[2]
+
+# Teachers of rate 0.0 train long, those of 0.2 quickly: students of 0.2 need not wait for the others.
+UNEVEN = """\
+name: uneven
+dataset: {digits: {}, train_size: 100, validation: 0.2}
+seeds: 2
+grid:
+  - {rate: 0.2, long: 3}
+  - {rate: 0.0, long: 600}
+recipe:
+  optimizer: {sgd: {lr: 0.1}}
+  schedule: {step: {milestones: [0.5], factor: 0.1}}
+  precision: float32
+  batch_size: 20
+  epochs: 3
+teacher:
+  model: {mlp: {hidden: [8], dropout: $rate}}
+  recipe: {epochs: $long}
+  seeds: 1
+  select: {rule: best, metric: val/accuracy}
+student:
+  model: {mlp: {hidden: [8]}}
+  distillation: {alpha: 0.9, temperature: 4}
+  noise: {teacher: {dropout: {rate: $rate}}}
+evaluation: [accuracy]
+"""
+
+
+class Diary:
+    """A watcher that writes down what happens."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str]] = []
+        self.seen: dict[str, list[dict]] = {}
+
+    def started(self, id: str) -> None:
+        self.entries.append(("started", id))
+
+    def rows(self, id: str, rows: list[dict]) -> None:
+        self.seen.setdefault(id, []).extend(rows)
+
+    def ended(self, id: str, state: str) -> None:
+        self.entries.append((state, id))
+
+    def tick(self) -> None:
+        pass
+
+
+def launch(text_or_file, results: Path, data: Path, **flags) -> tuple[Dispatch, Diary]:
+    from kdtune.launch import tuner
+    from kdtune.launch.trainable import job
+
+    plan = build_plan(load_sweep(text_or_file), data)
+    dispatch, diary = Dispatch(plan, Store(results)), Diary()
+    tuner.launch(dispatch, lambda planned: job(planned, plan, str(results), data, 60.0), diary, **flags)
+    return dispatch, diary
+
+
+def sweep(file: Path, results: Path, *flags: str) -> subprocess.Popen:
+    words = [sys.executable, "-m", "kdtune.sweep", str(file), "--results", str(results), "--profile", "paper", *flags]
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_no_barrier_between_groups_and_every_row_arrives(write_sweep, tmp_path):
+    dispatch, diary = launch(write_sweep(UNEVEN), tmp_path / "results", tmp_path)
+    assert dispatch.counts == {"done": 6}
+    runs = dispatch.plan.runs
+    started = [id for what, id in diary.entries if what == "started"]
+    slow = [id for id, planned in runs.items() if planned.role == "teacher" and planned.parameters["rate"] == 0]
+    quick = [id for id, planned in runs.items() if planned.role == "student" and planned.parameters["rate"] == 0.2]
+    first_student = diary.entries.index(("started", next(id for id in started if id in quick)))
+    last_teacher = max(diary.entries.index(("done", id)) for id in slow)
+    assert first_student < last_teacher, "a student of one group started while a teacher of another still trained"
+    for id, planned in runs.items():
+        assert [row["epoch"] for row in diary.seen[id]] == list(range(1, planned.run.recipe.epochs + 1))
+        assert Store(tmp_path / "results").provenance(id)["threads"] == 1, "CPU threads match the trial's CPUs"
+
+
+def test_a_runs_own_exception_ends_its_trial_and_nothing_else(write_sweep, small_sweep, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "own.safetensors")
+    own = small_sweep.replace(
+        "  seeds: 3\n  select: {rule: best, metric: val/accuracy}\n", "  checkpoint: own.safetensors\n"
+    )
+    dispatch, diary = launch(write_sweep(own), tmp_path / "results", tmp_path)
+    assert dispatch.counts == {"failed": 2, "skipped": 4}
+    assert "these weights do not fit" in next(iter(dispatch.reasons.values()))
+    assert len([what for what, _ in diary.entries if what == "failed"]) == 2, "not retried"
+
+
+def test_a_request_that_nothing_can_hold_is_refused_before_anything_starts(write_sweep, tmp_path):
+    from kdtune.launch.tuner import CannotHold
+
+    with pytest.raises(CannotHold, match="4 GPU"):
+        launch(write_sweep(), tmp_path / "results", tmp_path, gpus_per_run=4)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_lost_process_is_retried_by_tune(write_sweep, small_sweep, tmp_path):
+    """The first process that claims a run is killed; the run is done all the same, in a second attempt."""
+    file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 300"))
+    store, killed = Store(tmp_path / "results"), []
+
+    def kill_the_first() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for key in store.objects.list("runs/claims"):
+                owner = store.owner(key.rsplit("/", 1)[1])
+                if owner and owner["pid"] != os.getpid():
+                    os.kill(owner["pid"], signal.SIGKILL)
+                    killed.append(key.rsplit("/", 1)[1])
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    dispatch, _ = launch(file, tmp_path / "results", tmp_path)
+    killer.join()
+    assert killed, "nothing was killed, so nothing was tested"
+    assert dispatch.counts == {"done": 10}
+    attempts = {key.split("/")[2] for key in store.objects.list(f"runs/{killed[0]}") if key.endswith("/run.yaml")}
+    assert len(attempts) <= 2 and store.done(killed[0]) is not None
+
+
+def metrics(results: Path) -> bytes:
+    return (results / "small" / "paper" / "results.csv").read_bytes()
+
+
+def test_a_killed_driver_costs_nothing_but_time(write_sweep, small_sweep, tmp_path):
+    """SIGKILL in the middle, then the same command: the same metrics, byte for byte, as an undisturbed sweep."""
+    file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 30"))
+    undisturbed = sweep(file, tmp_path / "a")
+    assert undisturbed.wait(120) == 0, undisturbed.communicate()[1]
+    killed = sweep(file, tmp_path / "b", "--checkpoint-every", "0")
+    deadline = time.monotonic() + 60
+    while len(Store(tmp_path / "b").finished()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    finished = len(Store(tmp_path / "b").finished())
+    assert 3 <= finished < 10, "the kill came too late to test anything"
+    again = sweep(file, tmp_path / "b")
+    assert again.wait(150) == 0, again.communicate()[1]
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_two_sweeps_at_once_train_each_shared_run_once(write_sweep, small_sweep, tmp_path):
+    """Two drivers, one results folder, the same clean teachers: whoever comes second waits for the first one's runs."""
+    text = small_sweep.replace("epochs: 3", "epochs: 40")
+    files = [write_sweep(text.replace("name: small", f"name: {name}"), f"{name}.yaml") for name in ("one", "two")]
+    both = [sweep(file, tmp_path / "results", "--json") for file in files]
+    said = []
+    for each in both:
+        out, err = each.communicate(timeout=150)
+        assert each.returncode == 0, err
+        said.append(json.loads(out))
+    assert [each["counts"] for each in said] == [{"done": 10}] * 2
+    store = Store(tmp_path / "results")
+    trained = [key for key in store.objects.list("runs") if key.endswith("/model.safetensors")]
+    assert len(trained) == len(store.finished()) == 10
+
+
+def test_sigterm_ends_politely_with_143(write_sweep, small_sweep, tmp_path):
+    file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 2000"))
+    driver = sweep(file, tmp_path / "results", "--checkpoint-every", "0")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "results" / "runs").glob("*/*/checkpoints/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGTERM)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 143, err
+    assert "go on " in out and "stopped" in out
+
+
+def test_damaged_or_planted_tune_state_is_never_read():
+    """Tune's state is pickled: whoever restored it would run what somebody planted. Nothing here does."""
+    for path in sorted((ROOT / "kdtune").rglob("*.py")):
+        assert "Tuner.restore" not in path.read_text().replace("`Tuner.restore`", ""), path
+
+
+def test_both_slots_are_used_by_short_runs_after_a_wait_for_the_last_teacher(write_sweep, small_sweep, tmp_path):
+    """Tune by itself keeps one process over such a wait, and short runs then use one slot to the end."""
+    text = (
+        small_sweep.replace("[0.0, 0.2]", "[0.1]").replace("seeds: 2", "seeds: 12").replace("epochs: 3", "epochs: 60")
+    )
+    dispatch, diary = launch(write_sweep(text), tmp_path / "results", tmp_path)
+    assert dispatch.counts == {"done": 15}
+    students = {id for id, planned in dispatch.plan.runs.items() if planned.role == "student"}
+    running, most = set(), []
+    for _, id in diary.entries:
+        running ^= {id} if id in students else set()
+        most.append(len(running))
+    assert most.count(2) >= 8, f"running students over time: {most}"
+
+
+@pytest.mark.soak
+def test_sixty_runs_of_about_a_second_on_two_slots_stay_under_40_s(write_sweep, small_sweep, tmp_path):
+    """Sixty one-second runs on two slots need 30 s; Ray and Tune may add ten. Counted from Ray's start."""
+    text = (
+        small_sweep.replace("[0.0, 0.2]", "[0.1]").replace("seeds: 2", "seeds: 50").replace("  seeds: 3", "  seeds: 10")
+    )
+    began = time.monotonic()
+    dispatch, _ = launch(write_sweep(text.replace("epochs: 3", "epochs: 150")), tmp_path / "results", tmp_path)
+    wall = time.monotonic() - began
+    seconds = [Store(tmp_path / "results").provenance(id)["seconds"] for id in dispatch.plan.runs]
+    assert dispatch.counts == {"done": 60}
+    print(f"60 runs of {sum(seconds) / 60:.2f} s: {wall:.1f} s")
+    assert wall - sum(seconds) / 2 < 20, "what Ray and Tune add; machines are shared, so not the 40 s themselves"
+
+
+def test_no_more_runs_at_a_time_than_asked_for(write_sweep, tmp_path):
+    from kdtune.launch.searcher import PlanSearcher
+
+    plan = build_plan(load_sweep(write_sweep()), tmp_path)
+    dispatch, diary = Dispatch(plan, Store(tmp_path / "results")), Diary()
+    searcher = PlanSearcher(dispatch, lambda planned: {"id": planned.id}, diary, max_concurrent=2)
+    assert searcher.suggest("a") and searcher.suggest("b")
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", {"error": ""})
+    assert searcher.suggest("c") is not None
+
+
+def test_a_running_cluster_is_joined_and_left_running(write_sweep, tmp_path, monkeypatch):
+    import tempfile
+
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="kdt", dir="/tmp"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        dispatch, _ = launch(write_sweep(), tmp_path / "results", tmp_path, address=cluster.address)
+        assert dispatch.counts == {"done": 10}
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert ray.cluster_resources()["CPU"] == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -1,0 +1,168 @@
+"""The last lines of a command: the table with its intervals, what failed and why, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL
+from scipy import stats
+
+from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.plan import Plan, build_plan
+from kdtune.report.folder import View
+from kdtune.report.summary import closing, columns, near, table, words
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import load_sweep
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> Plan:
+    root = tmp_path_factory.mktemp("summary")
+    (root / "small.yaml").write_text(SMALL.replace("seeds: 2", "seeds: 3"))
+    return build_plan(load_sweep(root / "small.yaml"), root)
+
+
+def rows_of(plan: Plan, **metrics: list[float]) -> list[dict[str, Any]]:
+    """Rows in which every run of role and rate has the metrics of its seed."""
+    return [
+        {
+            "id": id,
+            "state": "done",
+            **{name.replace("__", "/"): values[run.run.seed or 0] for name, values in metrics.items()},
+        }
+        for id, run in plan.runs.items()
+    ]
+
+
+def test_the_metrics_worth_a_glance() -> None:
+    robust = ["robust/pgd9", "robust/pgd20", "robust/pgd20/worst", "robust/pgd20@0.06"]
+    others = ["test/nll", "shift/a", "test/accuracy", "corruption/mca", "corruption/fog", "val/accuracy", "state"]
+    assert columns([dict.fromkeys(robust + others, 1.0)]) == [
+        "shift/a",
+        "test/accuracy",
+        "robust/pgd20",
+        "corruption/mca",
+    ]
+    assert columns([{"robust/pgd9": 1}, {"robust/pgd10": 1}]) == ["robust/pgd10"], "as numbers, not as text"
+    assert columns([]) == []
+
+
+def test_a_line_is_the_mean_and_the_half_width_of_a_t_interval(plan: Plan) -> None:
+    values = [90.0, 92.5, 94.0]
+    said = table(plan, rows_of(plan, test__accuracy=values)).splitlines()
+    assert said[0].split() == ["seeds", "test/accuracy"]
+    assert len(said) == 1 + 4
+    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+    for line in said[1:]:
+        assert line.endswith(f"{sum(values) / 3:.1f} +- {half:4.1f}")
+    labels = ["teacher rate=0 ", "student rate=0 ", "teacher rate=0.2 ", "student rate=0.2 "]
+    assert all(line.startswith(label) for line, label in zip(said[1:], labels, strict=True)), "in written order"
+
+
+def test_columns_stand_below_each_other(plan: Plan) -> None:
+    said = table(plan, rows_of(plan, test__accuracy=[9.0, 10.0, 95.0], shift__other=[1.0, 1.0, 1.0])).splitlines()
+    for word in ("seeds", "test/accuracy", "shift/other"):
+        end = said[0].index(word) + len(word)
+        for line in said[1:]:
+            assert line[end - 1] != " " and line[end : end + 1] in ("", " "), line
+
+
+def test_runs_that_are_not_done_are_counted_and_not_averaged_away(plan: Plan) -> None:
+    rows = rows_of(plan, test__accuracy=[80.0, 90.0, 100.0])
+    students = [row for row in rows if plan.runs[row["id"]].role == "student"]
+    for row in students[:2]:
+        row["state"] = "failed"
+        del row["test/accuracy"]
+    for row in students[3:]:
+        row["state"] = "diverged"
+        del row["test/accuracy"]
+    two_failed, none_left = [line for line in table(plan, rows).splitlines() if line.startswith("student")]
+    assert two_failed.split() == ["student", "rate=0", "1", "of", "3", "100.0"], "one run has no interval"
+    assert none_left.split() == ["student", "rate=0.2", "0", "of", "3", "-"]
+
+
+def test_a_role_without_a_metric_has_a_dash(plan: Plan) -> None:
+    rows = rows_of(plan, test__accuracy=[1.0, 2.0, 3.0])
+    for row in rows:
+        if plan.runs[row["id"]].role == "student":
+            row["shift/new"] = 50.0
+    first, last = (table(plan, rows).splitlines()[n] for n in (1, -1))
+    assert first.endswith("-") and "50.0 +-  0.0" in last
+
+
+def test_before_anything_is_done_there_is_a_table_too(plan: Plan) -> None:
+    said = table(plan, [{"id": id, "state": "new"} for id in plan.runs])
+    assert len(said.splitlines()) == 5 and "0 of 3" in said
+
+
+def lines(plan: Plan, tmp_path: Path, states: dict[str, str], reasons: dict[str, str]) -> list[str]:
+    store = Store(tmp_path / "results")
+    dispatch = Dispatch(plan, store)
+    dispatch.states |= states
+    dispatch.reasons |= reasons
+    rows = [{"id": id, "state": state} for id, state in dispatch.states.items()]
+    again = "python -m kdtune.sweep small.yaml"
+    return list(closing(plan, dispatch, View(store, plan), rows, 61.5, again))
+
+
+def test_a_finished_sweep_says_where_everything_is(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = lines(plan, tmp_path, dict.fromkeys(plan.runs, "done"), {})
+    assert said[0] == f"small on {plan.dataset}, profile paper: 12 done, 61.5 s"
+    assert "results      results/small/paper/results.csv" in said, "a path as one would type it here"
+    assert "TensorBoard  tensorboard --logdir results/small/paper" in said
+    assert said[-1] == "run again    python -m kdtune.sweep small.yaml"
+    assert not [line for line in said if line.startswith(("figures", "failed"))]
+
+
+def test_a_script_of_the_sweeps_name_is_offered(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "small.py").write_text("")
+    (said,) = [line for line in lines(plan, tmp_path, {}, {}) if line.startswith("figures")]
+    assert shlex.split(said)[1:] == ["python", "analysis/small.py", "results/small", "--profile", "paper"]
+
+
+def test_the_first_error_comes_in_full_the_others_in_a_line(plan: Plan, tmp_path: Path) -> None:
+    first, second, third = list(plan.runs)[:3]
+    trace = "Traceback:\n  File x\nZeroDivisionError: division by zero"
+    said = lines(
+        plan,
+        tmp_path,
+        {first: "failed", second: "failed", third: "skipped"},
+        {first: trace, second: trace.replace("Zero", "Other"), third: "its teacher failed"},
+    )
+    troubled = [line for line in said if line.startswith(("failed", "skipped"))]
+    assert troubled == [
+        f"failed: {plan.runs[first].name} ({first}): {trace}",
+        f"failed: {plan.runs[second].name} ({second}): OtherDivisionError: division by zero",
+        f"skipped: {plan.runs[third].name} ({third}): its teacher failed",
+    ]
+    assert said[-1].startswith("go on ")
+
+
+def test_many_failures_are_counted(plan: Plan, tmp_path: Path) -> None:
+    said = lines(plan, tmp_path, dict.fromkeys(plan.runs, "failed"), dict.fromkeys(plan.runs, "because"))
+    assert len([line for line in said if line.startswith("failed: ")]) == 10
+    (more,) = [line for line in said if line.startswith("and 2 more: ")]
+    assert "kdtune status" in more and "small" in more
+
+
+def test_what_diverged_is_over(plan: Plan, tmp_path: Path) -> None:
+    said = lines(plan, tmp_path, dict.fromkeys(plan.runs, "diverged"), {})
+    assert said[-1].startswith("run again"), "there is nothing to go on with"
+
+
+def test_counts_in_words() -> None:
+    assert words({"done": 3, "failed": 1}) == "3 done, 1 failed"
+    assert words({}) == "nothing to do"
+
+
+def test_a_path_elsewhere_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert near(tmp_path / "other") == tmp_path / "other"
+    assert near(tmp_path / "here" / "x") == Path("x")

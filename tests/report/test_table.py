@@ -1,0 +1,276 @@
+"""The table, a row a run: its rows, as CSV, as Parquet, read back; and where it is looked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import SMALL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtune.cli.sweep import Options, run
+from kdtune.planning.dispatch import states
+from kdtune.planning.plan import build_plan
+from kdtune.report.table import TableError, flat, profile_folder, read, rows, to_csv, to_parquet
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import SweepFileError, load_sweep
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Any:
+    """The small sweep, finished: its folder, plan, store and rows."""
+    root = tmp_path_factory.mktemp("tables")
+    file = root / "small.yaml"
+    file.write_text(SMALL)
+    assert run(Options(file, profile="paper", results=str(root), data=str(root), here=True, verbosity=-1)) == 0
+    plan = build_plan(load_sweep(file), root)
+    store = Store(root)
+    return SimpleNamespace(
+        folder=root / "small", plan=plan, store=store, file=file, rows=rows(plan, store, states(plan, store))
+    )
+
+
+def parsed(data: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data.decode())))
+
+
+# Rows
+
+
+def test_a_row_a_run_in_the_order_of_the_plan(done) -> None:
+    assert [row["id"] for row in done.rows] == list(done.plan.runs)
+    for row, planned in zip(done.rows, done.plan.runs.values(), strict=True):
+        assert (row["role"], row["seed"], row["state"]) == (planned.role, planned.run.seed, "done")
+        assert row["rate"] == planned.parameters["rate"]
+        assert row["recipe.optimizer.sgd.lr"] == 0.1 and row["dataset.name"] == "digits"
+
+
+def test_a_student_has_the_metrics_of_the_store_and_the_teacher_that_it_chose(done) -> None:
+    (hash,) = done.plan.evaluators
+    by_id = {row["id"]: row for row in done.rows}
+    for id, planned in done.plan.runs.items():
+        row = by_id[id]
+        for name, value in done.store.evaluation(id, hash).items():
+            assert row[name] == value
+        if planned.role == "teacher":
+            assert not any(name.startswith("teacher.") for name in row)
+            continue
+        pool = [by_id[teacher] for teacher in planned.waits_for]
+        assert row["teacher.id"] in planned.waits_for
+        assert by_id[row["teacher.id"]]["val/accuracy"] == max(each["val/accuracy"] for each in pool)
+        assert row["teacher.rate"] == by_id[row["teacher.id"]]["rate"]
+        assert row["teacher.metric"] == "val/accuracy"
+
+
+def test_what_is_off_is_left_out(done) -> None:
+    shown = {row["rate"]: row for row in done.rows if row["role"] == "student"}
+    assert shown[0.2]["noise.teacher.dropout.rate"] == 0.2
+    assert "noise.teacher.dropout.rate" not in shown[0.0]
+
+
+def test_a_run_that_is_not_done_has_no_metrics(done, tmp_path: Path) -> None:
+    empty = Store(tmp_path / "empty")
+    for row in rows(done.plan, empty, states(done.plan, empty)):
+        assert row["state"] == "new" and "recipe.epochs" in row
+        assert not any("/" in name for name in row), "no metrics"
+
+
+@pytest.mark.parametrize("axis", ["id", "role", "seed", "state"])
+def test_an_axis_cannot_take_the_place_of_a_column(axis: str, tmp_path: Path) -> None:
+    """Refused, or both kept. With `id` the command breaks down after all runs are done."""
+    path = tmp_path / "x.yaml"
+    path.write_text(SMALL.replace("{rate: [", f"{{{axis}: [").replace("$rate", f"${axis}"))
+    try:
+        plan = build_plan(load_sweep(path), tmp_path)
+    except SweepFileError:
+        return
+    store = Store(tmp_path / "none")
+    for row, planned in zip(rows(plan, store, states(plan, store)), plan.runs.values(), strict=True):
+        assert row["id"] == planned.id
+        assert (row["role"], row["seed"], row["state"]) == (planned.role, planned.run.seed, "new")
+
+
+# Flat
+
+
+def test_nested_settings_are_columns_by_their_dotted_path() -> None:
+    tree = {"a": {"b": {"c": 0.5}, "list": [0.3, 0.6]}, "flip": {}, "none": None, "text": "x", "pair": (1, 2)}
+    assert flat(tree) == {
+        "a.b.c": 0.5,
+        "a.list": "[0.3, 0.6]",
+        "flip": True,
+        "none": None,
+        "text": "x",
+        "pair": "[1, 2]",
+    }
+    assert flat({"rate": 1}, "noise.") == {"noise.rate": 1}
+
+
+# CSV
+
+
+def test_columns_stand_in_order_of_first_appearance_behind_the_four() -> None:
+    table = [{"seed": 1, "b": 2, "id": "x"}, {"a": 1, "b": 3, "role": "student"}]
+    assert to_csv(table).decode().splitlines() == ["id,role,seed,state,b,a", "x,,1,,2,", ",student,,,3,1"]
+
+
+def test_columns_do_not_depend_on_what_is_done(done, tmp_path: Path) -> None:
+    """The columns that describe a run stand in one order before and after it ran."""
+    empty = Store(tmp_path / "empty")
+    before = parsed(to_csv(rows(done.plan, empty, states(done.plan, empty))))[0]
+    after = parsed(to_csv(done.rows))[0]
+    kept = [name for name in after if name in before]
+    assert kept == list(before)
+    assert set(after) - set(before) >= {"test/accuracy", "val/accuracy", "teacher.id"}
+
+
+def test_the_same_table_is_the_same_bytes_without_carriage_returns(done) -> None:
+    assert to_csv(done.rows) == to_csv([dict(row) for row in done.rows])
+    assert b"\r" not in to_csv(done.rows)
+
+
+def test_numbers_come_back_as_they_were() -> None:
+    value = 0.1 + 0.2
+    (row,) = parsed(to_csv([{"x": value, "big": 10**17, "small": 5e-324}]))
+    assert (float(row["x"]), int(row["big"]), float(row["small"])) == (value, 10**17, 5e-324)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("x")'])
+def test_text_is_never_a_formula(text: str) -> None:
+    """Spreadsheets run what begins so (OWASP, CSV injection)."""
+    (row,) = parsed(to_csv([{"name": text}]))
+    assert row["name"] == f"'{text}"
+
+
+def test_negative_numbers_stay_numbers() -> None:
+    (row,) = parsed(to_csv([{"gain": -1.5, "n": -2}]))
+    assert (row["gain"], row["n"]) == ("-1.5", "-2")
+
+
+def test_a_heading_is_no_formula_either() -> None:
+    (heading, _) = to_csv([{"=1+1": 3}]).decode().splitlines()
+    assert not any(cell.startswith("=") for cell in heading.split(","))
+
+
+TEXT = st.text(st.characters(exclude_characters="\r", codec="utf-8"), max_size=8)
+
+
+def test_a_carriage_return_ends_no_row() -> None:
+    assert len(parsed(to_csv([{"name": "a\r=1+1"}]))) == 1
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), TEXT), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_any_text_comes_back_and_none_begins_a_formula(table: list[dict[str, str]]) -> None:
+    lines = list(csv.reader(io.StringIO(to_csv(table).decode(), newline="")))
+    assert len(lines) == len(table) + 1
+    for row, cells in zip(table, lines[1:], strict=True):
+        cell = dict(zip(lines[0], cells, strict=True))
+        for name, text in row.items():
+            assert cell[name] in (text, f"'{text}") and not cell[name].startswith(("=", "+", "-", "@"))
+
+
+# Parquet
+
+
+def frame(table: list[dict[str, Any]], tmp_path: Path, **about: str) -> Any:
+    (tmp_path / "results.parquet").write_bytes(to_parquet(table, about))
+    return read(tmp_path)
+
+
+def test_a_column_has_one_type(tmp_path: Path) -> None:
+    table = [
+        {"id": "a", "n": 1, "x": 1, "mixed": 1, "flag": True, "text": "t", "late": None},
+        {"id": "b", "n": 2, "x": 0.5, "mixed": "[1, 2]", "flag": False},
+        {"id": "c", "mixed": True, "late": 0.25},
+    ]
+    data = frame(table, tmp_path)
+    assert list(data.columns) == ["id", "role", "seed", "state", "n", "x", "mixed", "flag", "text", "late"]
+    assert data["x"].tolist()[:2] == [1.0, 0.5] and data["x"].dtype == float
+    assert data["mixed"].tolist() == ["1", "[1, 2]", "True"]
+    assert data["flag"].tolist()[:2] == [True, False]
+    assert data["n"].tolist()[:2] == [1, 2] and math.isnan(data["n"].tolist()[2])
+    assert data["late"].tolist()[2] == 0.25 and math.isnan(data["late"].tolist()[0])
+
+
+def test_formulas_stay_text_where_no_spreadsheet_reads(tmp_path: Path) -> None:
+    assert frame([{"name": "=1+1"}], tmp_path)["name"].tolist() == ["=1+1"]
+
+
+def test_the_same_numbers_as_the_csv(done) -> None:
+    data = read(done.folder)
+    for row, (_, stored) in zip(done.rows, data.iterrows(), strict=True):
+        for name, value in row.items():
+            assert stored[name] == value, name
+    text = parsed((done.folder / "paper" / "results.csv").read_bytes())
+    assert list(data.columns) == list(text[0])
+    assert [float(row["test/accuracy"]) for row in text] == data["test/accuracy"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("axis", "model"),
+    [("[[8], [8, 8]]", "{mlp: {hidden: $size}}"), ("[{mlp: {hidden: [8]}}, {cnn: {width: 4}}]", "$size")],
+    ids=["lists", "networks"],
+)
+def test_axes_of_lists_and_of_networks(axis: str, model: str, tmp_path: Path) -> None:
+    """All that a command does with its rows, as it does it when everything is trained."""
+    from kdtune.report import summary
+
+    text = SMALL.replace("rate: [0.0, 0.2]", f"rate: 0.2, size: {axis}")
+    text = text.replace("student:\n  model: {mlp: {hidden: [8]}}", f"student:\n  model: {model}")
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    plan = build_plan(load_sweep(path), tmp_path)
+    store = Store(tmp_path / "none")
+    table = rows(plan, store, states(plan, store))
+    assert len({row["size"] for row in parsed(to_csv(table)) if row["role"] == "student"}) == 2
+    assert len(frame(table, tmp_path)) == len(plan.runs)
+    assert len([line for line in summary.table(plan, table).splitlines() if line.startswith("student")]) == 2
+
+
+# Where it is looked for
+
+
+def test_attrs_say_what_this_is(done) -> None:
+    assert read(done.folder).attrs == {"sweep": "small", "profile": "paper", "dataset": done.plan.dataset}
+    assert "digits" in done.plan.dataset
+
+
+def test_a_sweeps_folder_a_profiles_folder_and_text(done) -> None:
+    inner = done.folder / "paper"
+    assert profile_folder(done.folder) == profile_folder(inner) == profile_folder(str(done.folder), "paper") == inner
+    assert read(str(inner)).equals(read(done.folder))
+
+
+def with_profiles(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "results.parquet").write_bytes(to_parquet([{"id": name}], {"profile": name}))
+    return root
+
+
+def test_several_profiles_must_be_chosen_from(tmp_path: Path) -> None:
+    root = with_profiles(tmp_path / "fickle", "paper", "laptop", "laptop+12ab")
+    with pytest.raises(TableError, match=r"several profiles.*--profile: laptop, laptop\+12ab, paper"):
+        read(root)
+    assert read(root, "laptop+12ab")["id"].tolist() == ["laptop+12ab"]
+    with pytest.raises(TableError, match="no profile 'quick' here; there is laptop"):
+        read(root, "quick")
+
+
+def test_no_results_say_what_makes_them(tmp_path: Path) -> None:
+    for folder in (tmp_path / "fickle", with_profiles(tmp_path / "fickle")):
+        with pytest.raises(TableError, match=r"fickle: no results here; .*sweeps/fickle\.yaml"):
+            read(folder)
+
+
+def test_a_profiles_folder_is_not_taken_for_another_profile(tmp_path: Path) -> None:
+    root = with_profiles(tmp_path / "fickle", "laptop")
+    with pytest.raises(TableError):
+        read(root / "laptop", "paper")
