@@ -103,7 +103,7 @@ def test_json_of_a_sweep_parses_even_if_a_run_prints(write_sweep, tmp_path):
     chatty = (
         "import os, sys; sys.argv = sys.argv[:1] + sys.argv[2:]; import kdtune.training.run as r; old = r.evaluate;"
         "r.evaluate = lambda *a: (print('chatter'), os.system('echo deep chatter'), old(*a));"
-        "from kdtune.command import main; main()"
+        "from kdtune.cli.sweep import main; main()"
     )
     words = [sys.executable, "-c", chatty, "-", write_sweep(), "--json", "--here", "--results", tmp_path / "results"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=ROOT, check=False)
