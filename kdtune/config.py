@@ -9,45 +9,51 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
-from kdtune.data.datasets import Dataset
-from kdtune.evaluation import Evaluation
-from kdtune.models import Model
-from kdtune.noise.point import InputNoise, TargetNoise, TeacherNoise
+from kdtune.data.dataset import Dataset
+from kdtune.evaluation.evaluation import Evaluation
+from kdtune.kinds import Several
+from kdtune.losses.ce import CE
+from kdtune.losses.kd import KD
+from kdtune.losses.loss import Loss
+from kdtune.models.model import Model
+from kdtune.noise.input import InputKnob
+from kdtune.noise.knob import Knob
+from kdtune.noise.target import TargetKnob
+from kdtune.noise.teacher import TeacherKnob
 from kdtune.recipe import Recipe
-from kdtune.settings import PathText, Positive, Rate, Real, Settings, Text, Whole
+from kdtune.settings import PathText, Positive, Real, Settings, Text, Whole
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
-RECIPE_VERSION = 1
-
-
-class Distillation(Settings):
-    """(1 - alpha) CE + alpha temperature^2 KL, batch mean (Hinton et al. 2015; Arani et al. 2019, section 3).
-
-    `divergence: forward` is KL(teacher || student), Hinton's and the default of common code; `reverse` is
-    KL(student || teacher), as the paper's equations are printed (protocols A.7, row 14). `teacher_sees: shown` gives
-    the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
-    """
-
-    alpha: Rate
-    temperature: Positive
-    divergence: Literal["forward", "reverse"] = "forward"
-    teacher_sees: Literal["clean", "shown"] = "clean"
+RECIPE_VERSION = 2
 
 
 class Noise(Settings):
-    """Knobs by injection point."""
+    """Knobs by injection point; those of one point compose in written order."""
 
-    input: InputNoise = InputNoise()
-    teacher: TeacherNoise = TeacherNoise()
-    target: TargetNoise = TargetNoise()
+    input: Annotated[tuple[InputKnob, ...], Several(InputKnob)] = ()
+    teacher: Annotated[tuple[TeacherKnob, ...], Several(TeacherKnob)] = ()
+    target: Annotated[tuple[TargetKnob, ...], Several(TargetKnob)] = ()
+
+    @field_validator("target")
+    @classmethod
+    def _labels_first(cls, knobs: tuple[TargetKnob, ...]) -> tuple[TargetKnob, ...]:
+        for earlier, later in pairwise(knob for knob in knobs if not knob.off):
+            if earlier.softens:
+                raise ValueError(
+                    f"{later.key} stands after {earlier.key}, which makes soft targets of the labels; "
+                    f"{later.key} needs labels: write it before {earlier.key}"
+                )
+        return knobs
 
     def knobs(self, point: str) -> dict[str, Any]:
         """The knobs of `input`, `teacher` or `target` that are on, by name, in written order."""
-        return getattr(self, point).knobs
+        at: tuple[Knob, ...] = getattr(self, point)
+        return {knob.key: knob for knob in at if not knob.off}
 
 
 class Normalization(Settings):
@@ -72,14 +78,30 @@ class Network(Settings):
     recipe: Recipe
     noise: Noise = Noise()
     normalization: Normalization | None = None
+    loss: Loss | None = None  # None: cross-entropy, or for a student with `distillation` that
 
 
 class Student(Network):
-    distillation: Distillation | None = None  # None: the student learns alone
+    """`distillation: {alpha: 0.9, temperature: 4}` is the loss `kd`; `loss` stands in its place."""
+
+    distillation: KD | None = None  # None, and no loss that needs a teacher: the student learns alone
+
+    @property
+    def objective(self) -> Loss:
+        return self.loss or self.distillation or CE()
+
+    @property
+    def asks(self) -> bool:
+        """Whether it has a teacher."""
+        return self.objective.needs_teacher
 
     @model_validator(mode="after")
-    def _teacher_noise_needs_a_teacher(self) -> Self:
-        if self.distillation is None and self.noise.knobs("teacher"):
+    def _consistent(self) -> Self:
+        if self.loss is not None and self.distillation is not None:
+            raise ValueError(
+                f"names the loss {self.loss.key} and distillation, which is the loss kd; exactly one of them"
+            )
+        if not self.asks and self.noise.knobs("teacher"):
             raise ValueError("noise.teacher is set, but there is no distillation, so no teacher to be noisy")
         return self
 
@@ -114,6 +136,10 @@ class Teacher(Network):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.loss is not None and self.loss.needs_teacher:
+            raise ValueError(
+                f"the loss {self.loss.key} needs a teacher, and a teacher has none: it stands at the student"
+            )
         if self.noise.knobs("teacher"):
             raise ValueError("noise.teacher belongs to the student, which is the one that listens to it")
         if self.checkpoint is None and self.select is None:
@@ -126,6 +152,10 @@ class Teacher(Network):
 class Sweep(Settings):
     """A sweep file at one point of its grid, after profile, overrides and `$names`."""
 
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        return ["recipe", "grid", "profiles", *cls.model_fields]  # what is gone by now may be meant all the same
+
     name: Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     dataset: Dataset
     seeds: Seeds
@@ -135,8 +165,12 @@ class Sweep(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.student.distillation and not self.teacher:
-            raise ValueError("student.distillation is set, but there is no teacher")
+        if self.student.asks and not self.teacher:
+            part = "distillation" if self.student.distillation else f"loss.{self.student.objective.key}"
+            raise ValueError(f"student.{part} is set, but there is no teacher")
+        held_out = [evaluator.key for evaluator in self.evaluation if evaluator.on == "val"]
+        if held_out and self.dataset.validation is None:
+            raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: set dataset.validation")
         select = self.teacher.select if self.teacher else None
         if select and select.metric and select.metric.startswith("val/") and self.dataset.validation is None:
             raise ValueError(
@@ -151,7 +185,7 @@ class Sweep(Settings):
         pool = self.teacher.seeds if self.teacher else None
         if select and select.rule == "paired" and pool and not set(self.seeds) <= set(pool):
             raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {self.seeds}")
-        if select and select.metric and "accuracy" not in {evaluator.name for evaluator in self.evaluation}:
+        if select and select.metric and "accuracy" not in {evaluator.key for evaluator in self.evaluation}:
             raise ValueError("teacher.select has a metric, but evaluation does not list accuracy, which measures it")
         return self
 
@@ -180,7 +214,7 @@ class Run(Settings):
     recipe: Recipe | None = None
     seed: Whole | None = None
     noise: Noise = Noise()
-    distillation: Distillation | None = None
+    loss: Loss | None = None  # None: cross-entropy
     teacher: Choice | None = None
 
     @cached_property
@@ -189,8 +223,10 @@ class Run(Settings):
         stated = self.model_dump(mode="json", exclude_defaults=True, exclude={"dataset", "content", "checkpoint"})
         stated = {key: value for key, value in stated.items() if value not in ({}, None)}
         noise = {point: knobs for point, knobs in stated.pop("noise", {}).items() if knobs}
-        if "distillation" in stated and "input" not in noise:
-            stated["distillation"].pop("teacher_sees", None)  # what is shown is the clean image
+        if isinstance(self.loss, KD):
+            stated["distillation"] = stated.pop("loss")["kd"]  # under the name that sweep files have for it
+            if "input" not in noise:
+                stated["distillation"].pop("teacher_sees", None)  # what is shown is the clean image
         return {
             "recipe_version": RECIPE_VERSION,
             "dataset": self.content,
@@ -200,5 +236,16 @@ class Run(Settings):
 
     @cached_property
     def id(self) -> str:
-        """12 hex digits of the SHA-256 of the description. Key order counts: knobs of one point compose in order."""
-        return hashlib.sha256(json.dumps(self.description).encode()).hexdigest()[:12]
+        """12 hex digits of the SHA-256 of the description."""
+        return hashlib.sha256(json.dumps(canonical(self.description)).encode()).hexdigest()[:12]
+
+
+KNOBS = {("noise", "input"), ("noise", "teacher"), ("noise", "target"), ("dataset", "labels")}
+
+
+def canonical(stated: Any, path: tuple[str, ...] = ()) -> Any:
+    """A description without the order of its keys, which no reader sees; but knobs of one point compose in theirs."""
+    if not isinstance(stated, dict):
+        return stated
+    parts = {key: canonical(value, (*path, key)) for key, value in stated.items()}
+    return [[key, parts[key]] for key in parts] if path in KNOBS else dict(sorted(parts.items()))

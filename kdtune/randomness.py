@@ -3,7 +3,7 @@
 A run that resumes at an epoch boundary finds the same numbers there without having kept any generator's state, and two
 runs that differ only in a strength draw the same numbers (common random numbers: their difference is a paired one).
 Numbers are drawn from a `Draw` that is passed in. The one exception is dropout, which only knows torch's global
-generator: `seeded` is for it and for the initial weights.
+generator: `seeded` and `GlobalStream` are for it, `seeded` for the initial weights too.
 
 The same stream gives other numbers on another kind of device; what must be equal everywhere (which images are held out)
 is drawn on the CPU.
@@ -65,6 +65,37 @@ def seeded(seed: int, name: str, epoch: int = 0) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(stream_seed(seed, name, epoch))
         yield
+
+
+class GlobalStream:
+    """A stream of torch's global generators that goes on where it stopped, apart from what draws from them outside.
+
+    For dropout in a second network. `device` is where it draws; on CUDA its state is kept, and else the CPU's alone.
+    """
+
+    def __init__(self, seed: int, name: str, epoch: int, device: torch.device | str = "cpu") -> None:
+        self.on_gpu = torch.device(device).type == "cuda"
+        with seeded(seed, name, epoch):
+            self.states = self._states()
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Inside, the global generators go on with this stream; afterwards they are as they were before."""
+        outside = self._states()
+        self._set(self.states)
+        try:
+            yield
+        finally:
+            self.states = self._states()
+            self._set(outside)
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if self.on_gpu else [])]
+
+    def _set(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if self.on_gpu:
+            torch.cuda.set_rng_state(states[1])
 
 
 def _floating(like: Tensor) -> torch.dtype:

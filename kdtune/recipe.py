@@ -4,40 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
-
-from kdtune.settings import Count, Flag, Fraction, OneOf, Positive, Rate, Scale, Settings
-
-
-class SGD(Settings):
-    """Stochastic gradient descent (torch.optim.SGD)."""
-
-    lr: Positive
-    momentum: Rate = 0.0
-    weight_decay: Scale = 0.0
-    nesterov: Flag = False
-
-
-class Optimizer(OneOf):
-    sgd: SGD | None = None
-
-
-class Step(Settings):
-    """The learning rate is multiplied by `factor` at each milestone, a fraction of the run's epochs."""
-
-    milestones: tuple[Fraction, ...]
-    factor: Positive
-
-    @field_validator("milestones")
-    @classmethod
-    def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
-        if list(milestones) != sorted(set(milestones)):
-            raise ValueError("milestones must rise")
-        return milestones
-
-
-class Schedule(OneOf):
-    step: Step | None = None
+from kdtune.optimization.optimizers import Optimizer
+from kdtune.optimization.schedules import Schedule
+from kdtune.settings import Count, Settings
 
 
 class Crop(Settings):
@@ -66,12 +35,16 @@ class Keep(Settings):
 
 
 class Recipe(Settings):
-    """How a run is optimised."""
+    """How a run is optimised.
+
+    `precision: bfloat16`: networks compute in torch's autocast while they train, teachers too; weights, losses and all
+    that is measured stay float32.
+    """
 
     optimizer: Optimizer
     schedule: Schedule
     augmentation: Augmentation = Augmentation()
-    precision: Literal["float32"]
+    precision: Literal["float32", "bfloat16"]
     batch_size: Count
     epochs: Count
     keep: Keep | None = None  # None: the weights of the last epoch

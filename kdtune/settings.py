@@ -6,10 +6,23 @@ else could change under a finished run. Importing this module loads neither torc
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 # Leaves are strict, containers are not: YAML has lists where the code has tuples.
 Whole = Annotated[int, Strict(), Field(ge=0)]
@@ -21,6 +34,9 @@ Rate = Annotated[float, Strict(), Field(ge=0, le=1)]  # a probability, a share
 Fraction = Annotated[float, Strict(), Field(gt=0, lt=1)]  # a share that is neither none nor all
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict(), Field(min_length=1)]
+
+PYDANTIC = frozenset(get_args(core_schema.ErrorType))  # its own types of errors
+UNKNOWN = "unknown_name"  # the type of an error whose message already says what was meant
 
 
 def _beside_the_file(path: str, info: ValidationInfo) -> str:
@@ -37,40 +53,59 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class OneOf(Settings):
-    """A mapping that names a kind: `{sgd: {lr: 0.1}}`. A bare name `digits` stands for `{digits: {}}`.
-
-    Subclasses have one optional field per kind, typed by that kind's settings; fields listed in `shared` stand beside
-    the kind. `chosen` is the settings of the kind that was named, `kind` its name.
-    """
-
     @classmethod
-    def kinds(cls) -> list[str]:
-        """The names that this mapping may hold, in the order of the code."""
-        return [name for name, field in cls.model_fields.items() if (field.json_schema_extra or {}) != {"shared": True}]
+    def known_keys(cls) -> list[str]:
+        """The keys that may be written here, for the hint where another one was."""
+        return list(cls.model_fields)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {value: {}} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        named = [kind for kind in self.kinds() if getattr(self, kind) is not None]
-        if len(named) != 1:
-            raise ValueError(f"names {' and '.join(named) or 'no kind'}; exactly one of {', '.join(self.kinds())}")
-        return self
-
-    @property
-    def kind(self) -> str:
-        return next(kind for kind in self.kinds() if getattr(self, kind) is not None)
-
-    @property
-    def chosen(self) -> Any:
-        return getattr(self, self.kind)
+    def _naming_the_nearest(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as failure:
+            errors = failure.errors()
+            if not any(_unknown_here(error) for error in errors):
+                raise
+            told = [
+                relocated(error, error["loc"], unknown("key", str(error["loc"][0]), cls.known_keys()))
+                if _unknown_here(error)
+                else relocated(error, error["loc"])
+                for error in errors
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, told) from None
 
 
-def shared(default: Any = None) -> Any:
-    """A field of a `OneOf` that stands beside the kind instead of naming one."""
-    return Field(default=default, json_schema_extra={"shared": True})
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, if any; letter case, - and _ do not count."""
+    by_spelling = {folded(one): one for one in known}
+    close = difflib.get_close_matches(folded(name), by_spelling, n=1)
+    return by_spelling[close[0]] if close else None
+
+
+def folded(name: str) -> str:
+    """A name without what does not tell it from others: WRN_16_2 is wrn-16-2."""
+    return name.casefold().replace("_", "-")
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known: `unknown key 'epoch'; did you mean epochs?`."""
+    known = list(known)
+    meant = nearest(name, known)
+    hint = f"did you mean {meant}?" if meant else f"known here: {', '.join(known)}" if known else "remove it"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def relocated(error: ErrorDetails, loc: tuple[int | str, ...], message: str | None = None) -> InitErrorDetails:
+    """One of pydantic's errors at another place, and, with `message`, in other words."""
+    kind: str | PydanticCustomError = error["type"]
+    context = error.get("ctx", {})
+    if message is not None:
+        kind, context = PydanticCustomError(UNKNOWN, "{told}", {"told": message}), {}
+    elif kind not in PYDANTIC:  # raised by kdtune itself
+        kind, context = PydanticCustomError(error["type"], "{told}", {"told": error["msg"]}), {}  # type: ignore[arg-type]
+    return {"type": kind, "loc": loc, "input": error["input"], "ctx": context}
+
+
+def _unknown_here(error: ErrorDetails) -> bool:
+    return error["type"] == "extra_forbidden" and len(error["loc"]) == 1

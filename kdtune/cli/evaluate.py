@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kdtune.cli.sweep import Options, Refused, sweep
-from kdtune.data.datasets import DataError
+from kdtune.data.files import DataError
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View

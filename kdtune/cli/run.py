@@ -9,7 +9,8 @@ import click
 from kdtune import paths
 from kdtune.cli.console import json_to_stdout
 from kdtune.cli.sweep import Options, read, say
-from kdtune.data.datasets import DataError, preflight
+from kdtune.data.files import DataError
+from kdtune.data.loading import preflight
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt

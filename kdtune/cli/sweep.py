@@ -19,7 +19,7 @@ import click
 from kdtune import paths
 from kdtune.cli import profiles
 from kdtune.cli.console import json_to_stdout
-from kdtune.data.datasets import DataError
+from kdtune.data.files import DataError
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import cost
@@ -159,7 +159,7 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch, store: Store) -> N
             )
         if not click.confirm(f"This takes about {estimate.hours:.0f} hours here. Start it?", err=True):
             raise Refused("not confirmed")
-    from kdtune.data.datasets import preflight
+    from kdtune.data.loading import preflight
 
     for dataset in {
         planned.run.dataset.model_dump_json(): planned.run.dataset for planned in plan.runs.values()

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdtune.randomness import Draw, draw
 
 if TYPE_CHECKING:
-    from kdtune.data.datasets import Dataset
+    from kdtune.data.dataset import Dataset
 
 
 def split(labels: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def relabelled(labels: Tensor, dataset: Dataset, classes: int) -> list[Tensor]:
     """
     stages = [labels]
     for name, knob in dataset.label_knobs.items():
-        stages.append(knob(stages[-1], classes, draw(dataset.seed, f"labels.{name}")))
+        stages.append(knob(stages[-1], classes, draw(dataset.seed, f"labels.{name}"), None))
     return stages
 
 

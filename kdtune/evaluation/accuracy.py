@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 
-from kdtune.evaluation.evaluator import CLOSED, Evaluator, Measurement, correct, pack, percent, predict
+from kdtune.evaluation.evaluator import Evaluator, Measurement, correct, pack, percent, predict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.data.datasets import Data, Split
+    from kdtune.data.loading import Split
+    from kdtune.evaluation.subject import Subject
 
 BINS = 15  # Guo et al. 2017, section 2
 
 
-@dataclass(frozen=True, config=CLOSED)
 class Accuracy(Evaluator):
     """`test/accuracy` (percent), `test/nll` (nats, mean), `test/ece` (percent points); `val/*` with a hold-out.
 
@@ -25,13 +24,15 @@ class Accuracy(Evaluator):
     """
 
     version: ClassVar[int] = 1
+    also_held_out: ClassVar[bool] = False  # it is measured on both already
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
+    def measure(self, subject: Subject) -> Measurement:
         metrics, arrays = {}, {}
-        for part, split in {"test": data.test, "val": data.validation}.items():
+        parts = {"test": subject.data.test, "val": subject.data.validation}
+        for part, split in parts.items():
             if split is None:
                 continue
-            logits = predict(network, split.images)
+            logits = predict(subject.network, split.images)
             labels = split.labels.cpu()
             bits, log_softmax = correct(logits, labels), logits.double().log_softmax(1)
             softmax = log_softmax.exp().numpy()

@@ -13,11 +13,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 
 from kdtune.evaluation.evaluator import (
     BATCH,
-    CLOSED,
     GRADIENT,
     EvaluationError,
     Evaluator,
@@ -34,7 +32,7 @@ from kdtune.settings import Count, Positive
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.data.datasets import Data
+    from kdtune.evaluation.subject import Subject
 
 PACKAGE = "pyautoattack"
 TARGETS = 9  # classes that the targeted attacks try, at most
@@ -44,7 +42,6 @@ FIRST, TARGETED, QUERIES = 100, 2 * 100 * TARGETS, 5_000
 STANDING = 0.1  # share of images that stand after the first, in estimates of cost
 
 
-@dataclass(frozen=True, config=CLOSED)
 class Autoattack(Evaluator):
     """The standard version: APGD on the cross-entropy, targeted APGD and FAB, Square with 5,000 queries.
 
@@ -71,13 +68,14 @@ class Autoattack(Evaluator):
         each = GRADIENT * FIRST + STANDING * (GRADIENT * TARGETED + QUERIES)
         return round(each) * len(self.eps) * min(self.images, test) + test + validation
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
+    def measure(self, subject: Subject) -> Measurement:
         self.preflight()
+        network, data, split, seed = subject.network, subject.data, subject.split, subject.seed
         if data.classes < CLASSES:
             raise EvaluationError(f"autoattack needs {CLASSES} classes; {data.title} has {data.classes}")
-        places = balanced(data.test.labels.cpu().numpy(), self.images, seed)
-        images, labels = pixels(data.test.images[places]), data.test.labels[places]
-        clean = correct(predict(network, data.test.images[places]), labels)
+        places = balanced(split.labels.cpu().numpy(), self.images, seed)
+        images, labels = pixels(split.images[places]), split.labels[places]
+        clean = correct(predict(network, split.images[places]), labels)
         metrics = {"robust/autoattack/clean": percent(clean)}
         arrays = {"robust/autoattack/clean": pack(clean), "robust/autoattack/images": places}
         for eps in self.eps:

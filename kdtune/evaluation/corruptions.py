@@ -6,22 +6,22 @@ import difflib
 import logging
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from kdtune.data import cifar10c
-from kdtune.evaluation.evaluator import CLOSED, Evaluator, Measurement, correct, pack, percent, predict
+from kdtune.evaluation.evaluator import Evaluator, Measurement, correct, pack, percent, predict
 from kdtune.evaluation.families import FAMILIES, SEVERITIES, USUAL, corrupt, unsuited
 from kdtune.evaluation.pgd import balanced
 from kdtune.settings import Count, PathText, Settings, Text
 
 if TYPE_CHECKING:
-    from torch import Tensor, device, nn
+    from torch import Tensor, device
 
-    from kdtune.data.datasets import Data
+    from kdtune.data.loading import Data
+    from kdtune.evaluation.subject import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,6 @@ class Files(Settings):
         return f"{cifar10c.TITLE} {cifar10c.MD5['labels']}"
 
 
-@dataclass(frozen=True, config=CLOSED)
 class Corruptions(Evaluator):
     """`corruption/<family>`: accuracy over the severities, conditional as in Arani et al. 2019: right on the corrupted
     image among images right when clean. `/unconditional` is the same over all images.
@@ -75,6 +74,12 @@ class Corruptions(Evaluator):
 
     version: ClassVar[int] = 1
 
+    @model_validator(mode="after")
+    def _files_are_of_the_test_images(self) -> Self:
+        if self.files is not None and self.on is not None:
+            raise ValueError(f"on: {self.on}: CIFAR-10-C's files are made from test images; remove `files` or `on`")
+        return self
+
     @field_validator("families", "severities")
     @classmethod
     def _distinct(cls, values: tuple[str | int, ...] | None) -> tuple[str | int, ...] | None:
@@ -83,7 +88,7 @@ class Corruptions(Evaluator):
         return values
 
     @property
-    def kinds(self) -> int:
+    def per_image(self) -> int:
         """Corrupted images per clean one, where no family is left out."""
         return len(self.families or FAMILIES) * len(self.severities)
 
@@ -92,19 +97,20 @@ class Corruptions(Evaluator):
         return "corruption"
 
     def passes(self, test: int, validation: int) -> int:
-        return self.kinds * min(self.images or test, test) + test + validation
+        return self.per_image * min(self.images or test, test) + test + validation
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
-        chosen = balanced(data.test.labels.cpu().numpy(), self.images, seed)
-        images, labels = data.test.images[chosen], data.test.labels[chosen]
-        clean = correct(predict(network, images), labels)
+    def measure(self, subject: Subject) -> Measurement:
+        data, split, seed = subject.data, subject.split, subject.seed
+        chosen = balanced(split.labels.cpu().numpy(), self.images, seed)
+        images, labels = split.images[chosen], split.labels[chosen]
+        clean = correct(predict(subject.network, images), labels)
         found, left_out = {}, []
         for family in self.families or FAMILIES:
             corrupted = self._corrupted(family, data, images, chosen, seed)
             if isinstance(corrupted, str):
                 left_out.append(f"{family}: {corrupted}")
                 continue
-            bits = correct(predict(network, corrupted), labels.repeat(len(self.severities)))
+            bits = correct(predict(subject.network, corrupted), labels.repeat(len(self.severities)))
             found[family] = bits.reshape(len(self.severities), -1)
         if left_out:
             logger.info("corruptions of %s left out: %s", data.title, "; ".join(left_out))

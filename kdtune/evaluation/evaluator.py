@@ -1,28 +1,23 @@
-"""What every evaluator is: a frozen dataclass whose fields are its keys in a sweep file, and how a network is read.
-
-A new evaluator is one class in a module of this folder; its YAML key is its name in snake case. Settings load no torch.
-"""
+"""What every evaluator is: a kind whose results are kept under a hash of its settings; and how a network is read."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import re
-from abc import ABC, abstractmethod
-from dataclasses import field
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, model_validator
+
+from kdtune.kinds import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.data.datasets import Data
+    from kdtune.evaluation.subject import Subject
 
-CLOSED = ConfigDict(extra="forbid")  # for the decorator of every evaluator: unknown keys are errors
 BATCH = 500  # fixed: float32 logits differ in their last bits between batch sizes
 GRADIENT = 3  # forward passes that one pass with its gradient costs
 REPEATABLE = 1e-4  # largest difference of logits between two passes; AutoAttack's bound (checks.py)
@@ -32,7 +27,7 @@ class EvaluationError(Exception):
     """A network that must not be measured: it answers at random, or not with finite float32 logits."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Measurement:
     """Metrics by name (rates in percent), and arrays by name: what numbers can be read off again later."""
 
@@ -40,25 +35,46 @@ class Measurement:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=CLOSED)
-class Evaluator(ABC):
-    """Base of all evaluators. Results are kept under `hash`: raise `version` when the same keys give other numbers."""
+class Evaluator(Kind, home="kdtune.evaluation"):
+    """The family of evaluators. Results are kept under `hash`: raise `version` when the same keys give other numbers.
 
-    name: ClassVar[str]  # the class's name in snake case: the key in a sweep file
+    Beside each stand `on: val`, which measures on the images held out, under `val/`, and `of: last | average`, other
+    weights of the same run.
+    """
+
     version: ClassVar[int]
+    also_held_out: ClassVar[bool] = True  # whether `on: val` means something
 
-    def __init_subclass__(cls) -> None:
-        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+    on: Literal["val"] | None = None
+    of: Literal["last", "average"] | None = None
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if self.of is not None:
+            raise ValueError(f"of: {self.of}: a run keeps one set of weights so far; remove it")
+        if self.on is not None and not self.also_held_out:
+            raise ValueError(f"on: {self.on}: {self.key} is not measured on held-out images by itself; remove it")
+        return self
 
     @abstractmethod
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
-        """Metrics and arrays of a network. `seed` is the evaluation's own and never the run's; `teacher` is the network
-        that this one learned from, where there is one, on the same device.
+    def measure(self, subject: Subject) -> Measurement:
+        """Metrics and arrays of `subject.network` on `subject.split`.
 
         Raises EvaluationError or FloatingPointError for a network that cannot be measured.
         """
 
-    def preflight(self) -> None:  # noqa: B027 - most evaluators need nothing
+    def measured(self, subject: Subject) -> Measurement:
+        """What `measure` gives for the images that are asked for, under names that say so."""
+        found = self.measure(subject.on(self.on))
+        under = (lambda name: f"{self.prefix}{name}") if self.prefix else (lambda name: name)
+        return Measurement(*({under(name): value for name, value in part.items()}
+                             for part in (found.metrics, found.arrays)))  # type: ignore[arg-type]  # fmt: skip
+
+    @property
+    def prefix(self) -> str:
+        return "val/" if self.on == "val" else ""
+
+    def preflight(self) -> None:
         """Raises EvaluationError where this machine lacks what the evaluator needs. Called once, before any run."""
 
     def passes(self, test: int, validation: int) -> int:
@@ -68,7 +84,11 @@ class Evaluator(ABC):
     @property
     def writes(self) -> str:
         """What its metrics' names begin with, as far as settings tell; two entries of a sweep may not share it."""
-        return self.name
+        return self.key
+
+    @property
+    def writes_under(self) -> str:
+        return f"{self.prefix}{self.writes}"
 
     @property
     def hash(self) -> str:
@@ -77,9 +97,9 @@ class Evaluator(ABC):
         None is "off" and leaves no trace, so that a new option keeps the results there are. A setting with a method
         `identity` counts by what that gives: a folder is its content, not its path.
         """
-        stated = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        stated = {name: getattr(self, name) for name in type(self).model_fields}
         fields = {name: _content(value) for name, value in stated.items() if value is not None}
-        text = json.dumps({"name": self.name, "version": self.version, "fields": fields}, sort_keys=True)
+        text = json.dumps({"name": self.key, "version": self.version, "fields": fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

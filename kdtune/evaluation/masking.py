@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from kdtune.evaluation.evaluator import (
     BATCH,
-    CLOSED,
     GRADIENT,
     REPEATABLE,
     Evaluator,
@@ -32,7 +30,7 @@ from kdtune.settings import Count, Positive
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.data.datasets import Data
+    from kdtune.evaluation.subject import Subject
 
 REPEATS = 5  # forward passes that must agree
 SLACK = 1e-5  # how far probabilities may be from a sum of 1; AutoAttack's bound
@@ -43,7 +41,6 @@ RETRIES = 5  # further starts of the white box against an image that another att
 STRIDE = 2.5  # its step is STRIDE * radius / COMPARED, so that the ball can be crossed (Madry et al. 2018, appendix)
 
 
-@dataclass(frozen=True, config=CLOSED)
 class Masking(Evaluator):
     """`flags/<name>`, 0 or 1; `flags/raised`, how many are up; and under `masking/` what they were raised by.
 
@@ -77,9 +74,10 @@ class Masking(Evaluator):
         steps = max(STEPS) + COMPARED * (3 + len(self.radii))
         return (GRADIENT * steps + self.queries + REPEATS) * min(self.images, test)
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
-        places = balanced(data.test.labels.cpu().numpy(), self.images, seed)
-        images, labels = pixels(data.test.images[places]), data.test.labels[places]
+    def measure(self, subject: Subject) -> Measurement:
+        network, split, seed = subject.network, subject.split, subject.seed
+        places = balanced(split.labels.cpu().numpy(), self.images, seed)
+        images, labels = pixels(split.images[places]), split.labels[places]
         answers = repeated(network, images)
         right = (answers[0].argmax(1) == labels).cpu().numpy()
         flags = {
@@ -91,7 +89,7 @@ class Masking(Evaluator):
         arrays = {"masking/places": places[right]}
         if right.any():
             x, y = images[right], labels[right]
-            found = self._attacked(network, x, y, seed, teacher)
+            found = self._attacked(network, x, y, seed, subject.teacher)
             radii = self._ladder(network, x, y, seed)
             found["floor"] = radii[-1]
             flags |= raised(found)

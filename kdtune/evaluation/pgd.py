@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator
-from pydantic.dataclasses import dataclass
 
 from kdtune.evaluation.evaluator import (
     BATCH,
-    CLOSED,
     GRADIENT,
     Evaluator,
     Measurement,
@@ -27,7 +25,7 @@ from kdtune.settings import Count, Positive, Scale
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.data.datasets import Data
+    from kdtune.evaluation.subject import Subject
 
 LossName = Literal["cross_entropy", "margin", "scaled"]
 
@@ -65,7 +63,6 @@ class Pass(NamedTuple):
     places: np.ndarray
 
 
-@dataclass(frozen=True, config=CLOSED)
 class PGD(Evaluator):
     """Projected gradient descent in the l-infinity ball from random starts, judged at the iterates (Arani et al. 2019).
 
@@ -99,9 +96,10 @@ class PGD(Evaluator):
         attacks = len(self.loss) * len(self.eps) * len(self.step) * self.restarts
         return GRADIENT * max(self.steps) * attacks * min(self.images or test, test) + test + validation
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
-        chosen = balanced(data.test.labels.cpu().numpy(), self.images, seed)
-        images, labels = data.test.images[chosen], data.test.labels[chosen]
+    def measure(self, subject: Subject) -> Measurement:
+        network, split, seed = subject.network, subject.split, subject.seed
+        chosen = balanced(split.labels.cpu().numpy(), self.images, seed)
+        images, labels = split.images[chosen], split.labels[chosen]
         clean = correct(predict(network, images), labels)
         metrics = {"robust/clean": percent(clean)}
         arrays = {"robust/clean": pack(clean), "robust/images": chosen}

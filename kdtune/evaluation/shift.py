@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
 
 from kdtune.data.cinic import imagenet_part
 from kdtune.data.files import DataError, Listing, digest, list_images
-from kdtune.evaluation.evaluator import CLOSED, Evaluator, Measurement, correct, pack, percent, predict
+from kdtune.evaluation.evaluator import Evaluator, Measurement, correct, pack, percent, predict
 from kdtune.settings import Count, PathText, Settings, Text, Whole
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
-    from kdtune.data.datasets import Data, Split
+    from kdtune.data.loading import Data, Split
+    from kdtune.evaluation.subject import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,6 @@ class Cinic(Settings):
         return imagenet_part(Path(self.path), self.part, self.per_class, self.seed)
 
 
-@dataclass(frozen=True, config=CLOSED)
 class Shift(Evaluator):
     """`shift/<name>`: accuracy in percent on a folder of images; `shift/cinic`: on CINIC-10's images from ImageNet;
     where neither is named, on every shifted set of the dataset.
@@ -75,6 +73,7 @@ class Shift(Evaluator):
     cinic: Cinic | None = None
 
     version: ClassVar[int] = 1
+    also_held_out: ClassVar[bool] = False  # its images are its own
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -90,31 +89,32 @@ class Shift(Evaluator):
     def writes(self) -> str:
         return f"shift/{self.named.name}" if self.named else "shift"
 
-    def measure(self, network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None) -> Measurement:
-        sets = {self.named.name: read(self.named, data)} if self.named else data.shifted
+    def measure(self, subject: Subject) -> Measurement:
+        data = subject.data
+        sets = {self.named.name: read(self.named, data, subject.context.data_dir)} if self.named else data.shifted
         if not sets:
             logger.warning("shift: %s has no shifted set, so nothing is measured; name one as `folder`", data.title)
         metrics: dict[str, float] = {}
         arrays: dict[str, np.ndarray] = {}
         for name, split in sets.items():
-            bits = correct(predict(network, split.images), split.labels)
+            bits = correct(predict(subject.network, split.images), split.labels)
             metrics[f"shift/{name}"] = percent(bits)
             arrays |= {f"shift/{name}/correct": pack(bits), f"shift/{name}/images": np.array(len(bits))}
         return Measurement(metrics, arrays)
 
 
-def read(source: Folder | Cinic, data: Data) -> Split:
+def read(source: Folder | Cinic, data: Data, data_dir: Path) -> Split:
     """The source's images, labelled in the dataset's numbering, on its device. Raises DataError where they are missing
     or damaged, and where classes or size are not the dataset's.
     """
-    split = _load(source, tuple(data.class_names), data.test.images.device)
+    split = _load(source, tuple(data.class_names), data_dir, data.test.images.device)
     if split.images.shape[1:] != data.test.images.shape[1:]:
         came, wanted = (list(images.shape[1:]) for images in (split.images, data.test.images))
         raise DataError(f"{source.name}: {source.path} has images of {came} (C, H, W), {data.title} of {wanted}")
     return split
 
 
-# Settings know no data folder, so what is decoded is kept in memory, once per process, instead of on the disk.
+# Settings know no data folder, so the digest is kept in memory, once per process, instead of on the disk.
 @lru_cache(maxsize=8)
 def _digest(source: Folder | Cinic) -> str:
     with tempfile.TemporaryDirectory() as aside:
@@ -122,8 +122,7 @@ def _digest(source: Folder | Cinic) -> str:
 
 
 @lru_cache(maxsize=8)
-def _load(source: Folder | Cinic, class_names: tuple[str, ...], device: torch.device) -> Split:
-    from kdtune.data.datasets import load_images
+def _load(source: Folder | Cinic, class_names: tuple[str, ...], data_dir: Path, device: torch.device) -> Split:
+    from kdtune.data.loading import load_images
 
-    with tempfile.TemporaryDirectory() as aside:
-        return load_images(source.listing(), source.name, class_names, Path(aside), device)
+    return load_images(source.listing(), source.name, class_names, data_dir, device)

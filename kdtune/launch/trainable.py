@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdtune.config import Run
-from kdtune.evaluation import Evaluation
+from kdtune.evaluation.evaluation import Evaluation
 from kdtune.paths import data_folder, results_folder
 from kdtune.planning.plan import Plan, PlannedRun, build_plan
 from kdtune.sweepfile.load import PAPER, load_sweep

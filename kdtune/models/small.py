@@ -1,60 +1,60 @@
-"""Small networks for small images: a three-layer CNN and a multilayer perceptron."""
+"""Small networks for small images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import pairwise
 from math import prod
+from typing import TYPE_CHECKING, Annotated
 
-from torch import Tensor, nn
+from pydantic import Field
 
-from kdtune.models.resnet import initialise
+from kdtune.models.layers import Layer, batch_norm, convolution, half, linear
+from kdtune.models.model import Model, Shape
+from kdtune.settings import Count, Rate
 
-
-class CNN(nn.Module):
-    """Three times conv3x3-bn-relu, with `width`, twice and four times `width` channels, 2 x 2 max pooling between
-    them, then the mean over positions, dropout and a linear classifier."""
-
-    def __init__(self, width: int, colours: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential()
-        inputs = colours
-        for outputs in (width, 2 * width, 4 * width):
-            if len(self.layers):
-                self.layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounds up: an odd border column still counts
-            self.layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
-            self.layers.append(nn.BatchNorm2d(outputs))
-            self.layers.append(nn.ReLU(inplace=True))
-            inputs = outputs
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(inputs, classes)
-        initialise(self)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Pixels [N, colours, H, W] in [0, 1] to the penultimate activations [N, 4 width], after dropout."""
-        return self.dropout(self.layers(x).mean((2, 3)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x))
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class MLP(nn.Module):
-    """Hidden layers of linear-relu-dropout on the flattened image, then a linear classifier; no BatchNorm."""
+class CNN(Model):
+    """Three convolutions. `width` is the channels of the first; `dropout` acts before the classifier."""
 
-    def __init__(self, hidden: Sequence[int], shape: tuple[int, int, int], classes: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten())
-        inputs = prod(shape)
-        for units in hidden:
-            linear = nn.Linear(inputs, units)
-            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-            self.layers.extend((linear, nn.ReLU(inplace=True), nn.Dropout(dropout)))
-            inputs = units
-        self.classifier = nn.Linear(inputs, classes)
-        initialise(self)
+    width: Count
+    dropout: Rate = 0.0
 
-    def features(self, x: Tensor) -> Tensor:
-        """Pixels [N, *shape] in [0, 1] to the last hidden layer's activations [N, hidden[-1]], after dropout."""
-        return self.layers(x)
+    @property
+    def title(self) -> str:
+        return f"CNN-{self.width}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x))
+    def build(self, shape: Shape, classes: int) -> nn.Module:
+        from kdtune.models.networks import small
+
+        return small.CNN(self.width, shape[0], classes, self.dropout)
+
+    def layers(self, shape: Shape, classes: int) -> Iterator[Layer]:
+        inputs, height, width = shape
+        for outputs in (self.width, 2 * self.width, 4 * self.width):
+            yield convolution(inputs, outputs, 3, height, width)
+            yield batch_norm(outputs)
+            inputs, height, width = outputs, half(height), half(width)
+        yield linear(inputs, classes)
+
+
+class MLP(Model):
+    """A multilayer perceptron. `hidden` is the units of each hidden layer; `dropout` acts after each of them."""
+
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)]
+    dropout: Rate = 0.0
+
+    @property
+    def title(self) -> str:
+        return "-".join(map(str, ("MLP", *self.hidden)))
+
+    def build(self, shape: Shape, classes: int) -> nn.Module:
+        from kdtune.models.networks import small
+
+        return small.MLP(self.hidden, shape, classes, self.dropout)
+
+    def layers(self, shape: Shape, classes: int) -> Iterator[Layer]:
+        return (linear(inputs, units) for inputs, units in pairwise([prod(shape), *self.hidden, classes]))

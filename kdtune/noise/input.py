@@ -1,15 +1,11 @@
 """Noise on the images that the student is shown. The teacher sees the clean ones, unless
 `distillation.teacher_sees: shown`.
-
-Called as `knob(images, labels, network, draw) -> images` with images float [N, C, H, W] in [0, 1], the dataset's labels
-int64 [N], the network in training (for perturbations found with its help) and the knob's stream of random numbers.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
-
-from pydantic.dataclasses import dataclass
 
 from kdtune.noise.knob import Knob
 from kdtune.settings import Flag, Scale
@@ -20,8 +16,21 @@ if TYPE_CHECKING:
     from kdtune.randomness import Draw
 
 
-@dataclass(frozen=True)
-class Gaussian(Knob):
+class InputKnob(Knob, home="kdtune.noise.input"):
+    """The family of knobs at `input`."""
+
+    @abstractmethod
+    def __call__(
+        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None
+    ) -> Tensor:
+        """What is shown instead of images float [N, C, H, W] in [0, 1].
+
+        labels: the dataset's, int64 [N]; network: the one in training and teacher: the one it learns from, if any (for
+        perturbations found with their help); draw: the knob's stream of random numbers.
+        """
+
+
+class Gaussian(InputKnob):
     """x + delta with delta ~ N(0, sigma^2 I), drawn anew for every image, batch and epoch.
 
     With a teacher this is Soft Randomization, without one Gaussian augmentation (Arani et al., arXiv 1910.05057,
@@ -33,7 +42,9 @@ class Gaussian(Knob):
     sigma: Scale  # standard deviation in pixel units, images in [0, 1]
     clamp: Flag = False
 
-    def __call__(self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None = None
+    ) -> Tensor:
         shown = images + self.sigma * draw.normal(images)
         return shown.clamp(0, 1) if self.clamp else shown
 

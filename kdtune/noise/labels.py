@@ -1,15 +1,10 @@
-"""Noise in the dataset's labels, drawn once and kept: no other knob and no metric sees the clean label afterwards.
-
-Called as `knob(labels, classes, draw) -> labels` with the labels of all training images of a dataset, int64 [N] in
-[0, classes), and a draw made from the dataset's seed, so that teacher and student are given the same wrong labels
-(`data.datasets.load` calls it). Test labels stay clean.
-"""
+"""Noise in the dataset's labels, drawn once and kept: no other knob and no metric sees the clean label afterwards."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
-
-from pydantic.dataclasses import dataclass
 
 from kdtune.noise.knob import Knob
 from kdtune.noise.redraw import DrawnFrom, redraw, share_changed
@@ -21,8 +16,20 @@ if TYPE_CHECKING:
     from kdtune.randomness import Draw
 
 
-@dataclass(frozen=True)
-class Corruption(Knob):
+class LabelsKnob(Knob, home="kdtune.noise.labels"):
+    """The family of knobs at `labels`."""
+
+    @abstractmethod
+    def __call__(self, labels: Tensor, classes: int, draw: Draw, answers: Callable[[], Tensor] | None) -> Tensor:
+        """The labels, int64 [N] in [0, classes), of all training images of a dataset. Test labels stay clean.
+
+        draw is made from the dataset's seed, so that teacher and student are given the same wrong labels.
+        answers() are the classes that the run's teacher gives to the same images, int64 [N], computed when first asked
+        for; None where there is no teacher to ask.
+        """
+
+
+class Corruption(LabelsKnob):
     """y' = y with probability 1 - c, else a class drawn uniformly from all K, once for every image: a share
     c (K - 1) / K of the labels is wrong, 0.9 c of ten classes, and that is what is measured (Arani et al., arXiv
     1910.05057, label-noise study, figures 9 and 10; FLC_TS, figures 17 and 18).
@@ -35,7 +42,7 @@ class Corruption(Knob):
     rate: Rate  # c: probability, for each image, that its label is drawn anew
     classes: DrawnFrom = "any"
 
-    def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
+    def __call__(self, labels: Tensor, classes: int, draw: Draw, answers: Callable[[], Tensor] | None = None) -> Tensor:
         return redraw(labels, self.rate, classes, self.classes, draw)
 
     def measure(self, before: Tensor, after: Tensor) -> float:

@@ -1,15 +1,9 @@
-"""Noise on the targets that the student is trained on, redrawn for every batch.
-
-Called as `knob(labels, classes, draw) -> targets` with labels int64 [N] in [0, classes); the targets are labels again
-or soft targets, float [N, classes], rows summing to 1. Only the cross-entropy sees them. A knob that makes soft targets
-can only be the last of them.
-"""
+"""Noise on the targets that the student is trained on, redrawn for every batch. Only the cross-entropy sees them."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
-
-from pydantic.dataclasses import dataclass
 
 from kdtune.noise.knob import Knob
 from kdtune.noise.redraw import DrawnFrom, redraw, share_changed
@@ -21,8 +15,18 @@ if TYPE_CHECKING:
     from kdtune.randomness import Draw
 
 
-@dataclass(frozen=True)
-class Variability(Knob):
+class TargetKnob(Knob, home="kdtune.noise.target"):
+    """The family of knobs at `target`. One that makes soft targets can only be the last of them."""
+
+    @abstractmethod
+    def __call__(self, labels: Tensor, classes: int, draw: Draw, moved: Tensor | None) -> Tensor:
+        """Labels int64 [N] in [0, classes) again, or soft targets, float [N, classes], rows summing to 1.
+
+        moved: what input knobs added to the images, float [N, C, H, W], for targets that hang on it.
+        """
+
+
+class Variability(TargetKnob):
     """Messy Collaboration: y' = y with probability 1 - r, else a class drawn uniformly from the K - 1 wrong ones, anew
     for every sample of every batch (Arani et al., arXiv 1910.05057, target variability, figures 6 to 8; the paper does
     not say how the class is drawn: protocols A.2 and A.7, row 12).
@@ -35,7 +39,7 @@ class Variability(Knob):
     rate: Rate  # r: probability, for each sample of each batch, that its label is drawn anew
     classes: DrawnFrom = "wrong"
 
-    def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
+    def __call__(self, labels: Tensor, classes: int, draw: Draw, moved: Tensor | None = None) -> Tensor:
         return redraw(labels, self.rate, classes, self.classes, draw)
 
     def measure(self, before: Tensor, after: Tensor) -> float:
@@ -43,8 +47,7 @@ class Variability(Knob):
         return share_changed(before, after)
 
 
-@dataclass(frozen=True)
-class Smoothing(Knob):
+class Smoothing(TargetKnob):
     """Soft targets: 1 - r on the label, r / (K - 1) on every other class. Nothing is random.
 
     At equal r this is the expectation of `variability` (wrong classes), and as cross-entropy is linear in its target,
@@ -56,7 +59,7 @@ class Smoothing(Knob):
     softens: ClassVar[bool] = True
     rate: Rate  # r: what the label's class gives away to the others together
 
-    def __call__(self, labels: Tensor, classes: int, draw: Draw) -> Tensor:
+    def __call__(self, labels: Tensor, classes: int, draw: Draw, moved: Tensor | None = None) -> Tensor:
         """Labels int64 [N] to targets float32 [N, classes]; at rate 0 the labels as they came, bit for bit."""
         import torch
 

@@ -1,17 +1,12 @@
-"""Noise in the teacher's response, while it teaches.
-
-Called as `knob(logits, draw) -> logits` with the teacher's logits float [N, K]. A knob may also reach into the teacher
-itself: `prepare(teacher)` is called at the beginning of every epoch, after the teacher was put in eval mode.
-"""
+"""Noise in the teacher's response, while it teaches."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
-from pydantic.dataclasses import dataclass
 
 from kdtune.noise.knob import Knob
 from kdtune.settings import Count, Positive, Rate, Scale
@@ -22,15 +17,26 @@ if TYPE_CHECKING:
     from kdtune.randomness import Draw
 
 
-@dataclass(frozen=True)
-class Dropout(Knob):
+class TeacherKnob(Knob, home="kdtune.noise.teacher"):
+    """The family of knobs at `teacher`.
+
+    A knob may also reach into the teacher itself: `prepare(teacher)` is called at the beginning of every epoch, after
+    the teacher was put in eval mode.
+    """
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, draw: Draw) -> Tensor:
+        """What the teacher says instead of logits float [N, K]."""
+
+
+class Dropout(TeacherKnob):
     """Fickle Teacher: the teacher's dropout stays on while it teaches (Arani et al., arXiv 1910.05057, section 4.1).
 
     The response is one stochastic pass, as in the paper; with `passes` the mean of the logits of so many. Batch
     normalisation stays in eval mode. `bn: train` is the ablation of protocols A.7, row 5: it normalises by the
     statistics of the batch shown. The running averages are left as they are: a layer that normalises by the batch
     never reads them, so updating them would change no answer, only the teacher. At rate 0 all of this is off. The masks
-    come from torch's global generator.
+    come from torch's global generator, which is the teacher's own meanwhile.
     """
 
     strength: ClassVar[str] = "rate"
@@ -84,8 +90,7 @@ class Dropout(Knob):
         return 1 - int(after.count_nonzero()) / units if units else math.nan
 
 
-@dataclass(frozen=True)
-class SignalNoise(Knob):
+class SignalNoise(TeacherKnob):
     """Signal-dependent noise: z_i becomes (1 + delta) z_i with delta ~ N(0, sigma^2), drawn anew for every sample and
     batch (Arani et al., arXiv 1910.05057, figures 11 and 12).
 
@@ -107,8 +112,7 @@ class SignalNoise(Knob):
         return float((after[seen].double() / before[seen].double() - 1).square().mean().sqrt())
 
 
-@dataclass(frozen=True)
-class Swap(Knob):
+class Swap(TeacherKnob):
     """Random swapping of softened outputs (Arani et al., arXiv 1910.05057, figures 13 and 14): a sample's outputs are
     sorted, v_1 >= ... >= v_K, and neighbours v_i, v_i+1 that differ by less than `threshold` change places with
     probability `rate`, each pair for itself, one after the other from the largest down.
@@ -142,7 +146,7 @@ class Swap(Knob):
     def softened_at(self, temperature: float) -> Self:
         if self.on == "logits" or self.temperature is not None:
             return self
-        return replace(self, temperature=temperature)
+        return self.model_copy(update={"temperature": temperature})
 
     def __call__(self, logits: Tensor, draw: Draw) -> Tensor:
         """The same logits in other places. Raises ValueError where softened outputs have no temperature."""

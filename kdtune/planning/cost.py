@@ -17,20 +17,18 @@ from typing import TYPE_CHECKING
 
 from kdtune.config import Run
 from kdtune.evaluation.evaluator import BATCH, Evaluator
-from kdtune.models import Model, Shape
+from kdtune.models.model import Model, Shape
 from kdtune.planning import dispatch
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
 from kdtune.store.store import DamagedError
 
 if TYPE_CHECKING:
-    from kdtune.data.datasets import Dataset
+    from kdtune.data.dataset import Dataset
     from kdtune.planning.plan import Plan
     from kdtune.store.store import Store
 
 TRAINING = 3  # a training step costs about three forward passes: one forward, two backward (weights, inputs)
 KEPT = 2  # checkpoints of a run
-TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "mnist": 10_000, "fashion_mnist": 10_000, "digits": 466}
-TEST_SHARE = 5  # training images per test image of any other set; only the estimate of its evaluation hangs on it
 COMPARED = 20  # finished runs whose seconds correct the estimate
 
 
@@ -165,7 +163,8 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     _, own = model_cost(run.model, seen.shape, seen.classes)
     answer = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
     answer *= max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
-    return float(run.recipe.epochs) * (seen.train * (TRAINING * own + answer) + seen.validation * own)
+    besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
+    return float(run.recipe.epochs) * (seen.train * ((TRAINING + besides) * own + answer) + seen.validation * own)
 
 
 def steps(run: Run, seen: Images) -> int:
@@ -179,11 +178,11 @@ def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
 
 
 def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:
-    """Bytes of the checkpoints a run keeps while it trains: weights, momentum and the best weights where asked for."""
+    """Bytes of a run's checkpoints while it trains: weights, the optimizer's numbers, the best weights if any."""
     if run.recipe is None:
         return 0
-    parameters, _ = model_cost(run.model, run.dataset.shape(data_dir), run.dataset.classes(data_dir))
-    copies = 1 + bool(run.recipe.optimizer.chosen.momentum) + (run.recipe.keep is not None)
+    parameters, _ = model_cost(run.model, run.dataset.shape(), run.dataset.classes())
+    copies = 1 + run.recipe.optimizer.copies + (run.recipe.keep is not None)
     return KEPT * 4 * parameters * copies
 
 
@@ -196,10 +195,9 @@ def model_cost(model: Model, shape: Shape, classes: int) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def images(dataset: Dataset, data_dir: Path) -> Images:
     """The sizes of a data set. Raises DataError where its folder cannot be read."""
-    total = dataset.source.train_total()
+    total, test = dataset.counts()
     kept, held_out = dataset.sizes(total)
-    test = TEST_IMAGES.get(dataset.kind, total // TEST_SHARE)
-    return Images(dataset.shape(data_dir), dataset.classes(data_dir), kept - held_out, held_out, test)
+    return Images(dataset.shape(), dataset.classes(), kept - held_out, held_out, test)
 
 
 def duration(seconds: float) -> str:

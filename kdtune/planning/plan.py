@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtune.config import Choice, Network, Run, Sweep, Teacher
-from kdtune.data.datasets import DataError
+from kdtune.data.files import DataError
 from kdtune.sweepfile.load import SweepFile, SweepPoint
 
 SPELLED = 4  # axes; of more, a run's label names those alone that differ from the sweep's first point
@@ -72,7 +72,7 @@ class Plan:
     @property
     def evaluators(self) -> dict[str, str]:
         """Evaluator names by hash."""
-        return {evaluator.hash: evaluator.name for evaluator in self.evaluation}
+        return {evaluator.hash: evaluator.key for evaluator in self.evaluation}
 
     def only(self, wanted: dict[str, Any]) -> Plan:
         """The runs whose parameters and seed are as wanted, and the teachers they wait for."""
@@ -116,17 +116,15 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
 def _runs_of(point: SweepPoint, content: dict[str, Any], epochs: int | None) -> Iterator[PlannedRun]:
     sweep = point.sweep
     pool: list[Run] = []
-    distills = sweep.student.distillation is not None
-    if sweep.teacher is not None and distills:
+    asks = sweep.student.asks
+    if sweep.teacher is not None and asks:
         pool = list(_teachers(sweep, sweep.teacher, content, epochs))
         yield from (PlannedRun(run, "teacher", point.teacher_parameters) for run in pool)
     for seed in sweep.seeds:
         run = _trained(sweep, sweep.student, content, seed, epochs)
-        if distills:
-            run = run.model_copy(
-                update={"distillation": sweep.student.distillation, "teacher": _choice(sweep, pool, seed)}
-            )
-        yield PlannedRun(run, "student", point.student_parameters, point.teacher_parameters if distills else {})
+        if asks:
+            run = run.model_copy(update={"loss": sweep.student.objective, "teacher": _choice(sweep, pool, seed)})
+        yield PlannedRun(run, "student", point.student_parameters, point.teacher_parameters if asks else {})
 
 
 def _teachers(sweep: Sweep, teacher: Teacher, content: dict[str, Any], epochs: int | None) -> Iterator[Run]:
@@ -154,6 +152,7 @@ def _trained(sweep: Sweep, network: Network, content: dict[str, Any], seed: int,
         recipe=recipe,
         seed=seed,
         noise=network.noise,
+        loss=network.loss,
     )
 
 
@@ -163,7 +162,7 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
         return Choice(runs=(pool[0].id,), rule="given")
     if select.rule == "paired":
         return Choice(runs=tuple(run.id for run in pool if run.seed == seed), rule="paired")
-    accuracy = next(evaluator for evaluator in sweep.evaluation if evaluator.name == "accuracy")
+    accuracy = next(evaluator for evaluator in sweep.evaluation if evaluator.key == "accuracy")
     return Choice(runs=tuple(run.id for run in pool), rule="best", metric=select.metric, evaluator=accuracy.hash)
 
 

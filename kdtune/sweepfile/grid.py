@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdtune.sweepfile.tree import Problem, YamlList, YamlMap, nearest, problem_at
+from kdtune.settings import nearest
+from kdtune.sweepfile.tree import Problem, YamlList, YamlMap, problem_at
 
 AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = ("id", "role", "seed", "state")  # columns that every table has

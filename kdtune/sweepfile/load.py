@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kdtune.config import Sweep
+from kdtune.settings import UNKNOWN
 from kdtune.sweepfile import grid, reader
 from kdtune.sweepfile.overrides import assign
-from kdtune.sweepfile.tree import Problem, SweepFileError, YamlMap, merge, nearest, problem_at
+from kdtune.sweepfile.tree import Problem, SweepFileError, YamlMap, merge, problem_at
 
 PAPER = "paper"  # the profile of a file as it stands, without an overlay
 
@@ -146,14 +147,9 @@ def _problem(error: ErrorDetails, tree: YamlMap, written: YamlMap, source: str) 
         part for part in error["loc"] if not str(part).startswith(("function-", "tuple", "constrained", "int"))
     )
     came, message = error["input"], error["msg"].removeprefix("Value error, ")
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _known_keys(path[:-1])
-        close = nearest(str(path[-1]), known)
-        hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}" if known else "remove it"
-        message = f"unknown key {path[-1]!r}; {hint}"
-    elif error["type"] in ("missing", "missing_argument"):
+    if error["type"] == "missing":
         message = "is missing; nothing stands in for it"
-    elif not isinstance(came, dict | list):
+    elif error["type"] != UNKNOWN and not isinstance(came, dict | list):
         message = f"came {came!r}; {message[:1].lower()}{message[1:]}"
     if path[:2] in (("teacher", "recipe"), ("student", "recipe")) and not _stands(written, path):
         return replace(
@@ -168,22 +164,6 @@ def _stands(tree: Any, path: tuple[Any, ...]) -> bool:
             return False
         tree = tree[part]
     return True
-
-
-def _known_keys(path: tuple[Any, ...]) -> list[str]:
-    """The keys that the models allow at a path."""
-    model: Any = Sweep
-    for part in path:
-        field = getattr(model, "__pydantic_fields__", {}).get(str(part))
-        if field is None:
-            return []
-        options = list(getattr(field.annotation, "__args__", (field.annotation,)))
-        model = next((option for option in options if hasattr(option, "__pydantic_fields__")), None)
-    return (
-        ["recipe", "grid", "profiles", *model.model_fields]
-        if model is Sweep
-        else list(getattr(model, "__pydantic_fields__", {}))
-    )
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdtune.settings import nearest
 from kdtune.sweepfile.reader import DEPTH, parse_value
 from kdtune.sweepfile.tree import (
     COMMAND_LINE,
@@ -15,7 +16,6 @@ from kdtune.sweepfile.tree import (
     child,
     merge,
     names_a_kind,
-    nearest,
     overlay,
     short,
 )

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from kdtune.sweepfile.tree import COMMAND_LINE, KeyPath, Problem, SweepFileError, YamlList, YamlMap, nearest, short
+from kdtune.settings import nearest
+from kdtune.sweepfile.tree import COMMAND_LINE, KeyPath, Problem, SweepFileError, YamlList, YamlMap, short
 
 BYTES = 2**20
 NODES = 100_000  # an alias counts as all that it stands for: 300 bytes of them can stand for 10^9 values

@@ -6,7 +6,6 @@ so a place in the tree and the name of its file are enough to say where a value 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Values
 from copy import deepcopy
@@ -16,7 +15,7 @@ from typing import Any
 KeyPath = tuple[str | int, ...]
 
 COMMAND_LINE = "command line"
-KINDS = frozenset({"optimizer", "schedule", "dataset", "model"})
+NAMING = frozenset({"optimizer", "schedule", "dataset", "model", "loss"})  # keys whose mapping names a kind
 POINTS = frozenset({"input", "teacher", "target", "labels"})  # injection points, directly under `noise`
 
 
@@ -95,13 +94,6 @@ def problem_at(tree: YamlMap, source: str, path: KeyPath, message: str) -> Probl
     return Problem(COMMAND_LINE if line is None else source, line, path, message)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be, if any; letter case, - and _ do not count."""
-    folded = {one.casefold().replace("_", "-"): one for one in known}
-    close = difflib.get_close_matches(name.casefold().replace("_", "-"), folded, n=1)
-    return folded[close[0]] if close else None
-
-
 def short(value: Any) -> str:
     """A value as a message names it, in 60 characters at most."""
     if isinstance(value, YamlMap | YamlList):
@@ -118,7 +110,7 @@ def names_a_kind(path: KeyPath) -> bool:
     if not path:
         return False
     above = path[-2] if len(path) > 1 else None
-    return path[-1] in KINDS or (above == "noise" and path[-1] in POINTS) or path[-2:] == ("dataset", "labels")
+    return path[-1] in NAMING or (above == "noise" and path[-1] in POINTS) or path[-2:] == ("dataset", "labels")
 
 
 def merge(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool] = names_a_kind) -> YamlMap:

@@ -1,17 +1,16 @@
-"""What the student is shown and what it should answer: knobs applied, the losses.
+"""What the student is shown and what it is asked: knobs applied, views of the batch made, the loss called.
 
-    loss = (1 - alpha) CE(student(x + delta), y') + alpha temperature^2 KL(student(x + delta), teacher(x))
+    kd: loss = (1 - alpha) CE(student(x + delta), y') + alpha temperature^2 KL(student(x + delta), teacher(x))
 
-Input knobs make x + delta, target knobs y', teacher knobs change teacher(x); without a teacher only CE is left (Arani
-et al., arXiv 1910.05057, section 3). The teacher sees x or, where it is asked for, x + delta like the student. What a
-strength does is measured in the first batch of every epoch and logged.
+Input knobs make x + delta, target knobs y', teacher knobs change teacher(x) (Arani et al., arXiv 1910.05057,
+section 3). What a strength does is measured in the first batch of every epoch and logged.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from math import isnan, nan
 from statistics import fmean
@@ -19,37 +18,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kdtune.randomness import draw, stream_seed
+from kdtune.losses.views import Answer, Views
+from kdtune.randomness import GlobalStream, draw, stream_seed
 
 if TYPE_CHECKING:
-    from kdtune.config import Distillation, Noise
+    from kdtune.config import Noise
+    from kdtune.losses.loss import Loss
     from kdtune.noise.knob import Knob
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float, divergence: str = "forward") -> Tensor:
-    """temperature^2 times the KL divergence between softened answers, summed over classes, averaged over images.
-
-    `student` and `teacher` are logits [N, K]; `forward` is KL(teacher || student), `reverse` KL(student || teacher).
-    The factor keeps gradients of one size at all temperatures (Hinton et al., arXiv 1503.02531, section 2.1).
-    """
-    log_s = functional.log_softmax(student / temperature, dim=1)
-    log_t = functional.log_softmax(teacher / temperature, dim=1)
-    approximation, reference = (log_s, log_t) if divergence == "forward" else (log_t, log_s)
-    return temperature**2 * functional.kl_div(approximation, reference, reduction="batchmean", log_target=True)
-
-
 class Lesson:
-    """The loss of one run, with a teacher or without: a `training.Lesson`.
+    """The loss of one run, with a teacher or without: a `loop.Objective`.
 
     The teacher is this lesson's own: it is put in eval mode, apart from what teacher knobs switch on, and gets no
-    gradient; its parameters and buffers stay as they are. Each knob has its stream, named by its path
-    (`input.gaussian`) and begun anew every epoch. Dropout, the student's and the teacher's, draws from torch's global
-    generator, which `begin` seeds from the stream `dropout`.
+    gradient; its parameters and buffers stay as they are. Each knob has its stream, begun anew every epoch and named
+    by its path and by whether the run learns from a teacher (`learns.input.gaussian`) or alone: a teacher and its
+    student of one seed draw apart. Dropout draws from torch's global generator: the network's own from the stream
+    `dropout`, with which `begin` seeds it, the teacher's from `teacher.dropout`. So a student's masks are the same
+    whatever its teacher does.
 
-    Raises ValueError for a teacher without settings of the distillation (or the reverse), for teacher knobs without a
-    teacher and, in `begin`, for a knob that the teacher cannot follow.
+    Raises ValueError for a loss that needs a teacher without one, for teacher knobs without a teacher and, in `begin`,
+    for a knob that the teacher cannot follow.
     """
 
     def __init__(
@@ -57,65 +47,93 @@ class Lesson:
         classes: int,
         seed: int,
         noise: Noise,
+        loss: Loss,
         teacher: nn.Module | None = None,
-        distillation: Distillation | None = None,
+        precision: str = "float32",
         device: torch.device | str = "cpu",
     ) -> None:
-        if (teacher is None) != (distillation is None):
-            raise ValueError("a teacher and the settings of the distillation come together; one of them is missing")
+        if loss.needs_teacher and teacher is None:
+            raise ValueError(f"the loss {loss.key} needs a teacher, and this run has none")
         if teacher is None and noise.knobs("teacher"):
             raise ValueError(f"noise.teacher names {', '.join(noise.knobs('teacher'))}, but this run has no teacher")
-        self.classes, self.seed, self.device = classes, seed, device
-        self.teacher, self.distillation = teacher, distillation
+        self.classes, self.seed, self.device, self.precision = classes, seed, device, precision
+        self.loss, self.teacher = loss, teacher
         self.knobs: dict[str, dict[str, Knob]] = {point: noise.knobs(point) for point in ("input", "teacher", "target")}
-        if distillation is not None:
-            asked = {name: knob.softened_at(distillation.temperature) for name, knob in self.knobs["teacher"].items()}
-            self.knobs["teacher"] = asked
+        if (temperature := loss.softens_at) is not None:
+            self.knobs["teacher"] = {
+                name: knob.softened_at(temperature) for name, knob in self.knobs["teacher"].items()
+            }
+        self.epoch = 0
 
     def begin(self, epoch: int) -> None:
         """Put every stream and the teacher at the start of an epoch, counted from 0."""
-        torch.manual_seed(stream_seed(self.seed, "dropout", epoch))
+        self.epoch = epoch
+        torch.manual_seed(stream_seed(self.seed, self._stream("dropout"), epoch))
         paths = [f"{point}.{name}" for point, knobs in self.knobs.items() for name in knobs]
-        self.draws = {path: draw(self.seed, path, epoch, self.device) for path in paths}
+        self.draws = {path: draw(self.seed, self._stream(path), epoch, self.device) for path in paths}
         self.measured: dict[str, list[float]] = defaultdict(list)
         self.measuring = True
         if self.teacher is not None:
             self.teacher.eval()
+            self.masks = GlobalStream(self.seed, self._stream("teacher.dropout"), epoch, self.device)
             for knob in self.knobs["teacher"].values():
                 knob.prepare(self.teacher)
 
+    def _stream(self, name: str) -> str:
+        return f"{'alone' if self.teacher is None else 'learns'}.{name}"
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its detached parts; `accuracy` is on images as shown, against the labels given."""
-        shown = self._apply("input", images, lambda knob, images, draw: knob(images, labels, network, draw))
-        targets = self._apply("target", labels, lambda knob, labels, draw: knob(labels, self.classes, draw))
-        logits = network(shown)
-        loss = ce = functional.cross_entropy(logits, targets)
-        parts = {"ce": ce.detach(), "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}
-        if self.teacher is not None and (how := self.distillation) is not None:
-            seen = shown if how.teacher_sees == "shown" else images
-            kd = kd_loss(logits, self._answer(self.teacher, seen), how.temperature, how.divergence)
-            loss = (1 - how.alpha) * ce + how.alpha * kd
-            parts["kd"] = kd.detach()
+        shown = self._apply(
+            "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
+        )
+        moved = shown - images if self.knobs["target"] and shown is not images else None
+        targets = self._apply("target", labels, lambda knob, labels, draw: knob(labels, self.classes, draw, moved))
+        seen = {"clean": images, "shown": shown}
+        views = Views(
+            labels,
+            targets,
+            self.epoch,
+            lambda which: self._forward(network, seen[which]),
+            lambda which: self._answer(seen[which]),
+        )
+        loss, parts = self.loss(views)
+        right = (views.shown.logits.detach().argmax(dim=1) == labels).float().mean()
         self.measuring = False
-        return loss, parts
+        return loss, {"accuracy": right, **{name: part.detach() for name, part in parts.items()}}
 
     def end(self) -> dict[str, float]:
         """The measured strength of every knob, `noise/<point>.<knob>`; NaN where the first batch could not show it."""
         seen = {path: [value for value in self.measured[path] if not isnan(value)] for path in self.draws}
         return {f"noise/{path}": fmean(values) if values else nan for path, values in seen.items()}
 
+    def _forward(self, network: nn.Module, images: Tensor) -> Answer:
+        """What a network says in the run's precision, as float32."""
+        autocast = torch.autocast(images.device.type, dtype=torch.bfloat16)
+        with autocast if self.precision == "bfloat16" else nullcontext():
+            if not self.loss.needs_features:
+                return Answer(network(images).float())
+            features: Any = network.features(images)  # type: ignore[operator]
+            return Answer(network.classifier(features).float(), features.float())  # type: ignore[operator]
+
     @torch.no_grad()
-    def _answer(self, teacher: nn.Module, images: Tensor) -> Tensor:
-        """The teacher's logits for the images it sees, with the noise of its knobs; the mean of several where asked."""
-        with ExitStack() as hooks:
-            for name, knob in self.knobs["teacher"].items() if self.measuring else ():
-                for layer in knob.layers(teacher):
+    def _answer(self, images: Tensor) -> Answer:
+        """What the teacher says, with the noise of its knobs; the mean of several answers where that is asked for."""
+        if self.teacher is None:
+            raise ValueError(f"the loss {self.loss.key} asks a teacher; say so in its class: needs_teacher = True")
+        knobs = self.knobs["teacher"]
+        with ExitStack() as stack:
+            for name, knob in knobs.items() if self.measuring else ():
+                for layer in knob.layers(self.teacher):
                     record = partial(self._record_layer, f"teacher.{name}", knob)
-                    hooks.callback(layer.register_forward_hook(record).remove)
-            asks = max((knob.asks for knob in self.knobs["teacher"].values()), default=1)
-            answers = [teacher(images) for _ in range(asks)]
-        logits = answers[0] if asks == 1 else torch.stack(answers).mean(dim=0)
-        return self._apply("teacher", logits, lambda knob, logits, draw: knob(logits, draw))
+                    stack.callback(layer.register_forward_hook(record).remove)
+            if knobs:
+                stack.enter_context(self.masks.resumed())
+            asks = max((knob.asks for knob in knobs.values()), default=1)
+            answers = [self._forward(self.teacher, images) for _ in range(asks)]
+        answer = answers[0] if asks == 1 else _mean(answers)
+        logits = self._apply("teacher", answer.logits, lambda knob, logits, draw: knob(logits, draw))
+        return Answer(logits, answer.features)
 
     def _apply(self, point: str, value: Tensor, call: Callable[[Any, Tensor, Any], Tensor]) -> Tensor:
         """The knobs of a point, one after the other in written order."""
@@ -128,3 +146,11 @@ class Lesson:
 
     def _record_layer(self, path: str, knob: Knob, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         self.measured[path].append(knob.measure(inputs[0], output))
+
+
+def _mean(answers: list[Answer]) -> Answer:
+    features = [answer.features for answer in answers if answer.features is not None]
+    return Answer(
+        torch.stack([answer.logits for answer in answers]).mean(dim=0),
+        torch.stack(features).mean(dim=0) if features else None,
+    )

@@ -21,7 +21,7 @@ from kdtune.data.augmentation import augment
 from kdtune.randomness import draw
 
 if TYPE_CHECKING:
-    from kdtune.data.datasets import Split
+    from kdtune.data.loading import Split
     from kdtune.recipe import Recipe
 
 Row = dict[str, float]  # the history's values of one epoch
@@ -82,25 +82,6 @@ def best_epoch(history: list[Row], metric: str) -> int | None:
     return int(max(measured, key=lambda row: row[metric])["epoch"]) if measured else None
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """The rate of an epoch, counted from 0: a milestone m of n epochs takes effect at epoch round(m n)."""
-    step = recipe.schedule.chosen
-    passed = sum(epoch >= round(milestone * recipe.epochs) for milestone in step.milestones)
-    return recipe.optimizer.chosen.lr * step.factor**passed
-
-
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    sgd = recipe.optimizer.chosen
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=sgd.lr,
-        momentum=sgd.momentum,
-        weight_decay=sgd.weight_decay,
-        nesterov=sgd.nesterov,
-        fused=True,  # one call for all parameters: a sixth of the time on the CPU, where small networks wait for it
-    )
-
-
 def train(
     network: nn.Module,
     split: Split,
@@ -117,7 +98,7 @@ def train(
     row and call `TrainingState.keep_best`, and then the network ends with the best weights. Raises `Diverged` at the
     end of an epoch whose loss is not finite.
     """
-    optimizer = build_optimizer(network, recipe)
+    optimizer = recipe.optimizer.build(network.parameters())
     history: list[Row] = []
     best = start.best if start else None
     if start:
@@ -151,12 +132,13 @@ def train_epoch(
     began, device = time.perf_counter(), split.images.device
     augmentation = draw(seed, "augmentation", epoch, device)
     batches = draw(seed, "order", epoch, device).permutation(len(split)).split(recipe.batch_size)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, epoch)
+    rates = [learning_rate(optimizer, recipe, epoch + (step + 0.5) / len(batches)) for step in range(len(batches))]
     network.train()
     lesson.begin(epoch)
     recorded = []  # stays on the device: reading a number would make the CPU wait for it
-    for batch in batches:
+    for batch, rate in zip(batches, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         images = augment(split.images[batch], recipe.augmentation, augmentation).float() / 255
         loss, parts = lesson(network, images, split.labels[batch])
         optimizer.zero_grad()
@@ -168,12 +150,18 @@ def train_epoch(
     seconds = time.perf_counter() - began
     return {
         "epoch": epoch + 1,
-        "lr": learning_rate(recipe, epoch),
+        "lr": rates[0],
         **{f"train/{name}": mean for name, mean in zip(["loss", *parts], means.tolist(), strict=True)},
         **lesson.end(),
         "time/epoch": seconds,
         "time/images_per_second": len(split) / seconds,
     }
+
+
+def learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: float) -> float:
+    """The rate at a time of the run, in epochs from its start: of a step, its middle."""
+    stated: float = optimizer.defaults["lr"]
+    return stated * recipe.schedule(epoch, recipe.epochs)
 
 
 def refuse_divergence(history: list[Row]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdtune.data.datasets import Data
+    from kdtune.data.loading import Data
 
 LIBRARIES = ("torch", "torchvision", "ray", "numpy", "kdtune")
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
-from kdtune import models
 from kdtune.config import Normalization, Run
-from kdtune.data import datasets
-from kdtune.data.datasets import Data
-from kdtune.evaluation import Evaluation
+from kdtune.data import loading
+from kdtune.data.loading import Data
 from kdtune.evaluation.accuracy import accuracy
-from kdtune.models import Model, Shape
+from kdtune.evaluation.evaluation import Evaluation
+from kdtune.evaluation.subject import Context, Subject
+from kdtune.losses.ce import CE
+from kdtune.models.model import Model, Shape
 from kdtune.randomness import seeded
 from kdtune.store import checkpoints
 from kdtune.store.store import Attempt, Store
@@ -67,13 +67,13 @@ def perform(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
     with claim:
         attempt = context.store.attempt(run.id, claim.attempt)
         try:
-            data = datasets.load(run.dataset, context.data_dir, context.device)
+            data = loading.load(run.dataset, context.data_dir, context.device, run.content.get("digest"))
             done = context.store.done(run.id)
             if done is None:
                 train_and_evaluate(run, evaluation, data, attempt, context)
             elif done.outcome == "done":
                 network = load_finished(run.id, context.store).to(context.device)
-                evaluate(network, run.id, evaluation, data, context.store, teacher_of(run.id, context))
+                evaluate(network, run.id, evaluation, data, context, teacher_of(run.id, context))
         except Exception as error:
             attempt.write_failure(error)
             failure = error
@@ -100,7 +100,7 @@ def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: At
     except Diverged as diverged:
         attempt.finish("diverged", None, diverged.history, provenance(data, context.device, began, chosen))
     else:
-        evaluate(network, run.id, evaluation, data, context.store, teacher)
+        evaluate(network, run.id, evaluation, data, context, teacher)
         origin = provenance(data, context.device, began, chosen, kept(run, history))
         attempt.finish("done", weights.save(network), history, origin)
 
@@ -114,7 +114,8 @@ def trained(
         weights.load_foreign(network, run.checkpoint or "")
         return network, []
     keep = run.recipe.keep
-    lesson = Lesson(data.classes, run.seed, run.noise, teacher, run.distillation, context.device)
+    loss, precision = run.loss or CE(), run.recipe.precision
+    lesson = Lesson(data.classes, run.seed, run.noise, loss, teacher, precision, context.device)
     checkpoint = context.store.checkpoint(run.id)
     start = TrainingState.from_bytes(checkpoint[1]) if checkpoint else None
     began = saved = time.monotonic()
@@ -159,10 +160,10 @@ def build_network(
 ) -> nn.Module:
     """A network as its seed initialises it; on the CPU, so that it is the same on every device."""
     with seeded(seed, "init"):
-        network = models.build(model, shape, classes)
+        network = model.build(shape, classes)
     if normalization is None:
         return network
-    from kdtune.models.normalized import Normalized
+    from kdtune.models.networks.normalized import Normalized
 
     return Normalized(network, normalization.mean, normalization.std)
 
@@ -222,13 +223,13 @@ def teacher_of(id: str, context: RunContext) -> nn.Module | None:
 
 
 def evaluate(
-    network: nn.Module, id: str, evaluation: Evaluation, data: Data, store: Store, teacher: nn.Module | None
+    network: nn.Module, id: str, evaluation: Evaluation, data: Data, context: RunContext, teacher: nn.Module | None
 ) -> None:
     """Every evaluator that has not measured this run yet; each result is kept as it comes."""
-    network.eval()
+    store = context.store
+    subject = Subject(network.eval(), data, Context(context.data_dir, context.device, store), teacher)
     for evaluator in evaluation:
         if store.evaluation(id, evaluator.hash) is None:
-            measured = evaluator.measure(network, data, teacher=teacher)
-            settings = TypeAdapter(type(evaluator)).dump_python(evaluator, mode="json")
-            about = {"name": evaluator.name, "version": evaluator.version, **settings}
-            store.write_evaluation(id, evaluator.hash, about, measured.metrics, measured.arrays)
+            found = evaluator.measured(subject)
+            about = {"name": evaluator.key, "version": evaluator.version, **evaluator.model_dump(mode="json")}
+            store.write_evaluation(id, evaluator.hash, about, found.metrics, found.arrays)

@@ -20,6 +20,14 @@ class Normalized(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
+    @property
+    def classifier(self) -> nn.Module:
+        return self.network.classifier  # type: ignore[return-value]
+
+    def features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.features((images - self.mean) / self.std)  # type: ignore[operator]
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

@@ -1,11 +1,11 @@
-"""WRN-d-k, wide residual networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146, section 2 and table 1)."""
+"""Residual networks whose blocks normalise and activate first: WRN-d-k and PreAct-ResNet-18."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.models.resnet import initialise
+from kdtune.models.networks.resnet import initialise
 
 
 class Block(nn.Module):
@@ -29,17 +29,19 @@ class Block(nn.Module):
         return out + (x if self.shortcut is None else self.shortcut(active))
 
 
-class WideResNet(nn.Module):
-    """Three groups of n = (depth - 4) / 6 blocks with 16k, 32k, 64k channels at full, half and quarter resolution."""
+class Preactivated(nn.Module):
+    """Groups of `blocks` blocks each, with so many channels, each group after the first at half the resolution."""
 
-    def __init__(self, depth: int, width: int, colours: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self, colours: int, classes: int, stem: int, channels: tuple[int, ...], blocks: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(colours, 16, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(colours, stem, 3, padding=1, bias=False)
         self.groups = nn.Sequential()
-        inputs = 16
-        for outputs, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
-            group = nn.Sequential(Block(inputs, outputs, stride, dropout))
-            for _ in range((depth - 4) // 6 - 1):
+        inputs = stem
+        for number, outputs in enumerate(channels):
+            group = nn.Sequential(Block(inputs, outputs, 1 if number == 0 else 2, dropout))
+            for _ in range(blocks - 1):
                 group.append(Block(outputs, outputs, 1, dropout))
             self.groups.append(group)
             inputs = outputs
@@ -48,7 +50,7 @@ class WideResNet(nn.Module):
         initialise(self)
 
     def features(self, x: Tensor) -> Tensor:
-        """Pixels [N, colours, H, W] in [0, 1] to the penultimate activations [N, 64 k]."""
+        """Pixels [N, colours, H, W] in [0, 1] to the penultimate activations [N, the last group's channels]."""
         return F.relu(self.bn(self.groups(self.stem(x))), inplace=True).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

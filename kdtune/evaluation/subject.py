@@ -1,0 +1,48 @@
+"""What an evaluator is given: a network, and where to look for what it is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdtune.data.loading import Data, Split
+    from kdtune.store.store import Store
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a measurement happens. Nothing here may change a number."""
+
+    data_dir: Path  # the machine's data folder: what is decoded is kept there
+    device: str = "cpu"  # where the network and the images lie
+    store: Store | None = None  # the other runs; None where there are none to look at
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured. `seed` is the evaluation's own and never the run's; `teacher` is the network that this one
+    learned from, where there is one, on the same device."""
+
+    network: nn.Module
+    data: Data
+    context: Context
+    teacher: nn.Module | None = None
+    seed: int = 0
+    part: str = "test"  # "val": the images held out
+
+    def on(self, part: str | None) -> Self:
+        """The same network on other images; None: as it is."""
+        return replace(self, part=part) if part else self
+
+    @property
+    def split(self) -> Split:
+        """The images that it is measured on. ValueError where none are held out and those are asked for."""
+        if self.part == "test":
+            return self.data.test
+        if self.data.validation is None:
+            raise ValueError("nothing is held out to measure on; set dataset.validation")
+        return self.data.validation

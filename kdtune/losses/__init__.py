@@ -1,0 +1,1 @@
+"""What is minimised. `loss` says what every loss is, `views` what it may look at."""

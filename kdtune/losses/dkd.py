@@ -1,0 +1,59 @@
+"""Decoupled distillation: the target class and the rest of the classes, each with a weight of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from kdtune.losses.loss import Loss
+from kdtune.settings import Positive, Scale, Whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdtune.losses.views import Views
+
+
+class DKD(Loss):
+    """CE + warm-up temperature^2 (alpha TCKD + beta NCKD), batch mean (Zhao et al., arXiv 2203.08679, equation 7).
+
+    With softened answers p (teacher) and q (student), and t the label: TCKD is KL(p || q) of the two outcomes "t" and
+    "not t"; NCKD is KL(p || q) among the classes that are not t. KD is alpha = 1 with beta = 1 - p_t, for each image.
+    The factor of both rises from 1 / warmup to 1 over the first `warmup` epochs, as in the authors' code; 0: at once.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    alpha: Scale
+    beta: Scale
+    temperature: Positive
+    warmup: Whole = 0  # epochs
+
+    @property
+    def softens_at(self) -> float | None:
+        return self.temperature
+
+    def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        from torch.nn import functional
+
+        ce = functional.cross_entropy(views.shown.logits, views.targets)
+        log_q = functional.log_softmax(views.shown.logits / self.temperature, dim=1)
+        log_p = functional.log_softmax(views.teacher_clean.logits / self.temperature, dim=1)
+        target = functional.one_hot(views.labels, log_p.shape[1]).bool()
+        (p_or_not, p_rest), (q_or_not, q_rest) = (_decoupled(log, target) for log in (log_p, log_q))
+        tckd = functional.kl_div(q_or_not, p_or_not, reduction="batchmean", log_target=True)
+        nckd = functional.kl_div(q_rest, p_rest, reduction="batchmean", log_target=True)
+        weight = min((views.epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        loss = ce + weight * self.temperature**2 * (self.alpha * tckd + self.beta * nckd)
+        return loss, {"ce": ce, "tckd": tckd, "nckd": nckd}
+
+
+def _decoupled(log: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N, K] as those of target or not [N, 2], and of each class given that it is not [N, K - 1].
+
+    target: bool [N, K], one class a row.
+    """
+    import torch
+
+    others = log[~target].view(len(log), -1)
+    rest = others.logsumexp(dim=1, keepdim=True)
+    return torch.cat([log[target][:, None], rest], dim=1), others - rest

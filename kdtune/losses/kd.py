@@ -1,0 +1,56 @@
+"""Distillation: what a sweep file writes as `distillation`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from kdtune.losses.loss import Loss
+from kdtune.settings import Positive, Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdtune.losses.views import Views
+
+
+class KD(Loss):
+    """(1 - alpha) CE + alpha temperature^2 KL, batch mean (Hinton et al. 2015; Arani et al. 2019, section 3).
+
+    `divergence: forward` is KL(teacher || student), Hinton's and the default of common code; `reverse` is
+    KL(student || teacher), as the paper's equations are printed (protocols A.7, row 14). `teacher_sees: shown` gives
+    the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    alpha: Rate
+    temperature: Positive
+    divergence: Literal["forward", "reverse"] = "forward"
+    teacher_sees: Literal["clean", "shown"] = "clean"
+
+    @property
+    def softens_at(self) -> float | None:
+        return self.temperature
+
+    def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        from torch.nn import functional
+
+        student = views.shown.logits
+        teacher = (views.teacher_shown if self.teacher_sees == "shown" else views.teacher_clean).logits
+        ce = functional.cross_entropy(student, views.targets)
+        kd = kd_loss(student, teacher, self.temperature, self.divergence)
+        return (1 - self.alpha) * ce + self.alpha * kd, {"ce": ce, "kd": kd}
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float, divergence: str = "forward") -> Tensor:
+    """temperature^2 times the KL divergence between softened answers, summed over classes, averaged over images.
+
+    `student` and `teacher` are logits [N, K]; `forward` is KL(teacher || student), `reverse` KL(student || teacher).
+    The factor keeps gradients of one size at all temperatures (Hinton et al., arXiv 1503.02531, section 2.1).
+    """
+    from torch.nn import functional
+
+    log_s = functional.log_softmax(student / temperature, dim=1)
+    log_t = functional.log_softmax(teacher / temperature, dim=1)
+    approximation, reference = (log_s, log_t) if divergence == "forward" else (log_t, log_s)
+    return temperature**2 * functional.kl_div(approximation, reference, reduction="batchmean", log_target=True)
