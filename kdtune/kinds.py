@@ -120,7 +120,10 @@ class Kind(Settings, ABC):
         if not isinstance(value, Mapping):
             if not isinstance(value, str):
                 raise ValueError(f"names no {words(cls)}; known here: {', '.join(cls.kinds())}")
-            kind, in_key = cls.find(value)
+            try:
+                kind, in_key = cls.find(value)
+            except ValueError as error:
+                raise PydanticCustomError(UNKNOWN, "{told}", {"told": str(error)}) from None
             return cls._validated(kind, value, {}, in_key, {}, info)
         beside = {name: part for name, part in value.items() if name in cls.model_fields}
         name = cls._only([name for name in value if name not in beside], value)
@@ -182,6 +185,8 @@ class Several:
     def _named(self, value: Any, info: ValidationInfo) -> tuple[Kind, ...]:
         if isinstance(value, tuple) and all(isinstance(one, self.family) for one in value):
             return value
+        if value is None:  # an axis may be null: `labels: $labels`
+            return ()
         if not isinstance(value, Mapping):
             raise ValueError(f"takes a mapping from names to settings; known here: {', '.join(self.family.kinds())}")
         found: list[Kind] = []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kdtune.data import cifar10c
-from kdtune.data.datasets import Data
+from kdtune.data.loading import Data
 from kdtune.evaluation.families import corrupt
 
 

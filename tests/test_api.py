@@ -13,7 +13,8 @@ import torch
 from conftest import SMALL
 
 import kdtune
-from kdtune.data.datasets import DataError
+from kdtune.data import loading
+from kdtune.data.files import DataError
 from kdtune.report.table import TableError
 from kdtune.store.store import DamagedError
 from kdtune.sweepfile.tree import SweepFileError
@@ -69,13 +70,12 @@ def test_table_is_a_frame_with_a_row_a_run(small) -> None:
 
 def test_load_gives_the_network_that_was_measured(small) -> None:
     """Its accuracy, counted here from its answers, is the table's."""
-    from kdtune.data import datasets
 
     table = kdtune.table(small.root / "results" / "small", "paper").set_index("id")
     for id in (table.index[0], table.index[-1]):
         network = kdtune.load(id, small.where["results"])
         assert not network.training
-        test = datasets.load(small.plan.runs[id].run.dataset, small.root).test
+        test = loading.load(small.plan.runs[id].run.dataset, small.root).test
         with torch.no_grad():
             answers = network(test.images.float() / 255).argmax(1)
         assert 100 * (answers == test.labels).double().mean().item() == pytest.approx(table.loc[id, "test/accuracy"])

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Distillation, Noise, Run, Select
-from kdtune.data.datasets import Data, Split
+from kdtune.config import Noise, Run, Select
+from kdtune.data.loading import Data, Split
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.evaluator import EvaluationError, predict
-from kdtune.models.normalized import Normalized
+from kdtune.losses.kd import KD, kd_loss
+from kdtune.models.networks.normalized import Normalized
 from kdtune.noise.input import Gaussian
 from kdtune.noise.labels import Corruption
 from kdtune.noise.target import Variability
@@ -31,11 +32,11 @@ from kdtune.recipe import Recipe
 from kdtune.report.tensorboard import Events
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
-from kdtune.training.lesson import Lesson, kd_loss
+from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train
 
 CLASSES = 10
-HOW = Distillation(alpha=0.9, temperature=4)
+HOW = KD(alpha=0.9, temperature=4)
 Redraw = Callable[[Tensor], Tensor]  # labels to labels, another batch at every call
 
 

@@ -1,4 +1,4 @@
-"""What every setting is: strict, frozen, closed; and mappings that name a kind."""
+"""What every setting is: strict, frozen, closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from kdtune import settings
-from kdtune.settings import Count, Flag, OneOf, PathText, Positive, Rate, Settings, Whole, shared
+from kdtune.settings import Count, Flag, PathText, Rate, Settings, nearest
 
 LEAVES = ("Whole", "Count", "Real", "Scale", "Positive", "Rate", "Fraction", "Flag", "Text")
 FLOATS = ("Real", "Scale", "Positive", "Rate", "Fraction")
@@ -84,9 +84,9 @@ def test_all_that_is_wrong_comes_at_once_with_its_place() -> None:
     places = {error["loc"]: error["type"] for error in caught.value.errors()}
     assert places == {
         ("inner", "rate"): "less_than_equal",
-        ("inner", "raet"): "extra_forbidden",
+        ("inner", "raet"): "unknown_name",
         ("sizes", 1): "greater_than_equal",
-        ("more",): "extra_forbidden",
+        ("more",): "unknown_name",
     }
 
 
@@ -94,53 +94,12 @@ def test_a_list_of_yaml_is_a_tuple_here() -> None:
     assert Outer.model_validate({"inner": {"rate": 1}, "sizes": [3, 2]}).sizes == (3, 2)
 
 
-class Circle(Settings):
-    radius: Positive
-
-
-class Nothing(Settings):
-    pass
-
-
-class Shape(OneOf):
-    circle: Circle | None = None
-    dot: Nothing | None = None
-    corner_count: Whole | None = None
-    colour: Whole | None = shared(0)
-
-
-def test_one_kind_is_named_and_what_is_shared_stands_beside_it() -> None:
-    assert Shape.kinds() == ["circle", "dot", "corner_count"]
-    shape = Shape.model_validate({"circle": {"radius": 2}, "colour": 3})
-    assert (shape.kind, shape.chosen, shape.colour) == ("circle", Circle(radius=2.0), 3)
-
-
-def test_a_bare_name_is_a_kind_without_settings() -> None:
-    assert Shape.model_validate("dot") == Shape.model_validate({"dot": {}})
-    assert Shape.model_validate("dot").chosen == Nothing()
-
-
-def test_a_kind_whose_settings_are_zero_is_named_all_the_same() -> None:
-    shape = Shape.model_validate({"corner_count": 0})
-    assert (shape.kind, shape.chosen) == ("corner_count", 0)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({}, "names no kind; exactly one of circle, dot, corner_count"),
-        ({"colour": 1}, "names no kind"),
-        ({"circle": {"radius": 1}, "dot": {}}, "names circle and dot; exactly one of"),
-        ({"circle": None}, "names no kind"),
-        ("square", "square"),
-        ("circle", "radius"),
-        (3, "dictionary"),
-    ],
-    ids=str,
-)
-def test_no_kind_two_kinds_and_unknown_kinds_are_refused(value: Any, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        Shape.model_validate(value)
+def test_nearest() -> None:
+    known = ["dropout", "wrn-16-2", "wrn-40-2", "epochs", "batch_size"]
+    assert [nearest(name, known) for name in ("droput", "WRN_16_2", "epoch", "batch-size", "Dropout", "zzz", "")] == [
+        "dropout", "wrn-16-2", "epochs", "batch_size", "dropout", None, None,
+    ]  # fmt: skip
+    assert nearest("x" * 10**6, known) is None and nearest("a", []) is None
 
 
 def test_paths_are_relative_to_the_sweep_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdtune.data.datasets import Dataset, load
+from kdtune.data.dataset import Dataset
+from kdtune.data.loading import load
 from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.shift import Cinic, Shift
-from kdtune.models import Model
+from kdtune.evaluation.subject import Context, Subject
+from kdtune.models.model import Model
 from kdtune.planning.plan import Plan, PlannedRun, build_plan
 from kdtune.report.table import flat
 from kdtune.sweepfile.load import load_sweep
@@ -118,15 +119,15 @@ def whole(sweep: Plan, planned: PlannedRun) -> dict[str, Any]:
 def noiseless(planned: PlannedRun) -> bool:
     run = planned.run
     on = [run.noise.knobs(point) for point in ("input", "teacher", "target")]
-    return not any(on) and not run.dataset.label_knobs and not getattr(run.model.options, "dropout", 0)
+    return not any(on) and not run.dataset.label_knobs and not getattr(run.model, "dropout", 0)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_clean_teachers_and_plain_students_are_the_same_runs_in_all_sweeps(profile: str) -> None:
     """Ambiguities, which changes the recipe of clean teachers too, has them among others."""
     clean = {planned.id for planned in teachers("baseline", profile)}
-    hinton = {planned.run.seed: planned.id for planned in students("baseline", profile) if planned.run.distillation}
-    alone = {planned.run.seed: planned.id for planned in students("baseline", profile) if not planned.run.distillation}
+    hinton = {planned.run.seed: planned.id for planned in students("baseline", profile) if planned.run.teacher}
+    alone = {planned.run.seed: planned.id for planned in students("baseline", profile) if not planned.run.teacher}
     (epochs,) = {planned.run.recipe.epochs for planned in plan("baseline", profile).runs.values() if planned.run.recipe}
     for name in NAMES:
         mine = {planned.id for planned in teachers(name, profile) if noiseless(planned)}
@@ -137,7 +138,7 @@ def test_clean_teachers_and_plain_students_are_the_same_runs_in_all_sweeps(profi
             same = noiseless(planned) and planned.run.recipe and planned.run.recipe.epochs == epochs
             steady = all(noiseless(plan(name, profile).runs[id]) for id in planned.waits_for)
             if same and steady and planned.run.seed in hinton:  # fickle has more seeds than the others
-                assert planned.id == (hinton if planned.run.distillation else alone)[planned.run.seed], name
+                assert planned.id == (hinton if planned.run.teacher else alone)[planned.run.seed], name
         if name != "noisy_labels":
             assert set(hinton.values()) <= set(plan(name, profile).runs), name
 
@@ -167,7 +168,7 @@ def test_the_table_of_figure_10_is_complete() -> None:
     for planned in students("noisy_labels"):
         made = settings_of(planned)
         r = made.get("noise.target.variability.rate", 0.0)
-        key = made["dataset.labels.corruption.rate"], r, planned.run.distillation is not None
+        key = made["dataset.labels.corruption.rate"], r, planned.run.teacher is not None
         cells[key] = cells.get(key, 0) + 1
     taught = {(c, r, True): 5 for c in rates for r in (0.0, *rates)}
     assert cells == taught | {(c, 0.0, False): 5 for c in rates}
@@ -176,7 +177,7 @@ def test_the_table_of_figure_10_is_complete() -> None:
 
 @pytest.mark.parametrize("name", ["messy", "fixed_label_corruption"])
 def test_a_rate_of_zero_is_one_point_for_all_variants(name: str) -> None:
-    plain = [planned for planned in students(name) if noiseless(planned) and planned.run.distillation]
+    plain = [planned for planned in students(name) if noiseless(planned) and planned.run.teacher]
     clean = {planned.id for planned in teachers("baseline")}
     assert len([planned for planned in plain if set(planned.waits_for) == clean]) == 5
 
@@ -256,40 +257,41 @@ def test_row_4_is_the_whole_grid_at_every_number_of_steps() -> None:
     rates = {(each.get(rate, 0.0), each.get(f"taught_by.{rate}", 0.0)) for each in made}
     five = (0.05, 0.1, 0.15, 0.25, 0.5)
     assert rates == {(0.0, 0.0), *((r, 0.0) for r in five), *((0.0, r) for r in five), *((r, r) for r in five)}
-    (attack,) = [each for each in plan("messy").evaluation if each.name == "pgd"]
+    (attack,) = [each for each in plan("messy").evaluation if each.key == "pgd"]
     assert attack.steps == (10, 15, 20) and attack.restarts == 5 and attack.eps == (0.031,)
 
 
 def test_rows_2_and_3_are_read_off_one_measurement() -> None:
     data = load(Dataset.model_validate({"digits": {}}), Path("nowhere"))
     network = build_network(Model.model_validate({"mlp": {"hidden": [4]}}), None, 0, data.shape, data.classes)
-    measured = PGD(eps=(0.1,), steps=(1,), restarts=2, images=20).measure(network, data).metrics
+    subject = Subject(network, data, Context(Path("nowhere")))
+    measured = PGD(eps=(0.1,), steps=(1,), restarts=2, images=20).measure(subject).metrics
     ways = {"robust/pgd1", "robust/pgd1/unconditional", "robust/pgd1/worst", "robust/pgd1/worst_unconditional"}
     assert ways <= set(measured)
     for name in NAMES:
         for profile in PROFILES:
-            assert [each.restarts > 1 for each in plan(name, profile).evaluation if each.name == "pgd"] == [True]
+            assert [each.restarts > 1 for each in plan(name, profile).evaluation if each.key == "pgd"] == [True]
 
 
 def test_row_1_both_steps_are_measured_in_every_sweep() -> None:
     for name in NAMES:
-        (attack,) = [each for each in plan(name).evaluation if each.name == "pgd"]
+        (attack,) = [each for each in plan(name).evaluation if each.key == "pgd"]
         assert attack.step == (0.003, 0.03), "the code's own is the headline, the printed one beside it"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_robustness_is_never_measured_without_its_flags(profile: str) -> None:
     for name in NAMES:
-        by_name = {each.name: each for each in plan(name, profile).evaluation}
+        by_name = {each.key: each for each in plan(name, profile).evaluation}
         attack, flags = by_name["pgd"], by_name["masking"]
         assert (flags.eps, flags.step) == (attack.eps[0], attack.step[0]), "flags of the headline"
 
 
 def test_row_15_is_a_key_of_shift() -> None:
-    assert "cinic" in {each.name for each in fields(Shift)}
+    assert "cinic" in Shift.model_fields
     for stated in ({}, {"part": "all"}, {"per_class": 2100, "part": "all", "seed": 0}):
         assert Cinic.model_validate({"path": "somewhere", **stated})
-    assert all("shift" in {each.name for each in plan(name).evaluation} for name in NAMES)
+    assert all("shift" in {each.key for each in plan(name).evaluation} for name in NAMES)
 
 
 # make sweeps

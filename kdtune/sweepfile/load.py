@@ -143,9 +143,7 @@ def _validated(
 
 def _problem(error: ErrorDetails, tree: YamlMap, written: YamlMap, source: str) -> Problem:
     """One of pydantic's errors in the words of a sweep file: where, what came, what would do."""
-    path = tuple(
-        part for part in error["loc"] if not str(part).startswith(("function-", "tuple", "constrained", "int"))
-    )
+    path = error["loc"]
     came, message = error["input"], error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         message = "is missing; nothing stands in for it"

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from kdtune.data.cinic import imagenet_part
-from kdtune.data.datasets import Data, DataError, Split
+from kdtune.data.files import DataError
+from kdtune.data.loading import Data, Split
 from kdtune.evaluation.shift import Shift
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from kdtune.data.datasets import DataError, Dataset, Split, load, load_folder, preflight
+from kdtune.data.dataset import Dataset
+from kdtune.data.files import DataError
+from kdtune.data.loading import Split, load, load_folder, preflight
 from kdtune.data.split import split
 
 
@@ -95,7 +97,7 @@ def test_plan_and_dry_run_need_no_torch(folder: Dataset, tmp_path: Path) -> None
 import sys
 from pathlib import Path
 from typing import Any
-from kdtune.data.datasets import Dataset
+from kdtune.data.dataset import Dataset
 data = Path(sys.argv[2])
 for one in [Dataset(cifar10={}), Dataset(folder={"path": sys.argv[1], "name": "n"}, train_size=5, validation=0.2)]:
     print(one.title, one.shape(data), one.classes(data), one.train_images(data), one.description(data)["name"])

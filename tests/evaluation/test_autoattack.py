@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdtune.data.datasets import Data, Split
+from kdtune.data.loading import Data, Split
 from kdtune.evaluation import autoattack
 from kdtune.evaluation.autoattack import Autoattack
 from kdtune.evaluation.evaluator import EvaluationError, unpack

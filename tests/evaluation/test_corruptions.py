@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from stand_ins import cifar10c_folder
 from torch import nn
 
-from kdtune.data.datasets import Data, DataError, Split
+from kdtune.data.files import DataError
+from kdtune.data.loading import Data, Split
 from kdtune.evaluation import corruptions, evaluator
 from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.evaluator import unpack

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from kdtune import randomness
 from kdtune.attacks import pgd as attack
 from kdtune.data import cifar10c
-from kdtune.data.datasets import Data, DataError, Split
+from kdtune.data.files import DataError
+from kdtune.data.loading import Data, Split
 from kdtune.evaluation import KINDS, Evaluation, evaluator
 from kdtune.evaluation import pgd as pgd_module
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtune.attacks import pgd as attack
-from kdtune.data.datasets import Data, Dataset, load
+from kdtune.data.dataset import Dataset
+from kdtune.data.loading import Data, load
 from kdtune.evaluation import masking
 from kdtune.evaluation.evaluator import EvaluationError, Measurement, unpack
 from kdtune.evaluation.flags import FLAGS, flags_of

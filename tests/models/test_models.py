@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdtune.models import Model, build
+from kdtune.models.model import Model, build
 from kdtune.settings import Settings
 
 CIFAR = (3, 32, 32)
@@ -206,7 +206,7 @@ def test_a_model_cannot_be_changed() -> None:
 
 def test_settings_and_costs_load_no_torch() -> None:
     code = (
-        "import sys; from kdtune.models import Model; "
+        "import sys; from kdtune.models.model import Model; "
         "model = Model.model_validate('wrn-16-2'); model.cost((3, 32, 32), 10), model.model_dump(); "
         "print([name for name in ('torch', 'ray', 'pandas', 'numpy') if name in sys.modules])"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdtune.models.normalized import Normalized
+from kdtune.models.networks.normalized import Normalized
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
 

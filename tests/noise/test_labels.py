@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdtune.config import Noise
-from kdtune.data.datasets import Data, Dataset, load
+from kdtune.data.dataset import Dataset
+from kdtune.data.loading import Data, load
 from kdtune.noise.labels import Corruption
 from kdtune.noise.target import Smoothing, Variability
 from kdtune.randomness import draw

@@ -17,11 +17,12 @@ from scipy import stats
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from kdtune.config import Distillation, Noise
-from kdtune.models import Model, build
+from kdtune.config import Noise
+from kdtune.losses.kd import KD, kd_loss
+from kdtune.models.model import Model, build
 from kdtune.noise.teacher import Dropout, SignalNoise, Swap
 from kdtune.randomness import Draw, draw, seeded
-from kdtune.training.lesson import Lesson, kd_loss
+from kdtune.training.lesson import Lesson
 
 CLASSES = 10
 
@@ -176,7 +177,7 @@ def test_softened_outputs_take_the_temperature_of_the_distillation() -> None:
     knob = noise.knobs("teacher")["swap"]
     with pytest.raises(ValueError, match="softened outputs have a temperature"):
         knob(logits(), draw(0, "x"))
-    lesson = Lesson(CLASSES, 0, noise, nn.Linear(2, 2), Distillation(alpha=0.9, temperature=8))
+    lesson = Lesson(CLASSES, 0, noise, nn.Linear(2, 2), KD(alpha=0.9, temperature=8))
     assert lesson.knobs["teacher"]["swap"] == Swap(1.0, "top2", 0.4, temperature=8)
     stated = Swap(1.0, "top2", 0.4, temperature=2)
     assert stated.softened_at(8) is stated
@@ -204,7 +205,7 @@ def test_swaps_and_signal_noise_are_logged_and_compose_as_written() -> None:
     swap = {"swap": {"rate": 0.5, "pairs": "top2", "threshold": 1.0}}
     signal = {"signal_noise": {"sigma": 0.2}}
     teacher, images, labels = nn.Flatten(), torch.rand(512, 1, 2, 5), torch.zeros(512, dtype=torch.int64)
-    how, student = Distillation(alpha=1.0, temperature=4), nn.Sequential(nn.Flatten(), nn.Linear(10, 10))
+    how, student = KD(alpha=1.0, temperature=4), nn.Sequential(nn.Flatten(), nn.Linear(10, 10))
     for written, first in ((swap | signal, "swap"), (signal | swap, "signal")):
         lesson = Lesson(CLASSES, 0, Noise.model_validate({"teacher": written}), teacher, how)
         lesson.begin(0)
@@ -274,7 +275,7 @@ def test_a_teacher_is_the_same_bytes_after_lessons_of_several_epochs(bn: str) ->
     teacher, student = wide(), build(Model.model_validate("wrn-10-1"), (1, 8, 8), CLASSES)
     before = content(teacher)
     noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.3, "bn": bn, "passes": 2}}})
-    lesson = Lesson(CLASSES, 0, noise, teacher, Distillation(alpha=0.9, temperature=4))
+    lesson = Lesson(CLASSES, 0, noise, teacher, KD(alpha=0.9, temperature=4))
     for epoch in range(2):
         lesson.begin(epoch)
         for images in batches():
@@ -292,7 +293,7 @@ def test_the_answer_is_the_mean_of_the_logits_of_all_passes() -> None:
     teacher, (images, *_), calls = wide(), batches(), []
     teacher.register_forward_hook(lambda *call: calls.append(call[2]))
     noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.3, "passes": 5}}})
-    lesson = Lesson(CLASSES, 0, noise, teacher, Distillation(alpha=1.0, temperature=4))
+    lesson = Lesson(CLASSES, 0, noise, teacher, KD(alpha=1.0, temperature=4))
     lesson.begin(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     loss, _ = lesson(student, images, torch.zeros(16, dtype=torch.int64))
@@ -306,7 +307,7 @@ def test_more_passes_spread_less() -> None:
 
     def spread(passes: int) -> float:
         noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.3, "passes": passes}}})
-        lesson = Lesson(CLASSES, 0, noise, teacher, Distillation(alpha=1.0, temperature=4))
+        lesson = Lesson(CLASSES, 0, noise, teacher, KD(alpha=1.0, temperature=4))
         lesson.begin(0)
         return float(torch.stack([lesson._answer(teacher, images) for _ in range(60)]).var(0).mean())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.data.datasets import DataError
+from kdtune.data.files import DataError
 from kdtune.planning.plan import build_plan, word
 from kdtune.sweepfile.load import load_sweep
 

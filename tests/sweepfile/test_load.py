@@ -131,7 +131,7 @@ STUDENT_NOISE = "  noise: {teacher: {dropout: {rate: $rate}}}"
     [
         ("target: {variability: {rate: 1.5}}", ":18: student.noise.target.variability.rate: came 1.5"),
         ("target: {variability: {rate: .1, classes: all}}", "target.variability.classes: came 'all'; input should be"),
-        ("target: {variabilty: {rate: .1}}", "student.noise.target.variabilty: unknown key 'variabilty'; did you mean"),
+        ("target: {variabilty: {rate: .1}}", "student.noise.target.variabilty: unknown target knob 'variabilty'; did you mean"),
         (
             "target: {smoothing: {rate: .1}, variability: {rate: .1}}",
             ":18: student.noise.target: variability stands after smoothing",
@@ -158,7 +158,7 @@ def test_labels_of_a_dataset_are_a_point_of_knobs(write_sweep, small_sweep):
     (found, *_) = load_sweep(with_labels("{corruption: {rate: $rate}}")).points
     assert found.sweep.dataset.label_knobs == {} and found.student_parameters == {"rate": 0.0}
     assert problems(with_labels("{corruptoin: {rate: 0.1}}")) == [
-        ":2: dataset.labels.corruptoin: unknown key 'corruptoin'; did you mean corruption?"
+        ":2: dataset.labels.corruptoin: unknown labels knob 'corruptoin'; did you mean corruption?"
     ]
     assert "dataset.labels.corruption.rate: came -1" in problems(with_labels("{corruption: {rate: -1}}"))[0]
     assert "is missing" in problems(with_labels("{corruption: {}}"))[0]
@@ -209,7 +209,7 @@ def test_paths_are_relative_to_the_file(write_sweep, small_sweep, tmp_path):
     text = small_sweep.replace(
         "{digits: {}, train_size: 100, validation: 0.2}", "{folder: {path: images, name: Mine}, validation: 0.2}"
     )
-    assert load_sweep(write_sweep(text)).points[0].sweep.dataset.folder.path == str(tmp_path / "images")
+    assert load_sweep(write_sweep(text)).points[0].sweep.dataset.path == str(tmp_path / "images")
 
 
 def test_reading_loads_neither_torch_nor_ray_nor_pandas():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtune.sweepfile.reader import parse
-from kdtune.sweepfile.tree import Problem, SweepFileError, YamlMap, line_at, merge, names_a_kind, nearest, problem_at
+from kdtune.sweepfile.tree import Problem, SweepFileError, YamlMap, line_at, merge, names_a_kind, problem_at
 
 BASE = """\
 dataset: {cifar10: {}, train_size: 100}
@@ -104,14 +104,6 @@ def test_a_problem_names_its_place() -> None:
     assert str(problem_at(written, "s/x.yaml", ("grid", 0), "wrong")) == "s/x.yaml:3: grid.0: wrong"
     both = SweepFileError([Problem("x", None, (), "one"), Problem("x", 2, ("a",), "two")])
     assert str(both) == "x: one\nx:2: a: two" and len(both.problems) == 2
-
-
-def test_nearest() -> None:
-    known = ["dropout", "wrn-16-2", "wrn-40-2", "epochs", "batch_size"]
-    assert [nearest(name, known) for name in ("droput", "WRN_16_2", "epoch", "batch-size", "Dropout", "zzz", "")] == [
-        "dropout", "wrn-16-2", "epochs", "batch_size", "dropout", None, None,
-    ]  # fmt: skip
-    assert nearest("x" * 10**6, known) is None and nearest("a", []) is None
 
 
 keys = st.sampled_from(["a", "b", "c", "model", "noise", "teacher"])

@@ -16,13 +16,14 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Distillation, Noise
-from kdtune.models import Model, build
+from kdtune.config import Noise
+from kdtune.losses.kd import KD, kd_loss
+from kdtune.models.model import Model, build
 from kdtune.noise.input import Gaussian
 from kdtune.noise.knob import Knob
 from kdtune.noise.teacher import Dropout
 from kdtune.randomness import draw, stream_seed
-from kdtune.training.lesson import Lesson, kd_loss
+from kdtune.training.lesson import Lesson
 
 CLASSES = 10
 
@@ -83,7 +84,7 @@ class Scaling(Knob):
 
 
 def how(alpha: float = 0.9, **others: Any) -> Distillation:
-    return Distillation(alpha=alpha, temperature=4, **others)
+    return KD(alpha=alpha, temperature=4, **others)
 
 
 def batch(size: int = 64) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,9 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Distillation, Noise
-from kdtune.data.datasets import Split
+from kdtune.config import Noise
+from kdtune.data.loading import Split
+from kdtune.losses.kd import KD
 from kdtune.randomness import draw
 from kdtune.recipe import Recipe
 from kdtune.training.lesson import Lesson
@@ -78,7 +79,7 @@ def convolutional() -> nn.Module:
 def fickle_and_noisy(seed: int = 0, sigma: float = 0.1) -> Lesson:
     noise = Noise.model_validate({"input": {"gaussian": {"sigma": sigma}}, "teacher": {"dropout": {"rate": 0.3}}})
     torch.manual_seed(99)
-    return Lesson(CLASSES, seed, noise, convolutional(), Distillation(alpha=0.9, temperature=4))
+    return Lesson(CLASSES, seed, noise, convolutional(), KD(alpha=0.9, temperature=4))
 
 
 def fingerprint(network: nn.Module) -> str:

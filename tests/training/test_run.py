@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from kdtune.data.datasets import load
+from kdtune.data.loading import load
 from kdtune.evaluation.flags import flags_of
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
@@ -190,7 +190,7 @@ def test_which_labels_are_wrong_is_kept_beside_the_run(plan_of, place, noisy_swe
     do(plan, place)
     dataset = next(iter(plan.runs.values())).run.dataset
     corrupted = load(dataset, place.data_dir).corrupted
-    clean = load(dataset.model_copy(update={"labels": None}), place.data_dir).train.labels
+    clean = load(dataset.model_copy(update={"labels": ()}), place.data_dir).train.labels
     assert torch.equal(corrupted, load(dataset, place.data_dir).train.labels != clean)
     for id in plan.runs:
         assert place.store.corrupted(id).tolist() == corrupted.tolist()

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kdtune.models.normalized import Normalized
+from kdtune.models.networks.normalized import Normalized
 from kdtune.training.weights import load, load_foreign, save
 
 
