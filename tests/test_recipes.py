@@ -1,0 +1,116 @@
+"""The recipes of the README, as they stand: each class is put where it says, and a small sweep is run with it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import SMALL
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Recipe(NamedTuple):
+    """Classes with the files they stand in, and what a sweep file then says."""
+
+    classes: tuple[tuple[str, str], ...]
+    stated: str
+
+    @property
+    def name(self) -> str:
+        return " ".join(re.findall(r"^class (\w+)", "\n".join(code for _, code in self.classes), re.MULTILINE))
+
+
+def recipes() -> list[Recipe]:
+    """Every yaml block of the section closes a recipe, which the python blocks before it belong to."""
+    (section,) = re.findall(r"^## Recipes\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found, classes = [], []
+    for kind, text in BLOCK.findall(section):
+        if kind == "yaml":
+            found.append(Recipe(tuple(classes), text))
+            classes = []
+            continue
+        first, code = text.split("\n", 1)
+        classes.append((first.removeprefix("# "), code))
+    assert not classes, "a recipe ends with what a sweep file says"
+    return found
+
+
+RECIPES = recipes()
+TOLD = {
+    "Brightness": "noise.input.brightness.sigma",
+    "DKD": "loss.dkd.beta",
+    "Linear": "model.linear",
+    "Stripes": "dataset.digest",
+    "RMSprop Exponential": "recipe.optimizer.rmsprop.lr",
+    "Margin": "test/margin",
+}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of the project to add to."""
+    for part in ("kdtune", "tests"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def add(house: Path, recipe: Recipe) -> None:
+    for where, code in recipe.classes:
+        path = house / where.removeprefix("add to ")
+        if where.startswith("add to "):
+            path.write_text(path.read_text() + "\n\n" + code)
+        elif path.exists():
+            assert path.read_text().endswith(code), f"{where} is not what the README shows of it"
+        else:
+            path.write_text(code)
+
+
+def python(house: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(house), "KDTUNE_RESULTS": str(house / "results")}
+    command = [sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=house, env=environment, timeout=200, check=False)
+
+
+def test_there_is_a_recipe_for_every_family_that_a_user_extends() -> None:
+    bases = {
+        base
+        for recipe in RECIPES
+        for _, code in recipe.classes
+        for base in re.findall(r"^class \w+\((\w+)\)", code, re.M)
+    }
+    assert bases == {"InputKnob", "Loss", "Model", "Dataset", "Optimizer", "Schedule", "Evaluator"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_recipe_runs_as_it_stands(recipe: Recipe, house: Path) -> None:
+    """A small sweep, in one process, with what the recipe's yaml says laid over it."""
+    add(house, recipe)
+    small = (
+        SMALL.replace("rate: [0.0, 0.2]", "rate: [0.2]")
+        .replace("seeds: 3", "seeds: 1")
+        .replace("epochs: 3", "epochs: 2")
+    )
+    overlay = "\n".join(f"    {line}" for line in recipe.stated.splitlines())
+    (house / "small.yaml").write_text(f"{small}profiles:\n  mine:\n{overlay}\n")
+    done = python(house, "-m", "kdtune.sweep", "small.yaml", "--profile", "mine", "--here")
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = list(csv.DictReader((house / "results" / "small" / "mine" / "results.csv").open()))
+    assert {row["state"] for row in rows} == {"done"} and {row["role"] for row in rows} == {"teacher", "student"}
+    assert rows[-1][TOLD[recipe.name]], "the table tells it under the name that the sweep file has for it"
+
+
+def test_a_knob_from_the_readme_is_held_to_what_every_knob_promises(house: Path) -> None:
+    (recipe,) = [recipe for recipe in RECIPES if "InputKnob" in recipe.classes[0][1]]
+    add(house, recipe)
+    done = python(house, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/noise/test_knobs.py", "-k", "rightness")
+    assert done.returncode == 0 and re.search(r"^\.+", done.stdout, re.MULTILINE), done.stdout + done.stderr
