@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -55,13 +56,16 @@ TOLD = {
 }
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Path:
-    """A copy of the project to add to."""
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with all recipes in it."""
+    folder = tmp_path_factory.mktemp("house")
     for part in ("kdtune", "tests"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for recipe in RECIPES:
+        add(folder, recipe)
+    return folder
 
 
 def add(house: Path, recipe: Recipe) -> None:
@@ -81,6 +85,27 @@ def python(house: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=house, env=environment, timeout=200, check=False)
 
 
+@pytest.fixture(scope="module")
+def statuses(house: Path) -> dict[str, int]:
+    """By recipe, the exit status of a small sweep with what its yaml says laid over it. All in one process."""
+    file = SMALL.replace("rate: [0.0, 0.2]", "rate: [0.2]").replace("seeds: 3", "seeds: 1") + "profiles:\n"
+    for number, recipe in enumerate(RECIPES):
+        overlay = "\n".join(f"    {line}" for line in recipe.stated.splitlines())
+        file += f"  recipe{number}:\n{overlay}\n"
+    (house / "small.yaml").write_text(file)
+    program = (
+        "import json, kdtune\n"
+        f"profiles = [f'recipe{{number}}' for number in range({len(RECIPES)})]\n"
+        "found = [kdtune.run_sweep('small.yaml', profile=each, here=True, verbosity=-1) for each in profiles]\n"
+        "print(json.dumps(found))\n"
+    )
+    done = python(house, "-c", program)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not any(found), done.stdout + done.stderr
+    return {recipe.name: status for recipe, status in zip(RECIPES, found, strict=True)}
+
+
 def test_there_is_a_recipe_for_every_family_that_a_user_extends() -> None:
     bases = {
         base
@@ -92,25 +117,14 @@ def test_there_is_a_recipe_for_every_family_that_a_user_extends() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_recipe_runs_as_it_stands(recipe: Recipe, house: Path) -> None:
-    """A small sweep, in one process, with what the recipe's yaml says laid over it."""
-    add(house, recipe)
-    small = (
-        SMALL.replace("rate: [0.0, 0.2]", "rate: [0.2]")
-        .replace("seeds: 3", "seeds: 1")
-        .replace("epochs: 3", "epochs: 2")
-    )
-    overlay = "\n".join(f"    {line}" for line in recipe.stated.splitlines())
-    (house / "small.yaml").write_text(f"{small}profiles:\n  mine:\n{overlay}\n")
-    done = python(house, "-m", "kdtune.sweep", "small.yaml", "--profile", "mine", "--here")
-    assert done.returncode == 0, done.stderr + done.stdout
-    rows = list(csv.DictReader((house / "results" / "small" / "mine" / "results.csv").open()))
+def test_a_recipe_runs_as_it_stands(recipe: Recipe, house: Path, statuses: dict[str, int]) -> None:
+    assert statuses[recipe.name] == 0
+    folder = house / "results" / "small" / f"recipe{RECIPES.index(recipe)}"
+    rows = list(csv.DictReader((folder / "results.csv").open()))
     assert {row["state"] for row in rows} == {"done"} and {row["role"] for row in rows} == {"teacher", "student"}
     assert rows[-1][TOLD[recipe.name]], "the table tells it under the name that the sweep file has for it"
 
 
 def test_a_knob_from_the_readme_is_held_to_what_every_knob_promises(house: Path) -> None:
-    (recipe,) = [recipe for recipe in RECIPES if "InputKnob" in recipe.classes[0][1]]
-    add(house, recipe)
     done = python(house, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/noise/test_knobs.py", "-k", "rightness")
     assert done.returncode == 0 and re.search(r"^\.+", done.stdout, re.MULTILINE), done.stdout + done.stderr
