@@ -26,20 +26,6 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 PROFILES = ("paper", "quick", "laptop")
 
-RUNS = {  # of each sweep, by profile
-    "ambiguities": (455, 48, 151),
-    "baseline": (15, 9, 11),
-    "controls": (165, 54, 62),
-    "fickle": (75, 45, 75),
-    "fixed_label_corruption": (110, 42, 56),
-    "messy": (115, 45, 53),
-    "noisy_labels": (200, 45, 51),
-    "signal_noise": (35, 21, 23),
-    "softrand": (115, 45, 41),
-    "swap": (70, 42, 44),
-}
-DISTINCT = (1025, 267, 382)  # of all sweeps together: what they share is trained once
-
 
 @cache
 def plan(name: str, profile: str = "paper") -> Plan:
@@ -62,14 +48,9 @@ def teachers(name: str, profile: str = "paper") -> list[PlannedRun]:
 # How many
 
 
-def test_every_sweep_is_counted() -> None:
-    assert list(RUNS) == NAMES
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_has_as_many_runs_as_its_header_says(name: str) -> None:
     counts = tuple(len(plan(name, profile).runs) for profile in PROFILES)
-    assert counts == RUNS[name]
     said = header(name)
     found = [re.search(pattern, said) for pattern in (r"(\d+) runs\b", r"\bquick (\d+)", r"\blaptop (\d+)")]
     assert tuple(int(match[1]) if match else None for match in found) == counts
@@ -85,16 +66,13 @@ def test_every_run_of_a_sweep_has_a_name_of_its_own(name: str, profile: str) -> 
     assert len({planned.name for planned in runs.values()}) == len(runs)
 
 
-@pytest.mark.parametrize(("profile", "total"), list(zip(PROFILES, DISTINCT, strict=True)))
-def test_all_sweeps_together_have_so_many_distinct_runs(profile: str, total: int) -> None:
-    assert len({id for name in NAMES for id in plan(name, profile).runs}) == total
-
-
 def test_readme_counts_them_too() -> None:
     readme = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| `sweeps/(\w+)\.yaml` \|.*\| (\d+), (\d+), (\d+) \|$", readme, re.MULTILINE)
-    assert {name: tuple(map(int, counts)) for name, *counts in rows} == RUNS
-    assert "they are {}, {} and {} runs".format(*DISTINCT) in readme
+    counted = {name: tuple(len(plan(name, profile).runs) for profile in PROFILES) for name in NAMES}
+    assert {name: tuple(map(int, counts)) for name, *counts in rows} == counted
+    distinct = [len({id for name in NAMES for id in plan(name, profile).runs}) for profile in PROFILES]
+    assert "they are {}, {} and {} runs".format(*distinct) in readme, "what they share is trained once"
 
 
 # What they share
