@@ -191,7 +191,7 @@ class Sweep(Settings):
 
 
 class Choice(Settings):
-    """The teachers a student chooses from, and how. Not the winner: that is known only when all of them are done."""
+    """The runs that one chooses from, and how. Not the winner: that is known only when all of them are done."""
 
     runs: tuple[Text, ...]
     rule: Literal["best", "paired", "given"]
@@ -215,7 +215,14 @@ class Run(Settings):
     seed: Whole | None = None
     noise: Noise = Noise()
     loss: Loss | None = None  # None: cross-entropy
-    teacher: Choice | None = None
+    teacher: Choice | None = None  # whom it learns from
+    source: Choice | None = None  # whose images or labels it is trained on
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Ids of the runs that must be done before this one starts: it learns from them, or on what they made."""
+        choices = [choice for choice in (self.teacher, self.source) if choice is not None]
+        return tuple(dict.fromkeys(id for choice in choices for id in choice.runs))
 
     @cached_property
     def description(self) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def split(labels: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
 def relabelled(labels: Tensor, dataset: Dataset, classes: int) -> list[Tensor]:
     """The labels of all training images as they came, then after each knob of `dataset.labels`, in written order.
 
-    All are drawn for, whether they are used or not: an image's wrong label hangs neither on `train_size` nor on
-    `validation`.
+    A draw is made for every image, whether it is used or not, so that neither `train_size` nor `validation` changes
+    which images are wrongly labelled.
     """
     stages = [labels]
     for name, knob in dataset.label_knobs.items():

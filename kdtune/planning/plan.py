@@ -25,7 +25,7 @@ class PlannedRun:
     """A run as one sweep sees it: its role, and the axis values that lead to it."""
 
     run: Run
-    role: str  # "teacher" or "student"
+    role: str  # "teacher", "source" or "student"
     parameters: dict[str, Any]  # only the axes that this run's part of the file uses
     teacher_parameters: dict[str, Any] = field(default_factory=dict)
     first: dict[str, Any] = field(default_factory=dict)  # the point of the sweep's first run of this role
@@ -36,7 +36,7 @@ class PlannedRun:
 
     @property
     def waits_for(self) -> tuple[str, ...]:
-        return self.run.teacher.runs if self.run.teacher else ()
+        return self.run.waits_for
 
     @property
     def point(self) -> dict[str, Any]:
@@ -75,16 +75,18 @@ class Plan:
         return {evaluator.hash: evaluator.key for evaluator in self.evaluation}
 
     def only(self, wanted: dict[str, Any]) -> Plan:
-        """The runs whose parameters and seed are as wanted, and the teachers they wait for."""
+        """The runs whose parameters and seed are as wanted, and all that they wait for."""
         chosen = {
             id: planned
             for id, planned in self.runs.items()
             if all(self._value(planned, axis) == value for axis, value in wanted.items())
         }
         students = {id: planned for id, planned in chosen.items() if planned.role == "student"} or chosen
-        needed = {teacher for planned in students.values() for teacher in planned.waits_for} | set(students)
-        runs = {id: planned for id, planned in self.runs.items() if id in needed}
-        return replace(self, runs=runs)
+        needed = set(students)
+        for id, planned in reversed(self.runs.items()):  # what a run waits for stands before it
+            if id in needed:
+                needed |= set(planned.waits_for)
+        return replace(self, runs={id: planned for id, planned in self.runs.items() if id in needed})
 
     @staticmethod
     def _value(planned: PlannedRun, axis: str) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kdtune.config import Choice
 from kdtune.data.files import DataError
 from kdtune.planning.plan import build_plan, word
 from kdtune.sweepfile.load import load_sweep
@@ -159,3 +161,16 @@ def test_students_of_two_teachers_have_two_names(write_sweep, small_sweep):
 )
 def test_a_value_in_a_name_says_what_belongs_together(value, read):
     assert word(value) == read
+
+
+def test_a_run_waits_for_its_teachers_and_for_its_source(write_sweep):
+    """Three levels: a student whose data a source made, which itself asks the teachers."""
+    plan = build_plan(load_sweep(write_sweep()), DATA)
+    student = next(planned for planned in plan.runs.values() if planned.role == "student")
+    teachers = student.waits_for
+    source = replace(student, role="source")
+    taught = student.run.model_copy(update={"source": Choice(runs=(source.id, teachers[0]), rule="given"), "seed": 7})
+    assert taught.waits_for == (*teachers, source.id), "each once"
+    assert taught.id != student.run.model_copy(update={"seed": 7}).id, "where its data comes from is part of what it is"
+    grown = replace(plan, runs={**plan.runs, source.id: source, taught.id: replace(student, run=taught)})
+    assert set(grown.only({"id": taught.id}).runs) == {*teachers, source.id, taught.id}
