@@ -7,7 +7,7 @@ else could change under a finished run. Importing this module loads neither torc
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -57,6 +57,13 @@ class Settings(BaseModel):
     def known_keys(cls) -> list[str]:
         """The keys that may be written here, for the hint where another one was."""
         return list(cls.model_fields)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, without what was worked out from those of the original, such as a run's id."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields:
+            del copied.__dict__[name]  # a cached property; pydantic copies it like a field
+        return copied
 
     @model_validator(mode="wrap")
     @classmethod

@@ -143,3 +143,11 @@ def test_knobs_of_a_point_keep_their_written_order():
     assert both[0].id != both[1].id, "they compose in that order"
     assert noise.knobs("input") == {}
     assert Noise.model_validate({"teacher": {"dropout": {"rate": 0}}}).knobs("teacher") == {}
+
+
+def test_a_copy_has_an_id_of_its_own():
+    """pydantic copies cached properties too: the id of the original would be the copy's."""
+    original = run()
+    assert original.id == run().id, "worked out and kept"
+    assert original.model_copy(update={"seed": 2}).id == run(seed=2).id != original.id
+    assert original.model_copy(update={"seed": 2}).description["seed"] == 2
