@@ -22,6 +22,7 @@ import pkgutil
 import re
 from abc import ABC
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Self
 
@@ -62,10 +63,7 @@ class Kind(Settings, ABC):
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
         """All kinds of the family by key, in the order of their files and of the code."""
-        home = import_module(cls.home)
-        for module in pkgutil.iter_modules(getattr(home, "__path__", ()), f"{home.__name__}."):
-            if not module.ispkg:
-                import_module(module.name)
+        _load(cls.home)
         return cls.registered  # type: ignore[return-value]
 
     @classmethod
@@ -213,6 +211,15 @@ class Several:
 def _joined(kinds: tuple[Kind, ...], info: SerializationInfo) -> dict[str, Any]:
     return {name: stated for kind in kinds if not getattr(kind, "off", False)
             for name, stated in kind.dumped(info.mode).items()}  # fmt: skip
+
+
+@cache
+def _load(home: str) -> None:
+    """Import the module, and the modules of a package. Once: a plan of a thousand runs looks up ten thousand kinds."""
+    package = import_module(home)
+    for module in pkgutil.iter_modules(getattr(package, "__path__", ()), f"{home}."):
+        if not module.ispkg:
+            import_module(module.name)
 
 
 def snake_case(name: str) -> str:
