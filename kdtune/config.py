@@ -229,6 +229,8 @@ class Run(Settings):
         """What decides the numbers of this run. What is off is not written, so an old id survives a new option."""
         stated = self.model_dump(mode="json", exclude_defaults=True, exclude={"dataset", "content", "checkpoint"})
         stated = {key: value for key, value in stated.items() if value not in ({}, None)}
+        if self.loss == CE():
+            stated.pop("loss")  # what is minimised where no loss is named
         noise = {point: knobs for point, knobs in stated.pop("noise", {}).items() if knobs}
         if isinstance(self.loss, KD):
             stated["distillation"] = stated.pop("loss")["kd"]  # under the name that sweep files have for it

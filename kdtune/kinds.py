@@ -27,7 +27,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler, SerializationInfo, ValidationError, ValidationInfo
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from kdtune.settings import UNKNOWN, Settings, folded, relocated, unknown
 
@@ -64,7 +64,7 @@ class Kind(Settings, ABC):
     def kinds(cls) -> dict[str, type[Self]]:
         """All kinds of the family by key, in the order of their files and of the code."""
         _load(cls.home)
-        return cls.registered  # type: ignore[return-value]
+        return dict(sorted(cls.registered.items(), key=lambda item: item[1].__module__))  # type: ignore[arg-type]
 
     @classmethod
     def find(cls, name: str) -> tuple[type[Self], dict[str, int]]:
@@ -126,16 +126,16 @@ class Kind(Settings, ABC):
         beside = {name: part for name, part in value.items() if name in cls.model_fields}
         name = cls._only([name for name in value if name not in beside], value)
         try:
-            kind, in_key = cls.find(name)
+            kind, in_key = cls.find(str(name))
         except ValueError as error:
             raise refused(cls, [(name, str(error), value[name])]) from None
         return cls._validated(kind, name, value[name], in_key, beside, info)
 
     @classmethod
-    def _only(cls, names: list[Any], value: Any) -> str:
+    def _only(cls, names: list[Any], value: Any) -> Any:
         """The one name of a mapping. Beside one that is known, others are misspelt keys."""
         if len(names) == 1:
-            return str(names[0])
+            return names[0]
         known = [name for name in names if _is_known(cls, name)]
         if len(known) == 1 and cls.model_fields:
             wrong = [name for name in names if name not in known]
@@ -151,20 +151,23 @@ class Kind(Settings, ABC):
             return options
         if not isinstance(options, Mapping):
             raise refused(cls, [(name, f"came {options!r}; its settings are a mapping", options)])
-        known = kind.known_keys()
-        wrong = [(name, part, unknown("key", str(part), known)) for part in options if part in in_key or part in beside]
-        wrong += [
-            (name, part, f"{part} stands beside {name}, not below it")
-            for part in options
-            if part in cls.model_fields and part not in beside
-        ]
-        if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, [_told(tuple(p), m, options) for *p, m in wrong])
+        wrong = [_told((name, part), cls._misplaced(kind, name, part), options[part])
+                 for part in options if part in in_key or part in cls.model_fields]  # fmt: skip
+        rest = {part: value for part, value in options.items() if part not in in_key and part not in cls.model_fields}
         try:
-            return kind.model_validate({**options, **in_key, **beside}, context=info.context)
+            made = kind.model_validate({**rest, **in_key, **beside}, context=info.context)
         except ValidationError as failure:
-            moved = [relocated(error, _place(error["loc"], name, in_key, beside)) for error in failure.errors()]
-            raise ValidationError.from_exception_data(kind.__name__, moved) from None
+            wrong += [_moved(error, name, in_key, beside) for error in failure.errors()]
+        if wrong:
+            raise ValidationError.from_exception_data(kind.__name__, wrong)
+        return made
+
+    @classmethod
+    def _misplaced(cls, kind: type[Kind], name: str, part: Any) -> str:
+        """What is wrong with a key below the name that belongs into it or beside it."""
+        if part in cls.model_fields:
+            return f"{part} stands beside {name}, not below it"
+        return unknown("key", str(part), kind.known_keys())
 
 
 class Several:
@@ -250,10 +253,12 @@ def _is_known(family: type[Kind], name: Any) -> bool:
     return True
 
 
-def _place(
-    loc: tuple[int | str, ...], name: str, in_key: Mapping[str, Any], beside: Mapping[str, Any]
-) -> tuple[int | str, ...]:
-    """Where an error of a kind's field lies in what a sweep file writes."""
+def _moved(error: ErrorDetails, name: str, in_key: Mapping[str, Any], beside: Mapping[str, Any]) -> InitErrorDetails:
+    """An error of a kind's field, where a sweep file writes what it is about."""
+    loc = error["loc"]
     if loc and loc[0] in beside:
-        return loc
-    return (name,) if loc and loc[0] in in_key else (name, *loc)
+        return relocated(error, loc)
+    if loc and loc[0] in in_key:
+        told = error["msg"].removeprefix("Value error, ")
+        return relocated(error, (name,), f"{loc[0]} {error['input']}: {told[:1].lower()}{told[1:]}")
+    return relocated(error, (name, *loc))

@@ -1,4 +1,4 @@
-"""Stand-ins for what a machine without network cannot have."""
+"""Stand-ins for what a machine without network cannot have, and what evaluators are given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from kdtune.data import cifar10c
 from kdtune.data.loading import Data
 from kdtune.evaluation.families import corrupt
+from kdtune.evaluation.subject import Context, Subject
+
+NOWHERE = Path("/dev/null/data")  # a data folder that cannot be: for what must not look into it
+
+
+def subject(
+    network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None, data_dir: Path = NOWHERE
+) -> Subject:
+    """What an evaluator is given."""
+    return Subject(network, data, Context(data_dir), teacher=teacher, seed=seed)
 
 
 def cifar10c_folder(path: Path, data: Data, monkeypatch, families) -> tuple[Path, dict[str, np.ndarray]]:

@@ -101,7 +101,7 @@ def test_a_key_may_hold_fields() -> None:
     assert Grid(rows=2, columns=3).written == "grid-2-3"
     (wrong,) = problems(shape={"grid-2-3": {"rows": 4}})
     assert wrong == ("shape.grid-2-3.rows", "unknown key 'rows'; known here: filled")
-    assert problems(shape="grid-0-3") == [("shape.grid-0-3", "Input should be greater than or equal to 1")]
+    assert problems(shape="grid-0-3") == [("shape.grid-0-3", "rows 0: input should be greater than or equal to 1")]
     assert problems(shape="grid-3-3") == [("shape.grid-3-3", "a square is no grid")]
     assert "unknown shape" in problems(shape="grid-" + "9" * 5000 + "-1")[0][1]
 
@@ -285,3 +285,15 @@ def test_ids_of_runs_that_state_something_else_differ() -> None:
         for precision in ("float32", "bfloat16")
     ]
     assert len({id_of(recipe=recipe) for recipe in recipes}) == len(recipes) == 18
+
+
+def test_a_loss_that_is_what_is_minimised_anyway_is_not_written() -> None:
+    assert id_of(loss="ce") == id_of()
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"sgd": {"lr": 0.1, "nesterov": True}}, {"adam": {"lr": 0.1, "betas": [1.0, 0.9]}}], ids=str
+)
+def test_what_torch_would_refuse_is_refused_in_the_file(optimizer: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        id_of(recipe={**RECIPE, "optimizer": optimizer})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stand_ins import subject
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +21,7 @@ from kdtune.config import Noise, Run, Select
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.evaluator import EvaluationError, predict
+from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.models.networks.normalized import Normalized
 from kdtune.noise.input import Gaussian
@@ -37,6 +39,7 @@ from kdtune.training.loop import train
 
 CLASSES = 10
 HOW = KD(alpha=0.9, temperature=4)
+SWAP = Swap(rate=0.5, pairs="top2", threshold=1.0, temperature=4)
 Redraw = Callable[[Tensor], Tensor]  # labels to labels, another batch at every call
 
 
@@ -79,7 +82,9 @@ def ours(knob: Any) -> Redraw:
 
 
 every_redraw = pytest.mark.parametrize(
-    "knob", [Variability, Corruption, lambda rate: Variability(rate, "any")], ids=["variability", "corruption", "any"]
+    "knob",
+    [Variability, Corruption, lambda rate: Variability(rate=rate, classes="any")],
+    ids=["variability", "corruption", "any"],
 )
 
 
@@ -91,7 +96,7 @@ def test_multiplicative_input_noise() -> None:
         black, white = (noised(torch.full((64, 1, 8, 8), value)) - value for value in (0.0, 1.0))
         assert float(black.std()) == pytest.approx(float(white.std()), rel=0.1)
 
-    check(lambda images: Gaussian(0.1)(images, torch.zeros(64), nn.Identity(), draw(0, "x")))
+    check(lambda images: Gaussian(sigma=0.1)(images, torch.zeros(64), nn.Identity(), draw(0, "x")))
     with pytest.raises(AssertionError):
         check(lambda images: images * (1 + 0.1 * torch.randn_like(images)))
 
@@ -105,7 +110,7 @@ def test_wrong_labels_drawn_from_the_number_of_channels(knob: Any) -> None:
         labels = torch.full((3000,), 5)
         assert set(redraw(labels).tolist()) == set(range(CLASSES))
 
-    check(ours(knob(0.9)))
+    check(ours(knob(rate=0.9)))
     with pytest.raises(AssertionError):
         check(lambda labels: torch.where(torch.rand(len(labels)) < 0.9, torch.randint(3, labels.shape), labels))
 
@@ -121,7 +126,7 @@ def test_the_first_k_of_every_batch_corrupted(knob: Any) -> None:
         k = int(0.2 * len(labels))
         return torch.cat([(labels[:k] + torch.randint(1, CLASSES, (k,))) % CLASSES, labels[k:]])
 
-    check(ours(knob(0.2)))
+    check(ours(knob(rate=0.2)))
     with pytest.raises(AssertionError):
         check(first_k)
 
@@ -135,7 +140,7 @@ def test_a_rate_that_floors_to_nothing(knob: Any) -> None:
         wrong = sum(int((redraw(labels) != labels).sum()) for _ in range(2000)) / (2000 * 32)
         assert wrong == pytest.approx(0.02, rel=0.2)
 
-    check(ours(knob(0.02)))
+    check(ours(knob(rate=0.02)))
     with pytest.raises(AssertionError):
         check(lambda labels: torch.cat([torch.full((int(0.02 * 32),), 0), labels[int(0.02 * 32) :]]))
 
@@ -145,7 +150,7 @@ def test_a_rate_that_floors_to_nothing(knob: Any) -> None:
 
 @pytest.mark.parametrize(
     "knob",
-    [SignalNoise(0.3), SignalNoise(0.3, "sample"), Swap(0.5, "top2", 1.0, temperature=4)],
+    [SignalNoise(sigma=0.3), SignalNoise(sigma=0.3, per="sample"), SWAP],
     ids=["signal_noise", "signal_noise per sample", "swap"],
 )
 def test_teacher_noise_drawn_once_for_a_whole_batch(knob: Any) -> None:
@@ -160,24 +165,24 @@ def test_teacher_noise_drawn_once_for_a_whole_batch(knob: Any) -> None:
 
 def test_dropout_drawn_once_for_a_whole_batch() -> None:
     teacher = convolutional()
-    lesson = Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": 0.3}}), teacher, HOW)
+    lesson = Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": 0.3}}), HOW, teacher)
     lesson.begin(0)
-    assert len(lesson._answer(teacher, batch(1)[0].repeat(64, 1, 1, 1)).unique(dim=0)) > 1
+    assert len(lesson._answer(batch(1)[0].repeat(64, 1, 1, 1)).logits.unique(dim=0)) > 1
 
 
 def test_a_fickle_teacher_made_impossible_by_a_pinned_eval_mode() -> None:
     teacher, images = convolutional(dropout=0.0).eval(), batch()[0]
-    lesson = Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": 0.3}}), teacher, HOW)
+    lesson = Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": 0.3}}), HOW, teacher)
     for epoch in range(2):
         lesson.begin(epoch)
-        assert not torch.equal(lesson._answer(teacher, images), lesson._answer(teacher, images))
+        assert not torch.equal(lesson._answer(images).logits, lesson._answer(images).logits)
 
 
 def test_a_new_teacher_left_in_train_mode_whose_batch_statistics_drift() -> None:
     teacher = convolutional().train()
     before = copy.deepcopy(teacher.state_dict())
     for knobs in (noise(), noise(teacher={"dropout": {"rate": 0.3, "bn": "train"}})):
-        lesson = Lesson(CLASSES, 0, knobs, teacher, HOW)
+        lesson = Lesson(CLASSES, 0, knobs, HOW, teacher)
         lesson.begin(0)
         for _ in range(3):
             lesson(convolutional(1), *batch())
@@ -186,15 +191,15 @@ def test_a_new_teacher_left_in_train_mode_whose_batch_statistics_drift() -> None
 
 def test_dropout_silently_on_where_only_batch_normalisation_is_frozen() -> None:
     teacher, images = convolutional(dropout=0.5).train(), batch()[0]
-    lesson = Lesson(CLASSES, 0, noise(teacher={"signal_noise": {"sigma": 0.0}}), teacher, HOW)
+    lesson = Lesson(CLASSES, 0, noise(teacher={"signal_noise": {"sigma": 0.0}}), HOW, teacher)
     lesson.begin(0)
-    assert torch.equal(lesson._answer(teacher, images), lesson._answer(teacher, images))
+    assert torch.equal(lesson._answer(images).logits, lesson._answer(images).logits)
 
 
 def test_a_teacher_outside_no_grad() -> None:
     teacher, answers = convolutional(), []
     teacher.register_forward_hook(lambda *call: answers.append(call[2]))
-    lesson = Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": 0.3, "bn": "train", "passes": 2}}), teacher, HOW)
+    lesson = Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": 0.3, "bn": "train", "passes": 2}}), HOW, teacher)
     lesson.begin(0)
     lesson(convolutional(1), *batch())[0].backward()
     assert len(answers) == 2 and not any(answer.requires_grad for answer in answers)
@@ -208,7 +213,7 @@ def test_answers_of_the_teacher_for_other_crops_than_the_students() -> None:
     to_student: list[Tensor] = []
     teacher.register_forward_pre_hook(lambda _, images: to_teacher.append(images[0]))
     student.register_forward_pre_hook(lambda _, images: to_student.append(images[0]))
-    train(student, split, recipe(2), Lesson(CLASSES, 0, noise(), teacher, HOW), 0)
+    train(student, split, recipe(2), Lesson(CLASSES, 0, noise(), HOW, teacher), 0)
     assert len(to_teacher) == len(to_student) == 6
     assert all(torch.equal(*pair) for pair in zip(to_teacher, to_student, strict=True))
     first, second = (torch.cat(to_teacher[half]).flatten(1).sum(1).sort().values for half in (slice(3), slice(3, 6)))
@@ -219,7 +224,7 @@ def test_lessons_of_one_process_that_share_their_behaviour() -> None:
     lessons = []
     for rate in (0.1, 0.6):
         teacher = convolutional()
-        lessons.append((teacher, Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": rate}}), teacher, HOW)))
+        lessons.append((teacher, Lesson(CLASSES, 0, noise(teacher={"dropout": {"rate": rate}}), HOW, teacher)))
     for _, lesson in lessons:
         lesson.begin(0)
     logged = []
@@ -258,7 +263,7 @@ def test_an_eval_mode_that_sticks_after_the_first_epoch() -> None:
     def validate(state: Any, row: Any) -> None:
         student.eval()
 
-    train(student, digits(), recipe(3), Lesson(CLASSES, 0, noise()), 0, each_epoch=validate)
+    train(student, digits(), recipe(3), Lesson(CLASSES, 0, noise(), CE()), 0, each_epoch=validate)
     assert len(modes) == 9 and all(modes)
 
 
@@ -267,7 +272,7 @@ def test_the_best_network_chosen_by_noisy_training_accuracy() -> None:
     with pytest.raises(ValueError, match="train/accuracy"):
         Select(rule="best", metric="train/accuracy")
     network, kept = convolutional(), []
-    train(network, digits(), recipe(3), Lesson(CLASSES, 0, noise()), 0,
+    train(network, digits(), recipe(3), Lesson(CLASSES, 0, noise(), CE()), 0,
           each_epoch=lambda state, row: kept.append(copy.deepcopy(state.network)))  # fmt: skip
     assert all(torch.equal(value, kept[-1][name]) for name, value in network.state_dict().items())
 
@@ -308,7 +313,7 @@ def test_images_normalised_twice() -> None:
     network = nn.Sequential(Normalized(inner, [0.5], [0.25]), nn.Linear(64, CLASSES))
     network.register_forward_pre_hook(lambda _, images: outer.append(images[0]))
     split = digits()
-    train(network, split, recipe(1), Lesson(CLASSES, 0, noise()), 0)
+    train(network, split, recipe(1), Lesson(CLASSES, 0, noise(), CE()), 0)
     predict(network, split.images)
     assert all(images.min() >= 0 and 0.9 < images.max() <= 1 for images in outer)
     assert all(torch.equal(inside, (images - 0.5) / 0.25) for inside, images in zip(seen, outer, strict=True))
@@ -321,17 +326,17 @@ def test_a_random_model_measured_as_if_it_were_robust() -> None:
 
     data = Data("Blots", tuple(map(str, range(CLASSES))), (1, 8, 8), digits(), None, digits(), {})
     with pytest.raises(EvaluationError, match="noise source is still on"):
-        Accuracy().measure(Random(), data)
+        Accuracy().measure(subject(Random(), data))
     fickle = convolutional(dropout=0.5)
-    Dropout(0.5).prepare(fickle)  # a teacher still fickle is measured without its noise
-    plain = Accuracy().measure(convolutional(dropout=0.0).eval(), data).arrays["test/softmax"]
-    np.testing.assert_array_equal(Accuracy().measure(fickle, data).arrays["test/softmax"], plain)
+    Dropout(rate=0.5).prepare(fickle)  # a teacher still fickle is measured without its noise
+    plain = Accuracy().measure(subject(convolutional(dropout=0.0).eval(), data)).arrays["test/softmax"]
+    np.testing.assert_array_equal(Accuracy().measure(subject(fickle, data)).arrays["test/softmax"], plain)
 
 
 def test_dropout_that_depends_on_what_ran_before_in_the_process() -> None:
-    lesson = Lesson(CLASSES, 3, noise())
+    lesson = Lesson(CLASSES, 3, noise(), CE())
     torch.rand(1000)
     lesson.begin(1)
     first = functional.dropout(torch.ones(100))
-    torch.manual_seed(stream_seed(3, "dropout", 1))
+    torch.manual_seed(stream_seed(3, "alone.dropout", 1))
     assert torch.equal(first, functional.dropout(torch.ones(100)))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.randomness import draw, seeded, stream_seed
+from kdtune.randomness import GlobalStream, draw, seeded, stream_seed
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SEEDS = st.integers(0, 2**40)
@@ -119,3 +119,40 @@ def test_dropout_follows_its_stream() -> None:
         assert torch.equal(dropout(ones), first)
     with seeded(5, "dropout", 3):
         assert not torch.equal(dropout(ones), first)
+
+
+def test_a_global_stream_goes_on_where_it_stopped_whatever_is_drawn_outside() -> None:
+    with seeded(5, "learns.teacher.dropout", 2):
+        whole = torch.rand(30)
+    stream, parts = GlobalStream(5, "learns.teacher.dropout", 2), []
+    for count in (7, 3, 20):
+        with stream.resumed():
+            parts.append(torch.rand(count))
+        torch.rand(count)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_global_stream_takes_nothing_from_outside() -> None:
+    torch.manual_seed(1)
+    plain = torch.rand(20)
+    torch.manual_seed(1)
+    stream = GlobalStream(5, "learns.teacher.dropout", 2)
+    with stream.resumed():
+        torch.rand(9)
+    first = torch.rand(10)
+    with pytest.raises(KeyError), stream.resumed():
+        torch.rand(9)
+        raise KeyError
+    assert torch.equal(torch.cat([first, torch.rand(10)]), plain)
+
+
+def test_two_global_streams_do_not_mix() -> None:
+    def drawn(*order: int) -> list[torch.Tensor]:
+        streams, numbers = [GlobalStream(5, name, 0) for name in ("one", "other")], [[], []]
+        for which in order:
+            with streams[which].resumed():
+                numbers[which].append(torch.rand(4))
+        return [torch.cat(each) for each in numbers]
+
+    apart, mixed = drawn(0, 0, 1, 1), drawn(0, 1, 1, 0)
+    assert all(torch.equal(*pair) for pair in zip(apart, mixed, strict=True)) and not torch.equal(*apart)

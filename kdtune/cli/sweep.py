@@ -161,9 +161,7 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch, store: Store) -> N
             raise Refused("not confirmed")
     from kdtune.data.loading import preflight
 
-    for dataset in {
-        planned.run.dataset.model_dump_json(): planned.run.dataset for planned in plan.runs.values()
-    }.values():
+    for dataset in dict.fromkeys(planned.run.dataset for planned in plan.runs.values()):
         preflight(dataset, options.data_dir)
 
 

@@ -167,4 +167,6 @@ def _content(value: Any) -> Any:
     """A field's value as JSON."""
     if hasattr(value, "identity"):
         return value.identity()
+    if isinstance(value, Kind):
+        return value.dumped()
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

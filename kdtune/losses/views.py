@@ -26,18 +26,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Views:
-    """One batch. Teacher's answers carry no gradient; with noise of the teacher, each of its two views is one draw."""
+    """One batch. The teacher's answers carry no gradient; where it is noisy, each of its two views is one draw.
+
+    Where no input knob is on, what is shown are the images as they are, and both views are one.
+    """
 
     labels: Tensor  # the dataset's, int64 [N]
     targets: Tensor  # what target knobs made of them: int64 [N], or soft ones float [N, K]
     epoch: int  # counted from 0
     student: Callable[[str], Answer]  # asked for "clean" or "shown"
     teacher: Callable[[str], Answer]
+    differ: bool = True  # whether what is shown differs from the images as they are
 
     @cached_property
     def shown(self) -> Answer:
         """The student on what input knobs made of the images."""
-        return self.student("shown")
+        return self.student("shown") if self.differ else self.clean
 
     @cached_property
     def clean(self) -> Answer:
@@ -47,7 +51,7 @@ class Views:
     @cached_property
     def teacher_shown(self) -> Answer:
         """The teacher on what the student is shown."""
-        return self.teacher("shown")
+        return self.teacher("shown") if self.differ else self.teacher_clean
 
     @cached_property
     def teacher_clean(self) -> Answer:

@@ -35,7 +35,7 @@ class WideResNet(Model):
         if depth < 10 or depth % 6 != 4:
             below = (depth - 4) // 6 * 6 + 4
             valid = " or ".join(map(str, (below, below + 6) if depth > 10 else (10,)))
-            raise ValueError(f"depth {depth}: depths are 6n + 4, at least 10; the nearest: {valid}")
+            raise ValueError(f"depths are 6n + 4, at least 10; the nearest: {valid}")
         return depth
 
     @property

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+
+from pydantic import Field, Strict, model_validator
 
 from kdtune.kinds import Kind
 from kdtune.settings import Flag, Positive, Rate, Scale
 
 if TYPE_CHECKING:
     import torch
+
+Decay = Annotated[float, Strict(), Field(ge=0, lt=1)]  # of a running mean: what stays of it at each step
 
 
 class Optimizer(Kind, home="kdtune.optimization.optimizers"):
@@ -37,6 +41,12 @@ class SGD(Optimizer):
     weight_decay: Scale = 0.0
     nesterov: Flag = False
 
+    @model_validator(mode="after")
+    def _nesterov_looks_ahead_along_the_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum")
+        return self
+
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         import torch
 
@@ -53,7 +63,7 @@ class Adam(Optimizer):
     """Adam (Kingma & Ba 2015, torch.optim.Adam); `weight_decay` is added to the gradient. Its epsilon is torch's."""
 
     lr: Positive
-    betas: tuple[Rate, Rate]  # of the running means of gradient and squared gradient; 0.9, 0.999 in the paper
+    betas: tuple[Decay, Decay]  # of the running means of gradient and squared gradient; 0.9, 0.999 in the paper
     weight_decay: Scale = 0.0
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -72,7 +82,7 @@ class AdamW(Optimizer):
     key: ClassVar[str] = "adamw"
 
     lr: Positive
-    betas: tuple[Rate, Rate]  # of the running means of gradient and squared gradient
+    betas: tuple[Decay, Decay]  # of the running means of gradient and squared gradient
     weight_decay: Scale = 0.0
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:

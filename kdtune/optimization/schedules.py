@@ -49,6 +49,6 @@ class Cosine(Schedule):
 
     def __call__(self, epoch: float, epochs: int) -> float:
         rising = self.warmup * epochs
-        if epoch < rising:
+        if epoch < rising or rising == epochs:
             return epoch / rising
         return (1 + math.cos(math.pi * (epoch - rising) / (epochs - rising))) / 2

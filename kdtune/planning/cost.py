@@ -174,7 +174,7 @@ def steps(run: Run, seen: Images) -> int:
 
 def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
     """Images that evaluators send through a network, forward; a step of an attack counts like one of training."""
-    return sum(evaluator.passes(seen.test, seen.validation) for evaluator in evaluation)
+    return sum(each.passes(seen.validation if each.on == "val" else seen.test, seen.validation) for each in evaluation)
 
 
 def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:

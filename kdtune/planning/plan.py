@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtune.config import Choice, Network, Run, Sweep, Teacher
+from kdtune.data.dataset import Dataset
 from kdtune.data.files import DataError
 from kdtune.sweepfile.load import SweepFile, SweepPoint
 
@@ -100,14 +101,14 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
     Raises DataError where a data folder or a teacher's checkpoint cannot be read.
     """
     runs: dict[str, PlannedRun] = {}
-    contents: dict[str, dict[str, Any]] = {}
+    contents: dict[Dataset, dict[str, Any]] = {}
     first: dict[str, dict[str, Any]] = {}
     shared = 0
     for point in file.points:
-        key = point.sweep.dataset.model_dump_json()
-        if key not in contents:
-            contents[key] = point.sweep.dataset.description(data_dir)
-        for planned in _runs_of(point, contents[key], epochs):
+        dataset = point.sweep.dataset
+        if dataset not in contents:
+            contents[dataset] = dataset.description(data_dir)
+        for planned in _runs_of(point, contents[dataset], epochs):
             shared += planned.id in runs
             named = replace(planned, first=first.setdefault(planned.role, planned.point))
             runs.setdefault(planned.id, named)

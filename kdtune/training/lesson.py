@@ -35,11 +35,11 @@ class Lesson:
     gradient; its parameters and buffers stay as they are. Each knob has its stream, begun anew every epoch and named
     by its path and by whether the run learns from a teacher (`learns.input.gaussian`) or alone: a teacher and its
     student of one seed draw apart. Dropout draws from torch's global generator: the network's own from the stream
-    `dropout`, with which `begin` seeds it, the teacher's from `teacher.dropout`. So a student's masks are the same
-    whatever its teacher does.
+    `dropout`, with which `begin` seeds it, the teacher's from `teacher.dropout`, and that of networks which input knobs
+    ask from `input.dropout`. So a student's masks are the same whatever its teacher and its knobs do.
 
-    Raises ValueError for a loss that needs a teacher without one, for teacher knobs without a teacher and, in `begin`,
-    for a knob that the teacher cannot follow.
+    Raises ValueError for a loss that needs a teacher without one and the reverse, for teacher knobs without a teacher
+    and, in `begin`, for a knob that the teacher cannot follow.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class Lesson:
     ) -> None:
         if loss.needs_teacher and teacher is None:
             raise ValueError(f"the loss {loss.key} needs a teacher, and this run has none")
+        if teacher is not None and not loss.needs_teacher:
+            raise ValueError(f"a teacher was given, and the loss {loss.key} asks none")
         if teacher is None and noise.knobs("teacher"):
             raise ValueError(f"noise.teacher names {', '.join(noise.knobs('teacher'))}, but this run has no teacher")
         self.classes, self.seed, self.device, self.precision = classes, seed, device, precision
@@ -73,6 +75,7 @@ class Lesson:
         self.draws = {path: draw(self.seed, self._stream(path), epoch, self.device) for path in paths}
         self.measured: dict[str, list[float]] = defaultdict(list)
         self.measuring = True
+        self.asides = GlobalStream(self.seed, self._stream("input.dropout"), epoch, self.device)
         if self.teacher is not None:
             self.teacher.eval()
             self.masks = GlobalStream(self.seed, self._stream("teacher.dropout"), epoch, self.device)
@@ -84,18 +87,20 @@ class Lesson:
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its detached parts; `accuracy` is on images as shown, against the labels given."""
-        shown = self._apply(
-            "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
-        )
-        moved = shown - images if self.knobs["target"] and shown is not images else None
+        with self.asides.resumed() if self.knobs["input"] else nullcontext():
+            shown = self._apply(
+                "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
+            )
+        moved = shown - images if self.knobs["input"] and self.knobs["target"] else None
         targets = self._apply("target", labels, lambda knob, labels, draw: knob(labels, self.classes, draw, moved))
         seen = {"clean": images, "shown": shown}
         views = Views(
-            labels,
-            targets,
-            self.epoch,
-            lambda which: self._forward(network, seen[which]),
-            lambda which: self._answer(seen[which]),
+            labels=labels,
+            targets=targets,
+            epoch=self.epoch,
+            differ=shown is not images,
+            student=lambda which: self._forward(network, seen[which]),
+            teacher=lambda which: self._answer(seen[which]),
         )
         loss, parts = self.loss(views)
         right = (views.shown.logits.detach().argmax(dim=1) == labels).float().mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tarfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from stand_ins import subject
 from torch import nn
 
 from kdtune.data.cinic import imagenet_part
@@ -73,9 +73,9 @@ def shift(cinic: Path, **keys) -> Shift:
     ("keys", "count"), [({}, 40), ({"part": "all"}, 120), ({"per_class": 3}, 30), ({"part": "all", "per_class": 7}, 70)]
 )
 @pytest.mark.parametrize("class_names", [NAMES, NAMES[::-1]])
-def test_only_imagenets_images_are_taken(cinic, keys, count, class_names):
+def test_only_imagenets_images_are_taken(cinic, tmp_path, keys, count, class_names):
     network = Reader(class_names)
-    measured = shift(cinic, **keys).measure(network, test_data(class_names))
+    measured = shift(cinic, **keys).measure(subject(network, test_data(class_names), data_dir=tmp_path))
     assert measured.metrics == {"shift/cinic": 100.0}
     assert int(measured.arrays["shift/cinic/images"]) == count
     seen = torch.cat(network.seen[1:])  # the first batch is asked twice
@@ -131,11 +131,11 @@ def test_what_is_not_enough_is_said(cinic, tmp_path):
     assert len(imagenet_part(own, "all", None, 0).all()) == 116
 
 
-def test_classes_and_size_must_be_the_test_sets(cinic):
+def test_classes_and_size_must_be_the_test_sets(cinic, tmp_path):
     with pytest.raises(DataError, match="gnu"):
-        shift(cinic).measure(Reader(NAMES), test_data(("gnu", *NAMES[1:])))
+        shift(cinic).measure(subject(Reader(NAMES), test_data(("gnu", *NAMES[1:])), data_dir=tmp_path))
     with pytest.raises(DataError, match=r"cinic: .* has images of \[3, 8, 8\] .*CIFAR-10 of \[3, 4, 4\]"):
-        shift(cinic).measure(Reader(NAMES), test_data(side=4))
+        shift(cinic).measure(subject(Reader(NAMES), test_data(side=4), data_dir=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_classes_and_size_must_be_the_test_sets(cinic):
     [
         ({"cinic": {"path": "x", "part": "valid"}}, "'test' or 'all'"),
         ({"cinic": {"path": "x", "per_class": 0}}, "greater than or equal to 1"),
-        ({"cinic": {"path": "x", "classes": 3}}, "not permitted"),
+        ({"cinic": {"path": "x", "classes": 3}}, "unknown key 'classes'; did you mean per_class"),
         ({"cinic": {"path": "x"}, "folder": {"path": "x", "name": "y"}}, "each is an entry of its own"),
     ],
 )
@@ -164,9 +164,10 @@ def test_the_real_sample_is_read_as_a_part_and_as_a_folder(shared_data, tmp_path
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    part = shift(tmp_path).measure(network, data)
-    folder = Shift(folder={"path": str(tmp_path / "test"), "name": "cinic"}).measure(network, data)
+    given = subject(network, data, data_dir=tmp_path / "data")
+    part = shift(tmp_path).measure(given)
+    folder = Shift(folder={"path": str(tmp_path / "test"), "name": "cinic"}).measure(given)
     assert part.metrics == folder.metrics and int(part.arrays["shift/cinic/images"]) == 1494
     assert np.array_equal(part.arrays["shift/cinic/correct"], folder.arrays["shift/cinic/correct"])
-    smaller = shift(tmp_path, per_class=100).measure(network, dataclasses.replace(data, class_names=NAMES))
+    smaller = shift(tmp_path, per_class=100).measure(given)
     assert int(smaller.arrays["shift/cinic/images"]) == 1000

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from kdtune.data import files, loading
 from kdtune.data.dataset import Dataset
 from kdtune.data.files import DataError
 from kdtune.data.loading import Split, load, load_folder, preflight
+from kdtune.data.sets.folder import Folder
+from kdtune.data.sets.published import MNIST, Digits
 from kdtune.data.split import split
 
 
@@ -38,9 +41,9 @@ def write_folder(root: Path, counts: dict[str, dict[str, int]], size: tuple[int,
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Dataset:
+def folder(tmp_path: Path) -> Folder:
     path = write_folder(tmp_path / "pets", {"train": {"dog": 4, "cat": 6}, "test": {"cat": 2, "dog": 1}})
-    return Dataset.model_validate({"folder": {"path": str(path), "name": "Pets (PNG)"}})
+    return Folder(path=str(path), name="Pets (PNG)")
 
 
 def images_of(split: Split) -> list[bytes]:
@@ -51,8 +54,9 @@ def images_of(split: Split) -> list[bytes]:
 
 
 def test_a_bare_name_is_a_dataset() -> None:
-    assert Dataset.model_validate("mnist") == dataset("mnist")
-    assert Dataset.kinds() == ["cifar10", "cifar100", "mnist", "fashion_mnist", "digits", "folder"]
+    assert Dataset.model_validate("mnist") == dataset("mnist") == MNIST()
+    assert dataset(train_size=100) == Digits(train_size=100)
+    assert set(Dataset.kinds()) == {"cifar10", "cifar100", "mnist", "fashion_mnist", "digits", "folder"}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_what_is_refused(wrong: dict[str, object]) -> None:
         Dataset.model_validate(wrong)
 
 
-def test_description_is_content_without_path_and_without_what_is_off(folder: Dataset, tmp_path: Path) -> None:
+def test_description_is_content_without_path_and_without_what_is_off(folder: Folder, tmp_path: Path) -> None:
     plain = dataset("mnist").description(tmp_path)
     assert plain == {"name": "mnist", "digest": "06b0d1f124c4e5fa", "seed": 0}
     asked = dataset(train_size=300, validation=0.1, seed=2).description(tmp_path)
@@ -92,18 +96,19 @@ def test_description_is_content_without_path_and_without_what_is_off(folder: Dat
     assert str(tmp_path) not in json.dumps(described)
 
 
-def test_plan_and_dry_run_need_no_torch(folder: Dataset, tmp_path: Path) -> None:
+def test_plan_and_dry_run_need_no_torch(folder: Folder, tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from typing import Any
 from kdtune.data.dataset import Dataset
 data = Path(sys.argv[2])
-for one in [Dataset(cifar10={}), Dataset(folder={"path": sys.argv[1], "name": "n"}, train_size=5, validation=0.2)]:
-    print(one.title, one.shape(data), one.classes(data), one.train_images(data), one.description(data)["name"])
+folder = {"folder": {"path": sys.argv[1], "name": "n"}, "train_size": 5, "validation": 0.2}
+for one in map(Dataset.model_validate, ["cifar10", folder]):
+    kept, held_out = one.sizes(one.counts()[0])
+    print(one.title, one.shape(), one.classes(), kept - held_out, one.description(data)["name"])
 print([name for name in ("torch", "torchvision", "sklearn", "ray", "pandas") if name in sys.modules])
 """
-    command = [sys.executable, "-c", code, folder.chosen.path, str(tmp_path / "data")]
+    command = [sys.executable, "-c", code, folder.path, str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert done.stdout.splitlines() == ["CIFAR-10 (3, 32, 32) 10 50000 cifar10", "n (3, 5, 6) 2 4 n", "[]"]
 
@@ -122,20 +127,22 @@ def test_load_gives_uint8_and_int64_on_the_device(tmp_path: Path) -> None:
     assert load(dataset(), tmp_path, device="meta").test.images.device.type == "meta"
 
 
-def test_what_is_promised_without_loading_is_what_is_loaded(folder: Dataset, tmp_path: Path) -> None:
+def test_what_is_promised_without_loading_is_what_is_loaded(folder: Folder, tmp_path: Path) -> None:
     for one in (dataset(), dataset(train_size=301, validation=0.15), folder):
         data = load(one, tmp_path)
-        assert one.shape(tmp_path) == data.shape == tuple(data.test.images.shape[1:])
-        assert one.classes(tmp_path) == data.classes
-        assert one.train_images(tmp_path) == len(data.train)
+        assert one.shape() == data.shape == tuple(data.test.images.shape[1:])
+        assert one.classes() == data.classes
+        train, test = one.counts()
+        kept, held_out = one.sizes(train)
+        assert (kept - held_out, test) == (len(data.train), len(data.test))
         assert one.title == data.title
 
 
-def test_a_folder_is_read_in_order_of_class_and_name(folder: Dataset, tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_of_class_and_name(folder: Folder, tmp_path: Path) -> None:
     data = load(folder, tmp_path)
     assert data.class_names == ("cat", "dog") and data.shifted == {} and data.validation is None
     assert data.train.labels.tolist() == [0] * 6 + [1] * 4 and data.test.labels.tolist() == [0, 0, 1]
-    with Image.open(Path(folder.chosen.path) / "train" / "dog" / "2.png") as image:
+    with Image.open(Path(folder.path) / "train" / "dog" / "2.png") as image:
         expected = torch.from_numpy(numpy.array(image)).permute(2, 0, 1)
     assert torch.equal(data.train.images[8], expected)
 
@@ -145,6 +152,74 @@ def test_preflight_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         preflight(missing, tmp_path)
     preflight(dataset(), tmp_path)
+
+
+# --- read once
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
+    """What is read, as often as it is."""
+    seen: list[Dataset] = []
+    for kind in (Digits, Folder):
+
+        def counted(self: Dataset, data_dir: Path, read: Any = kind.read) -> Any:
+            seen.append(self)
+            return read(self, data_dir)
+
+        monkeypatch.setattr(kind, "read", counted)
+    return seen
+
+
+def test_what_is_made_of_a_set_does_not_read_it_again(reads: list[Dataset], tmp_path: Path) -> None:
+    wrong = {"labels": {"corruption": {"rate": 0.5}}}
+    every = [
+        load(dataset(**asked), tmp_path) for asked in ({}, {"train_size": 90, "validation": 0.1, "seed": 3}, wrong)
+    ]
+    assert reads == [Digits()]
+    assert [len(data.train) for data in every] == [934, 81, 934]
+    plain, corrupted = every[0].train, every[2].train
+    assert torch.equal(plain.images, corrupted.images) and not torch.equal(plain.labels, corrupted.labels)
+    assert torch.equal(load(dataset(), tmp_path).train.labels, plain.labels)  # nothing was written into what is kept
+
+
+def test_other_content_and_other_kinds_are_read(reads: list[Dataset], folder: Folder, tmp_path: Path) -> None:
+    load(folder, tmp_path)
+    before = load(folder, tmp_path).test.images.clone()
+    load(dataset(), tmp_path)
+    assert [type(one) for one in reads] == [Folder, Digits]
+    Image.new("RGB", (6, 5), "red").save(Path(folder.path) / "test" / "cat" / "0.png")
+    assert not torch.equal(load(folder, tmp_path).test.images, before)
+    assert len(reads) == 3
+
+
+def test_with_the_digest_a_folder_is_not_listed_again(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = folder.digest(tmp_path)
+    first = load(folder, tmp_path, digest=digest)
+    for module in (files, loading, sys.modules[Folder.__module__]):
+        monkeypatch.setattr(module, "list_images", lambda *_: pytest.fail("listed again"))
+    second = load(folder, tmp_path, digest=digest)
+    assert images_of(second.train) == images_of(first.train)
+    with pytest.raises(pytest.fail.Exception, match="listed again"):
+        load(folder, tmp_path)
+
+
+@pytest.mark.parametrize("loaded_before", [False, True])
+def test_another_digest_than_the_planned_one_is_refused(loaded_before: bool, folder: Folder, tmp_path: Path) -> None:
+    found = folder.digest(tmp_path)
+    if loaded_before:
+        load(folder, tmp_path, digest=found)
+    with pytest.raises(DataError, match=rf"Pets \(PNG\): .* changed since .*{found}.*0123456789abcdef.* again"):
+        load(folder, tmp_path, digest="0123456789abcdef")
+
+
+def test_images_changed_after_the_plan_are_refused(folder: Folder, tmp_path: Path) -> None:
+    planned = folder.digest(tmp_path)
+    Image.new("RGB", (6, 5), "red").save(Path(folder.path) / "test" / "cat" / "0.png")
+    with pytest.raises(DataError, match=f"changed since .*{planned} was planned"):
+        load(folder, tmp_path, digest=planned)
 
 
 # --- train_size and validation
@@ -160,7 +235,7 @@ def test_preflight_names_what_is_missing(tmp_path: Path) -> None:
 )
 def test_too_few_images_are_an_error_with_the_numbers(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        dataset(**asked).train_images(tmp_path)
+        dataset(**asked).sizes(dataset().counts()[0])
     with pytest.raises(DataError, match=message):
         load(dataset(**asked), tmp_path)
 

@@ -21,12 +21,19 @@ import pytest
 import sklearn.datasets
 from torchvision import datasets
 
-from kdtune.data import published
+from kdtune.data import fetch
+from kdtune.data.dataset import Dataset
 from kdtune.data.files import DataError
-from kdtune.data.published import PUBLISHED, content_digest
+from kdtune.data.sets.published import Published, content_digest
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+
+
+def named(kind: str) -> Published:
+    one = Dataset.model_validate(kind)
+    assert isinstance(one, Published)
+    return one
 
 
 def real_files(kind: str) -> Path:
@@ -49,13 +56,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("kind", "source"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)])
 def test_cifar_is_known_by_its_archive(kind: str, source: type[datasets.CIFAR10], tmp_path: Path) -> None:
-    assert PUBLISHED[kind].digest(tmp_path) == source.tgz_md5
-    assert PUBLISHED[kind].checked
+    assert named(kind).digest(tmp_path) == source.tgz_md5
+    assert named(kind).checked
 
 
 def test_titles() -> None:
     titles = ["CIFAR-10", "CIFAR-100", "MNIST", "Fashion-MNIST", "digits (8 x 8, scikit-learn)"]
-    assert [one.title for one in PUBLISHED.values()] == titles
+    kinds = [kind for kind in Dataset.kinds().values() if issubclass(kind, Published)]
+    assert [kind.title for kind in kinds] == titles
+    assert [named(kind.key).title for kind in kinds] == titles
 
 
 # --- digits
@@ -63,7 +72,7 @@ def test_titles() -> None:
 
 def test_digits_as_documented(tmp_path: Path) -> None:
     bunch = sklearn.datasets.load_digits()
-    arrays = PUBLISHED["digits"].read(tmp_path)
+    arrays = named("digits").read(tmp_path)
     places = {
         "train": [index for index in range(1400) if index % 3 != 2],
         "test": list(range(2, 1400, 3)),
@@ -74,8 +83,8 @@ def test_digits_as_documented(tmp_path: Path) -> None:
         assert labels.tolist() == bunch.target[places[name]].tolist()
         for image, index in zip(images, places[name], strict=True):
             assert image.tolist() == [[[int(v * 255 / 16 + 0.5) for v in row] for row in bunch.images[index]]]
-    assert len(arrays.splits["train"][1]) == PUBLISHED["digits"].train_total()
-    assert arrays.splits["train"][0].shape[1:] == PUBLISHED["digits"].shape()
+    assert len(arrays.splits["train"][1]) == named("digits").counts()[0]
+    assert arrays.splits["train"][0].shape[1:] == named("digits").shape()
     assert arrays.splits["train"][0].max() == 255 and list(arrays.class_names) == [str(n) for n in bunch.target_names]
 
 
@@ -84,7 +93,7 @@ def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     labels[1500] += 1
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (images, labels))
     with pytest.raises(DataError, match=r"digits .* not the published ones .*0b9464ec3276aea2"):
-        PUBLISHED["digits"].read(tmp_path)
+        named("digits").read(tmp_path)
 
 
 # --- MNIST and Fashion-MNIST
@@ -96,19 +105,19 @@ def test_real_files_gzipped_or_not(kind: str, tmp_path: Path) -> None:
     raw.mkdir(parents=True)
     for file in real_files(kind).glob("*.gz"):
         (raw / file.name).symlink_to(file)
-    zipped = PUBLISHED[kind].read(tmp_path)
+    zipped = named(kind).read(tmp_path)
     for file in list(raw.iterdir()):
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
         file.unlink()
-    arrays = PUBLISHED[kind].read(tmp_path)
-    assert content_digest(arrays) == content_digest(zipped) == PUBLISHED[kind].digest(tmp_path)
+    arrays = named(kind).read(tmp_path)
+    assert content_digest(arrays) == content_digest(zipped) == named(kind).digest(tmp_path)
     for name, (images, labels) in arrays.splits.items():  # torchvision reads the same
         theirs = getattr(datasets, FOLDERS[kind])(tmp_path, train=name == "train")
         assert numpy.array_equal(theirs.data.numpy()[:, None], images)
         assert numpy.array_equal(theirs.targets.numpy(), labels)
         assert list(arrays.class_names) == [each.split(" - ")[0] for each in theirs.classes]
-        assert images.flags.writeable and images.shape[1:] == PUBLISHED[kind].shape()
-    assert len(arrays.splits["train"][1]) == PUBLISHED[kind].train_total()
+        assert images.flags.writeable and images.shape[1:] == named(kind).shape()
+    assert len(arrays.splits["train"][1]) == named(kind).counts()[0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "a byte of an image", "a label", "empty", "bad gzip"])
@@ -125,7 +134,7 @@ def test_damaged_files_are_refused(damage: str, tmp_path: Path) -> None:
         content[100] ^= 1
         (raw / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: damaged" if damage in ("cut", "empty", "bad gzip") else "published"):
-        PUBLISHED["mnist"].read(tmp_path)
+        named("mnist").read(tmp_path)
 
 
 # --- CIFAR, on small files of its format
@@ -170,7 +179,7 @@ def small_cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sim
 
 
 def check_small_cifar(made: SimpleNamespace, data_dir: Path) -> None:
-    arrays = PUBLISHED["cifar10"].read(data_dir)
+    arrays = named("cifar10").read(data_dir)
     assert numpy.array_equal(arrays.splits["train"][0], numpy.concatenate(made.images[:5]))
     assert numpy.array_equal(arrays.splits["test"][0], made.images[5])
     assert arrays.splits["train"][1].tolist() == list(chain(*made.labels[:5]))
@@ -215,7 +224,7 @@ def test_a_damaged_batch_is_never_unpickled_but_fetched_again(small_cifar: Simpl
     batch.write_bytes(batch.read_bytes()[:-1])
     small_cifar.archive.unlink()
     with pytest.raises(DataError, match="CIFAR10 is missing or damaged"):
-        PUBLISHED["cifar10"].read(tmp_path)
+        named("cifar10").read(tmp_path)
     assert not (tmp_path / "planted").exists()
 
 
@@ -234,7 +243,7 @@ def test_a_damaged_batch_is_never_unpickled_but_fetched_again(small_cifar: Simpl
 )
 def test_without_a_network_one_error_says_what_to_put_where(kind: str, put: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        PUBLISHED[kind].read(tmp_path)
+        named(kind).read(tmp_path)
     message = str(caught.value)
     assert put in message and str(tmp_path) in message and "unreachable" in message and "\n" not in message
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
@@ -271,8 +280,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("server", ["hangs up", "falls silent"], indirect=True)
 def test_a_download_that_breaks_leaves_nothing(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [server])
     with pytest.raises(DataError, match=r"MNIST is missing or damaged .* cannot be downloaded"):
-        PUBLISHED["mnist"].read(tmp_path)
+        named("mnist").read(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.suffix != ".lock"] == []

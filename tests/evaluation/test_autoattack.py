@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from stand_ins import subject
 from torch import nn
 
 from kdtune.data.loading import Data, Split
@@ -74,7 +75,7 @@ def stand_in(monkeypatch):
 def test_what_the_package_is_given(stand_in):
     seen = data()
     network = fitted(seen).train()
-    Autoattack(eps=(0.1, 0.2), images=30).measure(network, seen, seed=7)
+    Autoattack(eps=(0.1, 0.2), images=30).measure(subject(network, seen, seed=7))
     each = {"norm": "Linf", "seed": 7, "version": "standard", "device": "cpu"}
     assert stand_in.made == [{"eps": 0.1, **each}, {"eps": 0.2, **each}]
     images, labels, batch_size, targets, training = stand_in.run[0]
@@ -82,7 +83,7 @@ def test_what_the_package_is_given(stand_in):
     assert torch.equal(images, seen.test.images[places] / 255) and torch.equal(labels, seen.test.labels[places])
     assert batch_size == 500 and not training
     assert targets == (3, 3)  # no more than there are other classes
-    Autoattack(images=30).measure(fitted(data(12)), data(12))
+    Autoattack(images=30).measure(subject(fitted(data(12)), data(12)))
     assert stand_in.run[-1][3] == (9, 9)
 
 
@@ -90,7 +91,7 @@ def test_its_answer_is_put_into_the_ball_and_judged_anew(stand_in):
     seen = data()
     network = fitted(seen)
     stand_in.change = 3.0  # far out of the ball of 0.05, and of the range
-    found = Autoattack(eps=(0.05,), images=40).measure(network, seen)
+    found = Autoattack(eps=(0.05,), images=40).measure(subject(network, seen))
     images, labels = seen.test.images / 255, seen.test.labels
     asked = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(network(asked).sum(), asked)
@@ -113,13 +114,13 @@ def test_its_answer_is_put_into_the_ball_and_judged_anew(stand_in):
 def test_names_for_several_radii_and_where_nothing_is_right(stand_in):
     seen = data()
     network = fitted(seen)
-    found = Autoattack(eps=(0.031, 0.06), images=40).measure(network, seen)
+    found = Autoattack(eps=(0.031, 0.06), images=40).measure(subject(network, seen))
     heads = ["robust/autoattack", "robust/autoattack@0.06"]
     assert set(found.metrics) == {"robust/autoattack/clean", *heads, *(f"{head}/unconditional" for head in heads)}
     with torch.no_grad():
         wrong = (network(seen.test.images / 255).argmax(1) + 1) % 4
     seen = Data("Blots", seen.class_names, seen.shape, seen.train, None, Split(seen.test.images, wrong), {})
-    metrics = Autoattack(images=40).measure(network, seen).metrics
+    metrics = Autoattack(images=40).measure(subject(network, seen)).metrics
     assert metrics == {"robust/autoattack/clean": 0.0, "robust/autoattack/unconditional": 0.0}
 
 
@@ -134,7 +135,7 @@ def test_the_network_and_the_process_stay_as_they_were(stand_in):
     random, before = torch.get_rng_state(), sys.gettrace()
     sys.settrace(trace)
     try:
-        Autoattack(images=20).measure(network, seen)
+        Autoattack(images=20).measure(subject(network, seen))
         kept = sys.gettrace()
     finally:
         sys.settrace(before)
@@ -148,12 +149,12 @@ def test_the_network_and_the_process_stay_as_they_were(stand_in):
 def test_too_few_classes_are_refused(stand_in):
     seen = data(3)
     with pytest.raises(EvaluationError, match="needs 4 classes; Blots has 3"):
-        Autoattack().measure(fitted(seen), seen)
+        Autoattack().measure(subject(fitted(seen), seen))
 
 
 def test_a_missing_package_is_said_before_anything_runs(monkeypatch):
     monkeypatch.setattr(autoattack, "PACKAGE", "no_such_package")
-    for refused in (Autoattack().preflight, lambda: Autoattack().measure(nn.Identity(), data())):
+    for refused in (Autoattack().preflight, lambda: Autoattack().measure(subject(nn.Identity(), data()))):
         with pytest.raises(
             EvaluationError, match=r"needs the package no_such_package.*pip install 'kdtune\[autoattack\]'"
         ):
@@ -174,8 +175,8 @@ def test_it_breaks_what_pgd_breaks_and_is_the_same_twice():
     seen = data()
     network = fitted(seen)
     evaluator = Autoattack(eps=(0.02,), images=12)
-    first, again = (evaluator.measure(network, seen) for _ in range(2))
-    pgd = PGD(eps=(0.02,), step=0.004, steps=(20,), restarts=3, images=12).measure(network, seen)
+    first, again = (evaluator.measure(subject(network, seen)) for _ in range(2))
+    pgd = PGD(eps=(0.02,), step=0.004, steps=(20,), restarts=3, images=12).measure(subject(network, seen))
     robust = unpack(first.arrays["robust/autoattack"], 12)
     weaker = unpack(pgd.arrays["robust/pgd20"], 12).all(0)
     assert not (robust & ~weaker).any()
@@ -200,7 +201,7 @@ def test_planted_examples_are_found():
     needed = gaps.min(1).values  # the radius at which an image can fall; no pixel meets the end of its range there
     eps = float(needed.median())
     assert eps < 40 / 255
-    found = Autoattack(eps=(eps,), images=40).measure(network, seen)
+    found = Autoattack(eps=(eps,), images=40).measure(subject(network, seen))
     expected = needed.numpy() > eps
     close = np.abs(needed.numpy() - eps) < 1e-4
     assert np.array_equal(unpack(found.arrays["robust/autoattack"], 40)[~close], expected[~close])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
-from stand_ins import cifar10c_folder
+from stand_ins import cifar10c_folder, subject
 from torch import nn
 
 from kdtune.data.files import DataError
@@ -69,7 +69,7 @@ def right(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> np.
 def test_rates_are_a_separate_count(images, severities):
     data = digits()
     network = trained(data)
-    measured = Corruptions(families=SOME, severities=severities, images=images).measure(network, data)
+    measured = Corruptions(families=SOME, severities=severities, images=images).measure(subject(network, data))
     chosen = balanced(data.test.labels.numpy(), images, 0)
     part, labels = data.test.images[chosen], data.test.labels[chosen]
     clean = right(network, part, labels)
@@ -94,7 +94,7 @@ def test_rates_are_a_separate_count(images, severities):
 
 def test_means_are_over_nineteen_and_over_the_usual_fifteen():
     data = coloured(side=32)
-    metrics = Corruptions(severities=(5,)).measure(trained(data), data).metrics
+    metrics = Corruptions(severities=(5,)).measure(subject(trained(data), data)).metrics
     assert metrics["corruption/families"] == 19
     for tail in ("", "/unconditional"):
         each = {family: metrics[f"corruption/{family}{tail}"] for family in FAMILIES}
@@ -106,7 +106,7 @@ def test_means_are_over_nineteen_and_over_the_usual_fifteen():
 def test_families_that_make_nothing_of_the_images_are_left_out_with_the_reason(caplog):
     caplog.set_level("INFO")
     data = digits(60)
-    measured = Corruptions(severities=(1, 2)).measure(trained(data), data)
+    measured = Corruptions(severities=(1, 2)).measure(subject(trained(data), data))
     left_out = dict(line.split(": ", 1) for line in measured.arrays["corruption/left_out"].tolist())
     assert left_out["saturate"] == "grey images have no saturation"
     assert left_out["defocus_blur"] == "changes images of 8 x 8 by less than 0.5 grey levels"
@@ -115,7 +115,7 @@ def test_families_that_make_nothing_of_the_images_are_left_out_with_the_reason(c
     assert not any(name in f"{metric}/" for name in left_out for metric in measured.metrics)
     assert "corruption/mca15" not in measured.metrics and "corruption/mca" in measured.metrics
     assert "saturate: grey images" in caplog.text
-    alone = Corruptions(families=("saturate",)).measure(trained(data), data)
+    alone = Corruptions(families=("saturate",)).measure(subject(trained(data), data))
     assert set(alone.metrics) == {"corruption/clean", "corruption/families", "corruption/published"}
     assert "nothing is measured" in caplog.text
 
@@ -126,7 +126,7 @@ def test_where_nothing_is_right_conditional_metrics_are_absent():
     with torch.no_grad():
         wrong = (network(data.test.images / 255).argmax(1) + 1) % 10
     data = dataclasses.replace(data, test=Split(data.test.images, wrong))
-    metrics = Corruptions(families=SOME).measure(network, data).metrics
+    metrics = Corruptions(families=SOME).measure(subject(network, data)).metrics
     assert metrics["corruption/clean"] == 0
     conditional = {
         name for name in metrics if not name.endswith(("/unconditional", "/clean", "/families", "/published"))
@@ -138,10 +138,10 @@ def test_where_nothing_is_right_conditional_metrics_are_absent():
 def test_neither_the_size_of_batches_nor_what_was_kept_matters(small, monkeypatch):
     data = digits(120)
     network = trained(data)
-    reference = Corruptions(families=SOME).measure(network, data)
+    reference = Corruptions(families=SOME).measure(subject(network, data))
     monkeypatch.setattr(evaluator, "BATCH", 7)
     monkeypatch.setattr(corruptions, "SMALL", small)
-    again = Corruptions(families=SOME).measure(network, data)
+    again = Corruptions(families=SOME).measure(subject(network, data))
     assert again.metrics == reference.metrics
     assert all(np.array_equal(again.arrays[name], array) for name, array in reference.arrays.items())
 
@@ -150,12 +150,12 @@ def test_what_is_kept_is_kept_by_the_images_content():
     data = digits(80)
     other = dataclasses.replace(data, test=Split(data.test.images.flip(3).contiguous(), data.test.labels))
     network = trained(data)
-    measured = [Corruptions(families=SOME).measure(network, each) for each in (data, other)]
+    measured = [Corruptions(families=SOME).measure(subject(network, each)) for each in (data, other)]
     corruptions._kept.cache_clear()
-    again = [Corruptions(families=SOME).measure(network, each) for each in (other, data)]
+    again = [Corruptions(families=SOME).measure(subject(network, each)) for each in (other, data)]
     assert [each.metrics for each in measured] == [each.metrics for each in again[::-1]]
     assert measured[0].metrics != measured[1].metrics
-    shifted = Corruptions(families=SOME).measure(network, data, seed=1)
+    shifted = Corruptions(families=SOME).measure(subject(network, data, seed=1))
     assert shifted.metrics["corruption/contrast"] == measured[0].metrics["corruption/contrast"]
     assert not np.array_equal(shifted.arrays["corruption/fog"], measured[0].arrays["corruption/fog"])
 
@@ -164,7 +164,7 @@ def test_a_severity_alone_is_the_same_as_among_others():
     data = digits(60)
     network = trained(data)
     together, alone = (
-        Corruptions(families=SOME, severities=severities).measure(network, data).arrays
+        Corruptions(families=SOME, severities=severities).measure(subject(network, data)).arrays
         for severities in (SEVERITIES, (3,))
     )
     for family in SOME:
@@ -177,8 +177,8 @@ def test_a_severity_alone_is_the_same_as_among_others():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"families": ["gausian_noise"]}, "did you mean 'gaussian_noise'"),
-        ({"families": ["zzz"]}, "there is gaussian_noise, .*saturate"),
+        ({"families": ["gausian_noise"]}, "unknown corruption family 'gausian_noise'; did you mean '?gaussian_noise"),
+        ({"families": ["zzz"]}, "(there is|known here:) gaussian_noise, .*saturate"),
         ({"families": []}, "at least 1"),
         ({"families": ["fog", "fog"]}, "the same value twice"),
         ({"severities": [1, 1]}, "the same value twice"),
@@ -186,6 +186,7 @@ def test_a_severity_alone_is_the_same_as_among_others():
         ({"severities": [0]}, "greater than or equal to 1"),
         ({"images": 0}, "greater than or equal to 1"),
         ({"files": "CIFAR-10-C"}, "dictionary"),
+        ({"famlies": ["fog"]}, "unknown key 'famlies'; did you mean families?"),
     ],
 )
 def test_what_keys_may_say(keys, message):
@@ -197,7 +198,7 @@ def test_hash_is_the_same_on_every_day():
     """Finished results lie under these. A change here needs a new `version`, and gives up the results."""
     assert Corruptions().hash == "c8fc56435247"
     assert Corruptions().writes == "corruption"
-    assert Corruptions(families=SOME, severities=(1, 2)).kinds == 6 and Corruptions().kinds == 95
+    assert Corruptions(families=SOME, severities=(1, 2)).per_image == 6 and Corruptions().per_image == 95
 
 
 # CIFAR-10-C's files
@@ -208,7 +209,7 @@ def test_the_files_are_measured_as_they_are(tmp_path, monkeypatch):
     network, families = trained(data), ("fog", "saturate")
     files, published = cifar10c_folder(tmp_path, data, monkeypatch, families)
     keys = {"families": families, "severities": (2, 5), "images": 25, "files": {"path": str(files)}}
-    measured = Corruptions(**keys).measure(network, data)
+    measured = Corruptions(**keys).measure(subject(network, data))
     assert measured.metrics["corruption/published"] == 1
     assert str(measured.arrays["corruption/source"]) == "CIFAR-10-C"
     chosen = measured.arrays["corruption/images"]
@@ -219,7 +220,7 @@ def test_the_files_are_measured_as_they_are(tmp_path, monkeypatch):
             assert np.array_equal(row, right(network, images, data.test.labels[chosen]))
     computed = Corruptions(**keys | {"files": None})
     assert computed.hash != Corruptions(**keys).hash
-    assert computed.measure(network, data).metrics["corruption/fog"] != measured.metrics["corruption/fog"]
+    assert computed.measure(subject(network, data)).metrics["corruption/fog"] != measured.metrics["corruption/fog"]
 
 
 def test_files_are_their_content_not_their_path(tmp_path, monkeypatch):
@@ -241,4 +242,4 @@ def test_files_of_another_test_set_are_refused(tmp_path, monkeypatch):
     with pytest.raises(
         DataError, match=r"not made from CIFAR-10 \(JPEG q75\).*without `files` corruptions are computed"
     ):
-        Corruptions(families=("fog",), files={"path": str(files)}).measure(trained(data), other)
+        Corruptions(families=("fog",), files={"path": str(files)}).measure(subject(trained(data), other))

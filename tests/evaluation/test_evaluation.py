@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 from sklearn.metrics import log_loss
+from stand_ins import subject
 from torch import Tensor, nn
 
 from kdtune import randomness
@@ -26,15 +27,16 @@ from kdtune.attacks import pgd as attack
 from kdtune.data import cifar10c
 from kdtune.data.files import DataError
 from kdtune.data.loading import Data, Split
-from kdtune.evaluation import KINDS, Evaluation, evaluator
 from kdtune.evaluation import pgd as pgd_module
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
 from kdtune.evaluation.autoattack import Autoattack
-from kdtune.evaluation.evaluator import EvaluationError, Measurement, pack, pixels, predict, unpack
+from kdtune.evaluation.corruptions import Corruptions
+from kdtune.evaluation.evaluation import Evaluation
+from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement, pack, pixels, predict, unpack
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.pgd import PGD, balanced
 from kdtune.evaluation.shift import Shift
-from kdtune.settings import Settings
+from kdtune.settings import Settings, Text
 
 CLASSES = ("ant", "bee", "cow", "dog")
 SMALL = {  # keys, to be quick
@@ -63,11 +65,11 @@ def small_network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(*layers, nn.Linear(6 * 16, len(CLASSES)))
 
 
-def every_evaluator() -> list[evaluator.Evaluator]:
-    return [kind(**SMALL.get(name, {})) for name, kind in KINDS.items()]
+def every_evaluator() -> list[Evaluator]:
+    return [kind(**SMALL.get(key, {})) for key, kind in Evaluator.kinds().items()]
 
 
-each_evaluator = pytest.mark.parametrize("evaluator_", every_evaluator(), ids=list(KINDS))
+each_evaluator = pytest.mark.parametrize("evaluator_", every_evaluator(), ids=lambda each: each.key)
 
 
 @pytest.fixture
@@ -106,27 +108,38 @@ def folders(folder, tmp_path, monkeypatch):
 
 def test_the_evaluators_of_the_folder_are_found():
     known = {"accuracy": Accuracy, "shift": Shift, "pgd": PGD, "masking": Masking, "autoattack": Autoattack}
-    assert known.items() <= KINDS.items()
+    assert known.items() <= Evaluator.kinds().items() and Evaluator.kinds()["corruptions"] is Corruptions
+
+
+def test_they_stand_in_the_order_of_their_files():
+    files = [kind.__module__ for kind in Evaluator.kinds().values()]
+    assert files == sorted(files)  # whichever was imported first
 
 
 @each_evaluator
 def test_frozen_closed_and_named(evaluator_):
-    assert re.fullmatch("[a-z][a-z0-9_]*", evaluator_.name)
-    assert KINDS[evaluator_.name] is type(evaluator_)
+    assert re.fullmatch("[a-z][a-z0-9_]*", evaluator_.key)
+    assert Evaluator.kinds()[evaluator_.key] is type(evaluator_)
     assert isinstance(type(evaluator_).version, int)
-    for field in dataclasses.fields(evaluator_):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(evaluator_, field.name, getattr(evaluator_, field.name))
+    for name in type(evaluator_).model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(evaluator_, name, getattr(evaluator_, name))
     with pytest.raises(ValidationError):
         type(evaluator_)(no_such_key=1)
-    assert len({evaluator_, dataclasses.replace(evaluator_)}) == 1  # usable as a key
+    assert len({evaluator_, evaluator_.model_copy()}) == 1  # usable as a key
+
+
+def keys_of(evaluator_: Evaluator) -> list[str]:
+    """Its fields, without those that it refuses in words."""
+    refused = {"of"} if evaluator_.also_held_out else {"of", "on"}
+    return [name for name in type(evaluator_).model_fields if name not in refused]
 
 
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
-    values = [3, 0.7, [0.5], [3], "x", True, *folders, [], None, "worst", "minimum", ["brightness"], "margin"]
-    now = {field.name: getattr(evaluator_, field.name) for field in dataclasses.fields(evaluator_)}
-    for key in now:
+    values = [3, 0.7, [0.5], [3], "x", True, *folders, [], None, "worst", "minimum", ["brightness"], "margin", "val"]
+    now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
+    for key in keys_of(evaluator_):
         for value in values:
             try:
                 other = type(evaluator_)(**now | {key: value})
@@ -137,21 +150,21 @@ def other_values(evaluator_, folders):
                 yield key, other
                 break
         else:
-            pytest.fail(f"no other value known for {evaluator_.name}.{key}: add one to `values`")
+            pytest.fail(f"no other value known for {evaluator_.key}.{key}: add one to `values`")
 
 
 @each_evaluator
 def test_hash_tells_every_field_and_the_version(evaluator_, folders, monkeypatch):
     assert re.fullmatch("[0-9a-f]{12}", evaluator_.hash)
-    assert type(evaluator_)(**SMALL.get(evaluator_.name, {})).hash == evaluator_.hash
+    assert type(evaluator_)(**SMALL.get(evaluator_.key, {})).hash == evaluator_.hash
     hashes = {evaluator_.hash} | {other.hash for _, other in other_values(evaluator_, folders)}
-    assert len(hashes) == 1 + len(dataclasses.fields(evaluator_))
+    assert len(hashes) == 1 + len(keys_of(evaluator_))
     monkeypatch.setattr(type(evaluator_), "version", 99)
     assert evaluator_.hash not in hashes
 
 
 def test_no_two_evaluators_share_a_hash():
-    assert len({each.hash for each in every_evaluator()}) == len(KINDS)
+    assert len({each.hash for each in every_evaluator()}) == len(Evaluator.kinds())
 
 
 def test_hash_knows_no_order_of_keys_and_no_way_of_writing():
@@ -178,6 +191,27 @@ def test_hash_is_the_same_on_every_day():
     assert Shift().hash == "d57979c01db0"
     assert Masking().hash == "830f813bb524"
     assert Autoattack().hash == "332a0e0fb451"
+    assert Corruptions().hash == "c8fc56435247"
+
+
+def test_hash_of_settings_is_the_same_on_every_day(folders, tmp_path):
+    """As computed when evaluators were dataclasses without `on` and `of`, which leave no trace."""
+    several = {"eps": (0.01, 0.06), "step": (0.003, 0.03), "steps": (10, 20), "restarts": 2, "images": 100}
+    assert PGD(**several, loss=("cross_entropy", "margin")).hash == "855ee01efb09"
+    assert PGD(eps=0, step=1, steps=5, loss="scaled", report="worst").hash == "eff0ef68d474"
+    assert Masking(eps=0.1, step=0.01, images=30, queries=50).hash == "999975328510"
+    assert Autoattack(eps=(0.031, 0.06), images=200).hash == "89059efa1da0"
+    assert Autoattack(eps=1).hash == "6ef9b52bbb7f"
+    assert Corruptions(families=("fog", "snow"), severities=(1, 5), images=200).hash == "a55425be82f1"
+    assert Corruptions(files={"path": str(tmp_path)}).hash == "0eb4d1b17049"
+    for part in ("here", "cinic/train", "cinic/valid", "cinic/test"):
+        for index, name in enumerate(CLASSES[:2]):
+            path = tmp_path / "pinned" / part / name / "n0_0.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"%d" % index)  # a digest is of bytes, whatever they show
+    assert Shift(folder={"path": str(tmp_path / "pinned/here"), "name": "away"}).hash == "7e2779bcd451"
+    cinic = {"path": str(tmp_path / "pinned/cinic"), "part": "all", "per_class": 2, "seed": 3}
+    assert Shift(cinic=cinic).hash == "e5d1a2f8bf72"
 
 
 def test_an_option_that_is_off_leaves_no_trace_in_the_hash():
@@ -186,11 +220,10 @@ def test_an_option_that_is_off_leaves_no_trace_in_the_hash():
     class Old(Accuracy):
         pass
 
-    @dataclass(frozen=True, config=evaluator.CLOSED)
     class New(Accuracy):
         option: int | None = None
 
-    New.name = Old.name
+    New.key = Old.key
     assert New().hash == Old().hash != New(option=0).hash
 
 
@@ -201,10 +234,10 @@ def test_measures_the_same_twice_and_leaves_no_trace(evaluator_, installed):
     state = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     images = data.test.images.clone()
-    first = evaluator_.measure(network, data)
+    first = evaluator_.measure(subject(network, data))
     torch.rand(3)  # its numbers come from streams of its own, not from torch's global one
     random = torch.get_rng_state()
-    second = evaluator_.measure(network, data, seed=0)
+    second = evaluator_.measure(subject(network, data, seed=0))
     assert torch.equal(torch.get_rng_state(), random)
     assert first.metrics == second.metrics and first.metrics
     assert first.arrays.keys() == second.arrays.keys()
@@ -219,7 +252,7 @@ def test_measures_the_same_twice_and_leaves_no_trace(evaluator_, installed):
 
 @each_evaluator
 def test_metrics_are_finite_floats(evaluator_, installed):
-    measured = evaluator_.measure(small_network(), small_data())
+    measured = evaluator_.measure(subject(small_network(), small_data()))
     assert isinstance(measured, Measurement)
     for name, value in measured.metrics.items():
         assert type(value) is float and np.isfinite(value), name
@@ -235,11 +268,11 @@ def test_a_network_that_answers_at_random_is_refused(evaluator_, installed):
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if evaluator_.name == "masking":  # which is there to say so
-            assert evaluator_.measure(Fickle(), small_data()).metrics["flags/randomised"] == 1
+        if evaluator_.key == "masking":  # which is there to say so
+            assert evaluator_.measure(subject(Fickle(), small_data())).metrics["flags/randomised"] == 1
             return
         with pytest.raises(EvaluationError, match="a noise source is still on"):
-            evaluator_.measure(Fickle(), small_data())
+            evaluator_.measure(subject(Fickle(), small_data()))
 
 
 @each_evaluator
@@ -248,11 +281,14 @@ def test_a_network_without_finite_logits_is_refused(evaluator_, broken, installe
     network = small_network()
     network[5].bias.data[1] = broken
     with pytest.raises((EvaluationError, FloatingPointError), match="not finite"):
-        evaluator_.measure(network, small_data())
+        evaluator_.measure(subject(network, small_data()))
 
 
 def test_settings_load_no_torch():
-    script = "import sys, kdtune.evaluation as e; [k().hash for k in e.KINDS.values()]; print(*sys.modules)"
+    script = (
+        "import sys; from kdtune.evaluation.evaluator import Evaluator; "
+        "[kind().hash for kind in Evaluator.kinds().values()]; print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ray", "pandas"} & set(loaded)
 
@@ -270,7 +306,7 @@ def test_entries_become_evaluators():
     assert sweep.evaluation[2].step == (0.003,)
     assert Sweep(evaluation=sweep.evaluation) == sweep
     written = sweep.model_dump(mode="json")
-    assert written["evaluation"][2]["pgd"]["restarts"] == 5  # in full: a default cannot change under it
+    assert written == {"evaluation": [{"accuracy": {}}, {"shift": {}}, {"pgd": {"images": 200}}]}
     assert Sweep.model_validate(written) == sweep
     assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
     hash(sweep)
@@ -285,11 +321,11 @@ def test_paths_are_relative_to_the_sweep_file(folder):
 @pytest.mark.parametrize(
     ("entry", "where", "message"),
     [
-        ("acuracy", (1,), "unknown evaluator 'acuracy'; did you mean 'accuracy'"),
-        ({"PGD": {}}, (1, "PGD"), "did you mean 'pgd'"),
-        ("zzzzz", (1,), "there is accuracy, .*pgd"),
-        ({"pgd": {"stepz": 0.1}}, (1, "pgd", "stepz"), "unknown key 'stepz'; did you mean 'step"),
-        ({"accuracy": {"bins": 3}}, (1, "accuracy", "bins"), "unknown key 'bins'; there is none"),
+        ("acuracy", (1,), r"unknown evaluator 'acuracy'; did you mean accuracy\?"),
+        ({"pdg": {}}, (1, "pdg"), r"unknown evaluator 'pdg'; did you mean pgd\?"),
+        ("zzzzz", (1,), "unknown evaluator 'zzzzz'; known here: (?=.*accuracy).*pgd"),
+        ({"pgd": {"stepz": 0.1}}, (1, "pgd", "stepz"), "unknown key 'stepz'; did you mean step"),
+        ({"accuracy": {"bins": 3}}, (1, "accuracy", "bins"), "unknown key 'bins'; remove it"),
         ({"pgd": {"eps": "0.1"}}, (1, "pgd", "eps", 0), "number"),
         ({"pgd": {"eps": {}}}, (1, "pgd", "eps"), "tuple"),
         ({"pgd": {"eps": [0.1, -1]}}, (1, "pgd", "eps", 1), "greater than or equal to 0"),
@@ -306,7 +342,7 @@ def test_paths_are_relative_to_the_sweep_file(folder):
         ({"shift": {"folder": {"path": "x"}}}, (1, "shift", "folder", "name"), "required"),
         ({"shift": {"folder": {"path": "x", "name": "a/b"}}}, (1, "shift", "folder", "name"), "pattern"),
         ({"pgd": {}, "shift": {}}, (1,), "exactly one"),
-        (7, (1,), "dictionary"),
+        (7, (1,), "names no evaluator; known here: (?=.*accuracy).*pgd"),
         ("accuracy", (), "2 entries write the metrics 'accuracy'"),
     ],
 )
@@ -329,6 +365,153 @@ def test_two_folders_are_two_entries(folder):
     assert len(Sweep.model_validate({"evaluation": ["shift", *away]}).evaluation) == 3
     with pytest.raises(ValidationError, match="shift/here"):
         Sweep.model_validate({"evaluation": [away[0], away[0]]})
+
+
+# Other images, other weights
+
+held_out = [each for each in every_evaluator() if each.also_held_out]
+each_held_out = pytest.mark.parametrize("evaluator_", held_out, ids=lambda each: each.key)
+
+
+@each_held_out
+def test_on_val_is_the_same_on_the_images_held_out(evaluator_, installed):
+    network, teacher, data = small_network(), small_network(1), small_data()
+    swapped = dataclasses.replace(data, test=data.validation, validation=None)
+    entry = {evaluator_.key: evaluator_.dumped()[evaluator_.key], "on": "val"}
+    (on_val,) = Sweep.model_validate({"evaluation": [entry]}).evaluation
+    found = on_val.measured(subject(network, data, teacher=teacher))
+    expected = evaluator_.measure(subject(network, swapped, teacher=teacher))
+    assert found.metrics == {f"val/{name}": value for name, value in expected.metrics.items()} and found.metrics
+    assert found.arrays.keys() == {f"val/{name}" for name in expected.arrays}
+    for name, array in expected.arrays.items():
+        assert np.array_equal(found.arrays[f"val/{name}"], array), name
+    on_test = evaluator_.measured(subject(network, data, teacher=teacher))
+    assert on_test.metrics == evaluator_.measure(subject(network, data, teacher=teacher)).metrics
+    assert [on_test.metrics[name] for name in expected.metrics] != list(expected.metrics.values())
+
+
+def test_which_evaluators_take_held_out_images():
+    assert {each.key for each in held_out} == {"pgd", "masking", "autoattack", "corruptions"}
+
+
+@pytest.mark.parametrize("entry", [{"accuracy": {}}, {"shift": {}}])
+def test_on_val_is_refused_where_it_means_nothing(entry):
+    (name,) = entry
+    with pytest.raises(ValidationError, match=f"on: val: {name} is not measured on held-out images by itself"):
+        Sweep.model_validate({"evaluation": [entry | {"on": "val"}]})
+
+
+def test_on_val_is_refused_for_files_of_corruptions(tmp_path):
+    with pytest.raises(ValidationError, match="on: val: CIFAR-10-C's files are made from test images"):
+        Corruptions(files={"path": str(tmp_path)}, on="val")
+
+
+def test_on_val_without_images_held_out_says_what_to_set():
+    given = subject(small_network(), dataclasses.replace(small_data(), validation=None))
+    with pytest.raises(ValueError, match=r"nothing is held out to measure on; set dataset\.validation"):
+        PGD(**SMALL["pgd"], on="val").measured(given)
+
+
+@pytest.mark.parametrize("of", ["last", "average"])
+@each_evaluator
+def test_other_weights_are_refused_in_words(evaluator_, of):
+    with pytest.raises(ValidationError, match=f"of: {of}: a run keeps one set of weights so far; remove it"):
+        Sweep.model_validate({"evaluation": [{evaluator_.key: {}, "of": of}]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "where", "message"),
+    [
+        ({"pgd": {}, "on": "test"}, ("on",), "'val'"),
+        ({"pgd": {}, "of": "best"}, ("of",), "'last' or 'average'"),
+        ({"pgd": {}, "onn": "val"}, ("onn",), "unknown key 'onn'; did you mean on?"),
+        ({"pgd": {"on": "val"}}, ("pgd", "on"), "on stands beside pgd, not below it"),
+        ({"on": "val"}, (), "names no evaluator"),
+    ],
+)
+def test_what_stands_beside_an_evaluator_is_checked_there(entry, where, message):
+    with pytest.raises(ValidationError) as refused:
+        Sweep.model_validate({"evaluation": [entry]})
+    (error,) = refused.value.errors()
+    assert error["loc"] == ("evaluation", 0, *where) and message in error["msg"]
+
+
+def test_test_and_held_out_images_may_stand_in_one_evaluation():
+    both = [{"pgd": {"images": 20}}, {"pgd": {"images": 20}, "on": "val"}]
+    sweep = Sweep.model_validate({"evaluation": both})
+    assert sweep.evaluation == (PGD(images=20), PGD(images=20, on="val"))
+    assert sweep.model_dump(mode="json") == {"evaluation": both}
+    assert [each.writes_under for each in sweep.evaluation] == ["pgd", "val/pgd"]
+    for entry, name in zip(both, ("pgd", "val/pgd"), strict=True):
+        with pytest.raises(ValidationError, match=f"2 entries write the metrics '{name}'; one would hide the other"):
+            Sweep.model_validate({"evaluation": [*both, entry]})
+
+
+def test_hash_tells_the_images_and_nothing_where_nothing_is_said():
+    assert PGD(on=None, of=None).hash == PGD().hash == "82033d4b42b2"
+    hashes = {each.hash for each in held_out} | {each.model_copy(update={"on": "val"}).hash for each in held_out}
+    assert len(hashes) == 2 * len(held_out)
+    assert PGD(on="val").hash == "edf2415315b0"  # finished results lie under it
+
+
+# An evaluator of one's own
+
+
+@pytest.fixture
+def agreement():
+    class Agreement(Evaluator):
+        """Percent of the images that the teacher answers alike, times what a file of the data folder says."""
+
+        version: ClassVar[int] = 1
+        file: Text
+
+        def measure(self, subject):
+            factor = float((subject.context.data_dir / self.file).read_text())
+            assert subject.teacher is not None
+            ours, theirs = (
+                predict(each, subject.split.images).argmax(1) for each in (subject.network, subject.teacher)
+            )
+            alike = (ours == theirs).numpy()
+            return Measurement({"agreement/teacher": factor * 100 * float(alike.mean())}, {"agreement": pack(alike)})
+
+    return Agreement
+
+
+def test_a_class_is_found_by_its_key_parsed_and_measured(agreement, tmp_path):
+    (tmp_path / "factor").write_text("2")
+    entry = {"agreement": {"file": "factor"}}
+    sweep = Sweep.model_validate({"evaluation": ["accuracy", entry, entry | {"on": "val"}]})
+    ours, ours_on_val = sweep.evaluation[1:]
+    assert (ours, ours_on_val) == (agreement(file="factor"), agreement(file="factor", on="val"))
+    assert Evaluator.kinds()["agreement"] is agreement and Evaluator.find("AGREEMENT") == (agreement, {})
+    assert Sweep.model_validate(sweep.model_dump(mode="json")) == sweep
+    assert len({ours.hash, ours_on_val.hash, agreement(file="other").hash}) == 3
+
+    network, teacher, data = small_network(), small_network(1), small_data()
+    given = subject(network, data, teacher=teacher, data_dir=tmp_path)
+    for each, part, split_ in ((ours, "", data.test), (ours_on_val, "val/", data.validation)):
+        with torch.no_grad():
+            answers = [one.eval()(split_.images / 255).argmax(1) for one in (network, teacher)]
+        alike = (answers[0] == answers[1]).numpy()
+        found = each.measured(given)
+        assert found.metrics == pytest.approx({f"{part}agreement/teacher": 200 * alike.mean()})
+        assert np.array_equal(unpack(found.arrays[f"{part}agreement"], len(split_)), alike)
+
+
+def test_its_errors_are_told_as_others_are(agreement):
+    for entry, where, message in (
+        ("agrement", (), "unknown evaluator 'agrement'; did you mean agreement?"),
+        ("agreement", ("agreement", "file"), "Field required"),
+        ({"agreement": {"fil": "x", "file": "x"}}, ("agreement", "fil"), "unknown key 'fil'; did you mean file?"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            Sweep.model_validate({"evaluation": [entry]})
+        (error,) = refused.value.errors()
+        assert error["loc"] == ("evaluation", 0, *where) and error["msg"] == message
+
+
+def test_evaluators_of_other_tests_are_forgotten():
+    assert "agreement" not in Evaluator.kinds()
 
 
 # Reading a network
@@ -378,7 +561,7 @@ def by_bins(confidence: np.ndarray, bits: np.ndarray, bins: int = 15) -> float:
 
 def test_accuracy_nll_and_ece():
     network, data = small_network(), small_data(test=777)
-    measured = Accuracy().measure(network, data)
+    measured = Accuracy().measure(subject(network, data))
     with torch.no_grad():
         softmax = network.eval()(data.test.images / 255).double().softmax(1).numpy()
     labels = data.test.labels.numpy()
@@ -392,7 +575,7 @@ def test_accuracy_nll_and_ece():
     assert np.array_equal(unpack(measured.arrays["test/correct"], 777), bits)
     assert accuracy(network, data.validation) == measured.metrics["val/accuracy"]
     swapped = dataclasses.replace(data, test=data.validation, validation=None)
-    alone = Accuracy().measure(network, swapped).metrics
+    alone = Accuracy().measure(subject(network, swapped)).metrics
     assert {name.replace("test/", "val/"): value for name, value in alone.items()} == {
         name: value for name, value in measured.metrics.items() if name.startswith("val/")
     }
@@ -431,7 +614,7 @@ def test_likelihood_survives_great_logits():
 
 def test_shifted_sets_of_the_dataset():
     network, data = small_network(), small_data()
-    measured = Shift().measure(network, data)
+    measured = Shift().measure(subject(network, data))
     assert measured.metrics == {"shift/elsewhere": accuracy(network, data.shifted["elsewhere"])}
     count = int(measured.arrays["shift/elsewhere/images"])
     bits = unpack(measured.arrays["shift/elsewhere/correct"], count)
@@ -440,7 +623,7 @@ def test_shifted_sets_of_the_dataset():
 
 def test_without_a_shifted_set_nothing_is_measured(caplog):
     data = dataclasses.replace(small_data(), shifted={})
-    measured = Shift().measure(small_network(), data)
+    measured = Shift().measure(subject(small_network(), data))
     assert not measured.metrics and not measured.arrays
     assert "Blots has no shifted set" in caplog.text
 
@@ -464,11 +647,11 @@ def coloured(data: Data, class_names: tuple[str, ...]) -> Data:
 
 
 @pytest.mark.parametrize("class_names", [CLASSES, CLASSES[::-1]])
-def test_a_folder_counts_as_the_same_set_in_memory(folder, class_names):
+def test_a_folder_counts_as_the_same_set_in_memory(folder, tmp_path, class_names):
     data = coloured(small_data(), class_names)
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
-    measured = Shift(folder={"path": str(folder), "name": "cinic"}).measure(network, data)
-    assert measured.metrics == {"shift/cinic": Shift().measure(network, data).metrics["shift/elsewhere"]}
+    measured = Shift(folder={"path": str(folder), "name": "cinic"}).measure(subject(network, data, data_dir=tmp_path))
+    assert measured.metrics == {"shift/cinic": Shift().measure(subject(network, data)).metrics["shift/elsewhere"]}
     assert int(measured.arrays["shift/cinic/images"]) == 33
 
 
@@ -485,9 +668,10 @@ def test_a_folder_is_its_content_and_name_not_its_path(folder, tmp_path):
 def test_a_folder_that_does_not_fit_is_refused(folder, tmp_path):
     shift = Shift(folder={"path": str(folder), "name": "cinic"})
     with pytest.raises(DataError, match=r"images of \[3, 6, 6\].*Blots of \[1, 6, 6\]"):
-        shift.measure(small_network(), small_data())
+        shift.measure(subject(small_network(), small_data(), data_dir=tmp_path))
     with pytest.raises(DataError, match="gnu"):
-        shift.measure(small_network(), dataclasses.replace(small_data(), class_names=("ant", "bee", "cow", "gnu")))
+        other = dataclasses.replace(small_data(), class_names=("ant", "bee", "cow", "gnu"))
+        shift.measure(subject(small_network(), other, data_dir=tmp_path))
     with pytest.raises(DataError, match="nowhere"):
         _ = Shift(folder={"path": str(tmp_path / "nowhere"), "name": "cinic"}).hash
 
@@ -535,7 +719,7 @@ def test_pgd_is_as_many_separate_attacks(images, batch, monkeypatch):
     network = fitted_network(data)
     monkeypatch.setattr(pgd_module, "BATCH", batch)
     pgd = PGD(eps=(0.06, 0.12), step=0.02, steps=(1, 3, 8), restarts=3, images=images)
-    measured = pgd.measure(network, data)
+    measured = pgd.measure(subject(network, data))
     chosen = measured.arrays["robust/images"]
     assert len(chosen) == (images or 60)
     clean = unpack(measured.arrays["robust/clean"], len(chosen))
@@ -565,7 +749,7 @@ GRID = PGD(eps=(0.06, 0.12), step=(0.02, 0.06), steps=(1, 3, 8), restarts=4, los
 def test_every_eps_has_every_step_size_and_loss_from_the_same_starts():
     data = small_data()
     network = fitted_network(data)
-    arrays = GRID.measure(network, data).arrays
+    arrays = GRID.measure(subject(network, data)).arrays
     separate = separate_attacks(network, data, GRID, np.arange(60))
     assert len(separate) == 3 * 2 * 2 * 3
     assert "robust/pgd8@0.12,step=0.06,margin" in separate and "robust/pgd8@step=0.06" in separate
@@ -582,13 +766,13 @@ def test_the_cheaper_worst_case_is_the_plain_one_exactly(images, batch, monkeypa
     data = small_data()
     network = fitted_network(data)
     monkeypatch.setattr(pgd_module, "BATCH", batch)
-    plain = dataclasses.replace(GRID, images=images)
-    cheaper = dataclasses.replace(plain, report="worst")
+    plain = GRID.model_copy(update={"images": images})
+    cheaper = plain.model_copy(update={"report": "worst"})
     shown = []
     network.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
-    everything = plain.measure(network, data)
+    everything = plain.measure(subject(network, data))
     first = sum(shown)
-    worst = cheaper.measure(network, data)
+    worst = cheaper.measure(subject(network, data))
     assert sum(shown) - first < 0.8 * first  # what is broken is left alone
     kept = {name for name in everything.metrics if name.endswith(("/worst", "/worst_unconditional"))}
     assert len(kept) == 2 * 36
@@ -606,7 +790,8 @@ def test_the_cheaper_worst_case_is_the_plain_one_exactly(images, batch, monkeypa
 def test_the_cheaper_worst_case_where_everything_falls_at_once():
     data = small_data()
     keys = {"eps": (1.0,), "step": 0.2, "steps": (1, 20), "restarts": 3}
-    plain, cheaper = (PGD(**keys, report=report).measure(fitted_network(data), data) for report in (None, "worst"))
+    given = subject(fitted_network(data), data)
+    plain, cheaper = (PGD(**keys, report=report).measure(given) for report in (None, "worst"))
     assert cheaper.metrics.items() <= plain.metrics.items()
     assert cheaper.metrics["robust/pgd20/worst"] == 0
 
@@ -621,7 +806,8 @@ def test_what_an_evaluator_costs():
         lambda _, given: shown.append(len(given[0]) * (3 if given[0].requires_grad else 1))
     )
     masking = Masking(eps=0.01, step=0.001, images=60, queries=50)
-    masking.measure(network, dataclasses.replace(data, test=labelled_by(network, data.test)), teacher=small_network(1))
+    data = dataclasses.replace(data, test=labelled_by(network, data.test))
+    masking.measure(subject(network, data, teacher=small_network(1)))
     assert masking.passes(60, 25) == pytest.approx(sum(shown), rel=0.1)
 
 
@@ -631,7 +817,7 @@ def labelled_by(network: nn.Module, split: Split) -> Split:
 
 
 def test_metrics_and_arrays_have_these_names():
-    measured = PGD(**SMALL["pgd"]).measure(small_network(), small_data())
+    measured = PGD(**SMALL["pgd"]).measure(subject(small_network(), small_data()))
     heads = ["robust/pgd2", "robust/pgd4", "robust/pgd2@0.1", "robust/pgd4@0.1"]
     tails = ["", "/unconditional", "/worst", "/worst_unconditional"]
     assert set(measured.metrics) == {"robust/clean"} | {head + tail for head in heads for tail in tails}
@@ -644,14 +830,16 @@ def test_where_nothing_is_right_conditional_metrics_are_absent():
     with torch.no_grad():
         wrong = (network(data.test.images / 255).argmax(1) + 1) % 4
     data = dataclasses.replace(data, test=Split(data.test.images, wrong))
-    measured = PGD(eps=(0.01,), steps=(2,), restarts=2).measure(network, data)
+    measured = PGD(eps=(0.01,), steps=(2,), restarts=2).measure(subject(network, data))
     assert measured.metrics["robust/clean"] == 0
     assert set(measured.metrics) == {"robust/clean", "robust/pgd2/unconditional", "robust/pgd2/worst_unconditional"}
 
 
 def test_radius_zero_leaves_clean_accuracy_and_a_great_one_nothing():
     data = small_data()
-    metrics = PGD(eps=(0.0, 1.0), step=0.1, steps=(20,), restarts=2).measure(fitted_network(data), data).metrics
+    metrics = (
+        PGD(eps=(0.0, 1.0), step=0.1, steps=(20,), restarts=2).measure(subject(fitted_network(data), data)).metrics
+    )
     assert metrics["robust/pgd20"] == 100
     assert metrics["robust/pgd20/unconditional"] == metrics["robust/clean"] > 50
     assert metrics["robust/pgd20@1/worst_unconditional"] < 5  # the floor of accuracy against epsilon
@@ -661,7 +849,7 @@ def test_the_seed_is_the_evaluations_own():
     data = small_data()
     network = fitted_network(data)
     pgd = PGD(eps=(0.15,), step=0.05, steps=(1,), restarts=6, images=40)
-    first, again, other = (pgd.measure(network, data, seed=seed).arrays for seed in (0, 0, 1))
+    first, again, other = (pgd.measure(subject(network, data, seed=seed)).arrays for seed in (0, 0, 1))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["robust/images"], other["robust/images"])
     assert len(np.unique(first["robust/pgd1"], axis=0)) > 1  # restarts start elsewhere

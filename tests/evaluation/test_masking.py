@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from stand_ins import subject
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,7 +57,7 @@ def robust(digits) -> nn.Module:
 
 
 def measured(network: nn.Module, data: Data, teacher: nn.Module | None = None) -> tuple[Measurement, set[str]]:
-    found = MASKING.measure(network, data, teacher=teacher)
+    found = MASKING.measure(subject(network, data, teacher=teacher))
     up = set(flags_of(found.metrics) or ())
     assert found.metrics["flags/raised"] == len(up)
     return found, up
@@ -315,4 +316,4 @@ def test_a_network_without_finite_logits_is_refused(broken, digits, plain):
             return self.network(images) * broken
 
     with pytest.raises(EvaluationError, match="not finite for 60 of 60"):
-        MASKING.measure(Broken(plain), digits)
+        MASKING.measure(subject(Broken(plain), digits))

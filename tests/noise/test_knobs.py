@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
-from kdtune.noise.input import Gaussian
-from kdtune.noise.knob import POINTS, Knob, knobs_of
-from kdtune.noise.teacher import Dropout
+from kdtune.kinds import Kind
+from kdtune.noise.input import Gaussian, InputKnob
+from kdtune.noise.knob import POINTS, Knob
+from kdtune.noise.labels import LabelsKnob
+from kdtune.noise.target import TargetKnob
+from kdtune.noise.teacher import Dropout, TeacherKnob
 from kdtune.randomness import Draw, draw, seeded
 
 CLASSES = 10
+FAMILIES: dict[str, type[Knob]] = {
+    "input": InputKnob,
+    "teacher": TeacherKnob,
+    "target": TargetKnob,
+    "labels": LabelsKnob,
+}
 # What knobs are given beside their strength, by path, a variant each; without an entry a knob is tested as it is.
 SWAP = {"threshold": 0.95, "temperature": 4}
 OTHER_FIELDS: dict[str, list[dict[str, Any]]] = {
@@ -44,13 +51,13 @@ NOT_RANDOM = ("target.smoothing",)
 
 
 def path(point: str, kind: type[Knob], others: dict[str, Any]) -> str:
-    return " ".join([f"{point}.{kind.name()}", *(str(value) for value in others.values() if isinstance(value, str))])
+    return " ".join([f"{point}.{kind.key}", *(str(value) for value in others.values() if isinstance(value, str))])
 
 
 EVERY_KNOB = [
     pytest.param(point, kind, others, id=" ".join([f"{point}.{name}", *map(str, others.values())]))
-    for point in POINTS
-    for name, kind in knobs_of(point).items()
+    for point, family in FAMILIES.items()
+    for name, kind in family.kinds().items()
     for others in OTHER_FIELDS.get(f"{point}.{name}", [{}])
 ]
 every_knob = pytest.mark.parametrize(("point", "kind", "others"), EVERY_KNOB)
@@ -73,25 +80,27 @@ def given(point: str, batch: int = 0) -> Tensor:
 
 def apply(point: str, knob: Any, before: Tensor, epoch: int = 0) -> tuple[Tensor, Draw]:
     """What the knob makes of `before`, and its draw afterwards. The networks change nothing by themselves."""
-    numbers = draw(7, f"{point}.{knob.name()}", epoch)
+    numbers = draw(7, f"{point}.{knob.key}", epoch)
     if point == "input":
         labels = torch.arange(len(before)) % CLASSES
         network = nn.Sequential(nn.Flatten(), nn.Linear(before[0].numel(), CLASSES))
-        return knob(before, labels, network, numbers), numbers
+        return knob(before, labels, network, numbers, None), numbers
     if point == "teacher":
         teacher = nn.Sequential(nn.Dropout(0.0)).eval()
         knob.prepare(teacher)
         with seeded(7, "dropout", epoch):
             return knob(teacher(before), numbers), numbers
-    return knob(before, CLASSES, numbers), numbers
+    return knob(before, CLASSES, numbers, None), numbers
 
 
 def test_knobs_are_found_by_point_and_snake_case_name() -> None:
-    assert knobs_of("input")["gaussian"] is Gaussian
-    assert knobs_of("teacher")["dropout"] is Dropout
-    assert all(Knob not in knobs_of(point).values() for point in POINTS)
-    with pytest.raises(ValueError, match="'teachers' is no injection point; there are input, teacher, target, labels"):
-        knobs_of("teachers")
+    assert InputKnob.kinds()["gaussian"] is Gaussian
+    assert TeacherKnob.kinds()["dropout"] is Dropout
+    assert tuple(FAMILIES) == POINTS
+    families = {Knob, Kind, *FAMILIES.values()}
+    assert not any(families & set(family.kinds().values()) for family in FAMILIES.values())
+    with pytest.raises(ValueError, match="unknown input knob 'dropout'; known here: gaussian"):
+        InputKnob.find("dropout")
 
 
 def test_a_name_is_the_class_name_in_snake_case() -> None:
@@ -99,15 +108,16 @@ def test_a_name_is_the_class_name_in_snake_case() -> None:
 
     class PGD(Knob): ...
 
-    assert (SignalDependent.name(), PGD.name()) == ("signal_dependent", "pgd")
+    assert (SignalDependent.key, PGD.key) == ("signal_dependent", "pgd")
 
 
 def test_knob_modules_load_no_torch() -> None:
     """`--help` and `--dry-run` read them."""
-    code = "import sys; from kdtune.noise.knob import *; list(map(knobs_of, POINTS)); print('torch' in sys.modules)"
+    code = "import sys; from kdtune.config import *; print(InputKnob.kinds(), TeacherKnob.kinds(), TargetKnob.kinds())"
+    code += "; from kdtune.noise.labels import LabelsKnob; LabelsKnob.kinds(); print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
+    assert answer.stdout.split()[-1] == "False"
 
 
 @every_knob
@@ -131,7 +141,7 @@ def test_same_seed_same_result(point: str, kind: type[Knob], others: dict[str, A
     knob, before = make(kind, strength, others), given(point)
     first, second, other = (apply(point, knob, before, epoch)[0] for epoch in (0, 0, 1))
     assert torch.equal(first, second)
-    assert torch.equal(first, other) == (f"{point}.{kind.name()}" in NOT_RANDOM)
+    assert torch.equal(first, other) == (f"{point}.{kind.key}" in NOT_RANDOM)
 
 
 @every_knob
@@ -189,11 +199,11 @@ def test_measured_strength_is_the_stated_one(
 @every_knob
 def test_unknown_fields_and_missing_strength_are_refused(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
     fields = {kind.strength: 0.1, **others}
-    assert TypeAdapter(kind).validate_python(fields) == make(kind, 0.1, others)
-    with pytest.raises(ValidationError, match="unexpected_keyword_argument"):
-        TypeAdapter(kind).validate_python({**fields, "strnegth": 1})
-    with pytest.raises(ValidationError, match="missing"):
-        TypeAdapter(kind).validate_python({key: value for key, value in fields.items() if key != kind.strength})
+    assert kind.model_validate(fields) == make(kind, 0.1, others)
+    with pytest.raises(ValidationError, match="unknown key 'strnegth'"):
+        kind.model_validate({**fields, "strnegth": 1})
+    with pytest.raises(ValidationError, match="Field required"):
+        kind.model_validate({key: value for key, value in fields.items() if key != kind.strength})
 
 
 @every_knob
@@ -208,7 +218,7 @@ def test_a_strength_is_a_finite_number_not_below_zero(
 @every_knob
 def test_knobs_are_frozen_and_equal_by_value(point: str, kind: type[Knob], others: dict[str, Any]) -> None:
     knob = make(kind, 0.1, others)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         setattr(knob, kind.strength, 0.2)
     assert knob == make(kind, 0.1, others) and hash(knob) == hash(make(kind, 0.1, others))
     assert knob != make(kind, 0.2, others)
@@ -218,7 +228,7 @@ def test_knobs_are_frozen_and_equal_by_value(point: str, kind: type[Knob], other
 
 
 def gaussian(sigma: float, images: Tensor) -> Tensor:
-    return apply("input", Gaussian(sigma), images)[0]
+    return apply("input", Gaussian(sigma=sigma), images)[0]
 
 
 def test_gaussian_noise_at_twice_sigma_is_exactly_twice() -> None:
@@ -252,9 +262,9 @@ def test_gaussian_noise_leaves_the_unit_interval() -> None:
 
 def test_clamped_gaussian_noise_is_the_same_noise_cut_off() -> None:
     images = given("input")
-    free, clamped = (apply("input", Gaussian(0.3, clamp), images)[0] for clamp in (False, True))
+    free, clamped = (apply("input", Gaussian(sigma=0.3, clamp=clamp), images)[0] for clamp in (False, True))
     assert torch.equal(clamped, free.clamp(0, 1)) and not torch.equal(clamped, free)
-    assert Gaussian(0.3, True).measure(images, clamped) < 0.28  # what is left of it
+    assert Gaussian(sigma=0.3, clamp=True).measure(images, clamped) < 0.28  # what is left of it
 
 
 # teacher.dropout
@@ -273,7 +283,7 @@ def teacher_with_dropout() -> nn.Sequential:
 
 def test_dropout_switches_on_dropout_layers_only() -> None:
     teacher = teacher_with_dropout()
-    Dropout(0.3).prepare(teacher)
+    Dropout(rate=0.3).prepare(teacher)
     on = {layer for layer in teacher.modules() if layer.training}
     assert on == {layer for layer in teacher.modules() if isinstance(layer, nn.Dropout | nn.Dropout2d)} and len(on) == 2
     assert all(layer.p == 0.3 for layer in on)
@@ -283,44 +293,43 @@ def test_dropout_switches_on_dropout_layers_only() -> None:
 def test_dropout_leaves_batch_statistics_alone() -> None:
     teacher = teacher_with_dropout()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    Dropout(0.3).prepare(teacher)
+    Dropout(rate=0.3).prepare(teacher)
     teacher(torch.rand(16, 1, 8, 8))
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 def test_dropout_at_rate_zero_needs_no_layers_and_touches_none() -> None:
     teacher = nn.Sequential(nn.Dropout(0.2), nn.Linear(2, 2)).eval()
-    Dropout(0.0).prepare(teacher)
-    Dropout(0.0).prepare(nn.Linear(2, 2))
+    Dropout(rate=0.0).prepare(teacher)
+    Dropout(rate=0.0).prepare(nn.Linear(2, 2))
     assert teacher[0].p == 0.2 and not teacher[0].training
 
 
 def test_dropout_refuses_a_teacher_without_dropout_layers() -> None:
     with pytest.raises(ValueError, match=r"noise\.teacher\.dropout: rate 0\.1 .* \(Linear\) has no dropout layer"):
-        Dropout(0.1).prepare(nn.Linear(2, 2))
+        Dropout(rate=0.1).prepare(nn.Linear(2, 2))
 
 
 def test_dropout_masks_are_nested() -> None:
     """What is dropped at one rate is dropped at every higher one, so fickle teachers of two rates are paired."""
     before = given("teacher")
-    kept = [apply("teacher", Dropout(rate), before)[0] != 0 for rate in (0.1, 0.3, 0.5, 0.9)]
+    kept = [apply("teacher", Dropout(rate=rate), before)[0] != 0 for rate in (0.1, 0.3, 0.5, 0.9)]
     for low, high in pairwise(kept):
         assert torch.equal(low & high, high) and high.sum() < low.sum()
 
 
 def test_dropout_scales_the_survivors() -> None:
     before = given("teacher")
-    after, _ = apply("teacher", Dropout(0.2), before)
+    after, _ = apply("teacher", Dropout(rate=0.2), before)
     torch.testing.assert_close(after[after != 0], (before / 0.8)[after != 0])
 
 
 def test_measured_dropout_counts_units_that_were_not_zero_already() -> None:
     before, after = torch.tensor([0.0, 0.0, 1.0, 2.0, 3.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 4.0, 6.0, 8.0])
-    assert Dropout(0.5).measure(before, after) == 0.25
-    assert math.isnan(Dropout(0.5).measure(torch.zeros(3), torch.zeros(3)))
+    assert Dropout(rate=0.5).measure(before, after) == 0.25
+    assert math.isnan(Dropout(rate=0.5).measure(torch.zeros(3), torch.zeros(3)))
 
 
 def test_rates_above_one_are_refused() -> None:
-    build: Callable[[float], Dropout] = Dropout
     with pytest.raises(ValidationError, match=r"less than or equal to 1"):
-        build(1.5)
+        Dropout(rate=1.5)

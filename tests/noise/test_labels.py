@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pickle
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch.nn import functional
 from kdtune.config import Noise
 from kdtune.data.dataset import Dataset
 from kdtune.data.loading import Data, load
+from kdtune.losses.ce import CE
 from kdtune.noise.labels import Corruption
 from kdtune.noise.target import Smoothing, Variability
 from kdtune.randomness import draw
@@ -33,7 +36,7 @@ def labels(count: int, classes: int = CLASSES) -> Tensor:
 
 
 def varied(before: Tensor, rate: float, classes: int = CLASSES, epoch: int = 0, drawn: Any = "wrong") -> Tensor:
-    return Variability(rate, drawn)(before, classes, draw(0, "target.variability", epoch))
+    return Variability(rate=rate, classes=drawn)(before, classes, draw(0, "alone.target.variability", epoch))
 
 
 # target.variability
@@ -83,19 +86,19 @@ def test_variability_masks_are_nested_across_rates(drawn: str) -> None:
 
 def test_variability_over_any_class_is_right_in_one_case_of_k() -> None:
     before = labels(90_000)
-    half, all_of_them = (Variability(rate, classes="any")(before, CLASSES, draw(0, "x")) for rate in (0.5, 1.0))
-    assert Variability(0.5, classes="any").measure(before, half) == pytest.approx(0.45, abs=0.01)
+    half, all_of_them = (Variability(rate=rate, classes="any")(before, CLASSES, draw(0, "x")) for rate in (0.5, 1.0))
+    assert Variability(rate=0.5, classes="any").measure(before, half) == pytest.approx(0.45, abs=0.01)
     assert stats.chisquare(torch.bincount(all_of_them).numpy()).pvalue > 1e-3
 
 
 def test_variability_is_redrawn_every_batch_and_every_epoch() -> None:
-    before, knob, stream = labels(256), Variability(0.5), draw(0, "target.variability")
+    before, knob, stream = labels(256), Variability(rate=0.5), draw(0, "alone.target.variability")
     first, second = knob(before, CLASSES, stream), knob(before, CLASSES, stream)
     assert not torch.equal(first, second)
     assert torch.equal(first, varied(before, 0.5)) and not torch.equal(first, varied(before, 0.5, epoch=1))
 
 
-@pytest.mark.parametrize("knob", [Variability(0.1), Corruption(0.1), Smoothing(0.1)])
+@pytest.mark.parametrize("knob", [Variability(rate=0.1), Corruption(rate=0.1), Smoothing(rate=0.1)])
 def test_knobs_for_labels_refuse_soft_targets_and_a_single_class(knob: Any) -> None:
     with pytest.raises(ValueError, match="came soft targets"):
         knob(torch.eye(3), 3, draw(0, "x"))
@@ -109,7 +112,7 @@ def test_knobs_for_labels_refuse_soft_targets_and_a_single_class(knob: Any) -> N
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_smoothing_puts_its_rate_on_the_other_classes(classes: int) -> None:
     before = labels(50, classes)
-    soft = Smoothing(0.3)(before, classes, draw(0, "x"))
+    soft = Smoothing(rate=0.3)(before, classes, draw(0, "x"))
     expected = np.full((50, classes), 0.3 / (classes - 1))
     expected[np.arange(50), before] = 0.7
     np.testing.assert_allclose(soft.numpy(), expected, rtol=1e-6)
@@ -118,7 +121,7 @@ def test_smoothing_puts_its_rate_on_the_other_classes(classes: int) -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 1.0])
 def test_smoothing_is_the_expectation_of_variability(rate: float) -> None:
     given, logits = labels(200), torch.randn(200, CLASSES, generator=torch.Generator().manual_seed(1)).double()
-    soft = Smoothing(rate)(given, CLASSES, draw(0, "x")).double()
+    soft = Smoothing(rate=rate)(given, CLASSES, draw(0, "x")).double()
     batches = torch.stack([functional.one_hot(varied(given, rate, epoch=n), CLASSES) for n in range(2000)]).double()
     assert ((batches.mean(0) - soft).abs() <= 5 * (soft * (1 - soft) / 2000).sqrt() + 1e-6).all()
     losses = [functional.cross_entropy(logits, varied(given, rate, epoch=n)) for n in range(500)]
@@ -129,19 +132,19 @@ def test_smoothing_is_the_expectation_of_variability(rate: float) -> None:
 def test_smoothing_is_torchs_at_another_scale() -> None:
     """torch spreads epsilon over all K classes: rate = epsilon (K - 1) / K."""
     given, logits = labels(64), torch.randn(64, CLASSES, generator=torch.Generator().manual_seed(1))
-    ours = functional.cross_entropy(logits, Smoothing(0.1 * 0.9)(given, CLASSES, draw(0, "x")))
+    ours = functional.cross_entropy(logits, Smoothing(rate=0.1 * 0.9)(given, CLASSES, draw(0, "x")))
     torch.testing.assert_close(ours, functional.cross_entropy(logits, given, label_smoothing=0.1))
 
 
 def test_smoothing_follows_variability_in_a_lesson() -> None:
     written = {"target": {"variability": {"rate": 0.5}, "smoothing": {"rate": 0.2}}}
-    lesson = Lesson(CLASSES, 3, Noise.model_validate(written))
+    lesson = Lesson(CLASSES, 3, Noise.model_validate(written), CE())
     lesson.begin(0)
     given, network = labels(64), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, CLASSES))
     images = torch.rand(64, 1, 2, 2)
     loss, _ = lesson(network, images, given)
-    wrong = Variability(0.5)(given, CLASSES, draw(3, "target.variability"))
-    soft = Smoothing(0.2)(wrong, CLASSES, draw(0, "x"))
+    wrong = Variability(rate=0.5)(given, CLASSES, draw(3, "alone.target.variability"))
+    soft = Smoothing(rate=0.2)(wrong, CLASSES, draw(0, "x"))
     torch.testing.assert_close(loss, -(soft * network(images).log_softmax(1)).sum(1).mean())
     logged = lesson.end()
     assert logged["noise/target.variability"] == pytest.approx(float((wrong != given).double().mean()))
@@ -215,7 +218,7 @@ def test_teacher_and_student_share_wrong_labels_and_not_what_is_redrawn(tmp_path
     noise = Noise.model_validate({"target": {"variability": {"rate": 0.25}}})
     redrawn = []
     for seed in (0, 1, 0):
-        lesson = Lesson(CLASSES, seed, noise)
+        lesson = Lesson(CLASSES, seed, noise, CE())
         lesson.begin(0)
         stream = lesson.draws["target.variability"]
         redrawn.append(noise.knobs("target")["variability"](teacher.train.labels, CLASSES, stream))
@@ -237,8 +240,8 @@ def test_corruption_is_part_of_a_runs_id_only_where_it_is_on(tmp_path: Path) -> 
 
 def test_corrupted_datasets_travel_to_other_processes(tmp_path: Path) -> None:
     asked = Dataset.model_validate({"digits": {}, "labels": {"corruption": {"rate": 0.1}}})
-    again = Dataset.model_validate_json(asked.model_dump_json())
-    assert again == asked and hash(again) == hash(asked) and again.label_knobs == asked.label_knobs
+    for again in (Dataset.model_validate(json.loads(json.dumps(asked.dumped()))), pickle.loads(pickle.dumps(asked))):
+        assert again == asked and hash(again) == hash(asked) and again.label_knobs == asked.label_knobs
 
 
 def test_the_drawn_labels_are_pinned(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kdtune.config import Noise
 from kdtune.losses.kd import KD, kd_loss
-from kdtune.models.model import Model, build
+from kdtune.models.model import Model
 from kdtune.noise.teacher import Dropout, SignalNoise, Swap
 from kdtune.randomness import Draw, draw, seeded
 from kdtune.training.lesson import Lesson
@@ -48,7 +48,7 @@ class Loaded(Draw):
 @pytest.mark.parametrize("per", ["logit", "sample"])
 def test_signal_noise_is_one_plus_delta_times_the_logit(per: Any) -> None:
     before = logits(5000)
-    after = SignalNoise(0.3, per)(before, draw(0, "x"))
+    after = SignalNoise(sigma=0.3, per=per)(before, draw(0, "x"))
     delta = (after.double() / before.double() - 1).numpy()
     assert stats.kstest((delta if per == "logit" else delta[:, 0]).flatten() / 0.3, "norm").pvalue > 1e-3
     spread = delta.std(axis=1)
@@ -59,16 +59,16 @@ def test_signal_noise_is_one_plus_delta_times_the_logit(per: Any) -> None:
 
 def test_signal_noise_keeps_zero_and_grows_with_the_signal() -> None:
     before = torch.tensor([[0.0, 0.5, 5.0]]).repeat(4000, 1)
-    after = SignalNoise(0.2)(before, draw(0, "x"))
+    after = SignalNoise(sigma=0.2)(before, draw(0, "x"))
     assert (after[:, 0] == 0).all()
     assert float(after[:, 2].std() / after[:, 1].std()) == pytest.approx(10, rel=0.1)
-    assert SignalNoise(0.2).measure(before, after) == pytest.approx(0.2, rel=0.05)
-    assert math.isnan(SignalNoise(0.2).measure(torch.zeros(2, 3), torch.zeros(2, 3)))
+    assert SignalNoise(sigma=0.2).measure(before, after) == pytest.approx(0.2, rel=0.05)
+    assert math.isnan(SignalNoise(sigma=0.2).measure(torch.zeros(2, 3), torch.zeros(2, 3)))
 
 
 def test_signal_noise_per_sample_is_a_random_temperature() -> None:
     before = logits()
-    after = SignalNoise(0.3, "sample")(before, draw(0, "x"))
+    after = SignalNoise(sigma=0.3, per="sample")(before, draw(0, "x"))
     factor = (after[:, :1] / before[:, :1]).abs()
     torch.testing.assert_close(after.abs() / factor, before.abs())
 
@@ -109,7 +109,7 @@ def test_swaps_are_those_made_pair_by_pair(
     before = numbers.normal(size=(9, classes)) * numbers.choice([0.3, 3.0])
     uniform = numbers.random((9, 1 if pairs == "top2" else classes - 1))
     temperature = 4.0 if on == "probabilities" else None
-    knob = Swap(rate, pairs, threshold, difference, on, temperature)
+    knob = Swap(rate=rate, pairs=pairs, threshold=threshold, difference=difference, on=on, temperature=temperature)
     after = knob(torch.tensor(before), Loaded(uniform))
     expected, swaps = zip(*(slowly(*each, knob) for each in zip(before, uniform, strict=True)), strict=True)
     np.testing.assert_array_equal(after.numpy(), np.stack(expected))
@@ -121,7 +121,7 @@ def test_swaps_are_those_made_pair_by_pair(
 def test_swapping_logits_is_swapping_softened_probabilities() -> None:
     """softmax of the permuted logits is the permuted softmax, at any temperature, bit for bit as a set of values."""
     before = logits().double()
-    after = Swap(0.5, "all", 1.0, temperature=4)(before, draw(0, "x"))
+    after = Swap(rate=0.5, pairs="all", threshold=1.0, temperature=4)(before, draw(0, "x"))
     assert not torch.equal(after, before)
     place = (before[:, None, :] == after[:, :, None]).double().argmax(2)  # where each value came from; all differ
     for temperature in (1.0, 4.0, 20.0):
@@ -131,7 +131,7 @@ def test_swapping_logits_is_swapping_softened_probabilities() -> None:
 
 def test_top2_exchanges_the_two_largest_and_nothing_else() -> None:
     before = logits()
-    after = Swap(1.0, "top2", 1.0, temperature=4)(before, draw(0, "x"))
+    after = Swap(rate=1.0, pairs="top2", threshold=1.0, temperature=4)(before, draw(0, "x"))
     top = before.topk(2).indices
     expected = before.clone().scatter_(1, top, before.gather(1, top.flip(1)))
     assert torch.equal(after, expected)
@@ -139,15 +139,17 @@ def test_top2_exchanges_the_two_largest_and_nothing_else() -> None:
 
 def test_all_at_rate_one_walks_the_largest_to_the_last_place() -> None:
     before = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
-    after = Swap(1.0, "all", 10.0, "absolute", "logits")(before, draw(0, "x"))
+    after = Swap(rate=1.0, pairs="all", threshold=10.0, difference="absolute", on="logits")(before, draw(0, "x"))
     assert after.tolist() == [[0.0, 2.0, 1.0, 3.0]]
 
 
 def test_only_differences_below_the_threshold_are_swapped() -> None:
     before = torch.tensor([[2.0, 1.5, 0.0]])
 
-    def swaps(threshold: float, *kind: Any) -> bool:
-        return not torch.equal(Swap(1.0, "top2", threshold, *kind)(before, draw(0, "x")), before)
+    def swaps(threshold: float, difference: Any, on: Any, temperature: float | None = None) -> bool:
+        how = {"difference": difference, "on": on, "temperature": temperature}
+        knob = Swap(rate=1.0, pairs="top2", threshold=threshold, **how)
+        return not torch.equal(knob(before, draw(0, "x")), before)
 
     high, low = (float(value) for value in softmax(before.numpy()[0] / 4)[:2])
     for apart, kind in (
@@ -161,13 +163,16 @@ def test_only_differences_below_the_threshold_are_swapped() -> None:
 
 def test_relative_differences_of_softened_outputs_depend_on_the_temperature() -> None:
     before = torch.tensor([[2.0, 0.0]])
-    soft, hard = (Swap(1.0, "top2", 0.5, temperature=temperature) for temperature in (4, 1))
+    soft, hard = (Swap(rate=1.0, pairs="top2", threshold=0.5, temperature=temperature) for temperature in (4, 1))
     assert not torch.equal(soft(before, draw(0, "x")), before) and torch.equal(hard(before, draw(0, "x")), before)
 
 
 def test_swap_masks_are_nested_across_rates() -> None:
     before = logits(2000)
-    swapped = [(Swap(rate, "top2", 0.9, temperature=4)(before, draw(0, "x")) != before) for rate in (0.1, 0.4, 0.9)]
+    swapped = [
+        (Swap(rate=rate, pairs="top2", threshold=0.9, temperature=4)(before, draw(0, "x")) != before)
+        for rate in (0.1, 0.4, 0.9)
+    ]
     for low, high in pairwise(swapped):
         assert (high | ~low).all() and high.sum() > low.sum()
 
@@ -177,11 +182,11 @@ def test_softened_outputs_take_the_temperature_of_the_distillation() -> None:
     knob = noise.knobs("teacher")["swap"]
     with pytest.raises(ValueError, match="softened outputs have a temperature"):
         knob(logits(), draw(0, "x"))
-    lesson = Lesson(CLASSES, 0, noise, nn.Linear(2, 2), KD(alpha=0.9, temperature=8))
-    assert lesson.knobs["teacher"]["swap"] == Swap(1.0, "top2", 0.4, temperature=8)
-    stated = Swap(1.0, "top2", 0.4, temperature=2)
+    lesson = Lesson(CLASSES, 0, noise, KD(alpha=0.9, temperature=8), nn.Linear(2, 2))
+    assert lesson.knobs["teacher"]["swap"] == Swap(rate=1.0, pairs="top2", threshold=0.4, temperature=8)
+    stated = Swap(rate=1.0, pairs="top2", threshold=0.4, temperature=2)
     assert stated.softened_at(8) is stated
-    logit = Swap(1.0, "top2", 0.4, on="logits")
+    logit = Swap(rate=1.0, pairs="top2", threshold=0.4, on="logits")
     assert logit.softened_at(8) is logit
 
 
@@ -207,14 +212,14 @@ def test_swaps_and_signal_noise_are_logged_and_compose_as_written() -> None:
     teacher, images, labels = nn.Flatten(), torch.rand(512, 1, 2, 5), torch.zeros(512, dtype=torch.int64)
     how, student = KD(alpha=1.0, temperature=4), nn.Sequential(nn.Flatten(), nn.Linear(10, 10))
     for written, first in ((swap | signal, "swap"), (signal | swap, "signal")):
-        lesson = Lesson(CLASSES, 0, Noise.model_validate({"teacher": written}), teacher, how)
+        lesson = Lesson(CLASSES, 0, Noise.model_validate({"teacher": written}), how, teacher)
         lesson.begin(0)
         loss, _ = lesson(student, images, labels)
         logged = lesson.end()
         assert logged["noise/teacher.swap"] == pytest.approx(0.5, abs=0.1)
         assert logged["noise/teacher.signal_noise"] == pytest.approx(0.2, rel=0.05)
-        swapping, noising = Swap(0.5, "top2", 1.0, temperature=4), SignalNoise(0.2)
-        streams = draw(0, "teacher.swap"), draw(0, "teacher.signal_noise")
+        swapping, noising = Swap(rate=0.5, pairs="top2", threshold=1.0, temperature=4), SignalNoise(sigma=0.2)
+        streams = draw(0, "learns.teacher.swap"), draw(0, "learns.teacher.signal_noise")
         answer = images.flatten(1)
         if first == "swap":
             answer = noising(swapping(answer, streams[0]), streams[1])
@@ -226,9 +231,13 @@ def test_swaps_and_signal_noise_are_logged_and_compose_as_written() -> None:
 # teacher.dropout: batch statistics, several passes
 
 
+def wide_resnet() -> nn.Module:
+    return Model.model_validate("wrn-10-1").build((1, 8, 8), CLASSES)
+
+
 def wide() -> nn.Module:
     with seeded(0, "init"):
-        network = build(Model.model_validate("wrn-10-1"), (1, 8, 8), CLASSES)
+        network = wide_resnet()
     for _ in range(3):  # its averages differ from every batch's
         network(torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(1)) ** 2)
     return network.eval()
@@ -246,8 +255,8 @@ def test_bn_train_answers_as_a_teacher_in_full_train_mode_and_keeps_its_buffers(
     """The reference updates its running averages as it goes; they are never read, so no answer can tell."""
     teacher, reference = wide(), copy.deepcopy(wide()).train()
     before = content(teacher)
-    Dropout(0.3, "train").prepare(teacher)
-    Dropout(0.3).prepare(reference)
+    Dropout(rate=0.3, bn="train").prepare(teacher)
+    Dropout(rate=0.3).prepare(reference)
     with torch.no_grad():
         for number, images in enumerate(batches()):
             with seeded(number, "dropout"):
@@ -263,7 +272,7 @@ def test_bn_train_is_another_teacher_than_bn_eval_and_eval_ends_it() -> None:
     answers = []
     for bn in ("eval", "train"):
         teacher.eval()
-        Dropout(0.3, bn).prepare(teacher)  # type: ignore[arg-type]
+        Dropout(rate=0.3, bn=bn).prepare(teacher)  # type: ignore[arg-type]
         with seeded(0, "dropout"):
             answers.append(teacher(images))
     assert not torch.equal(*answers)
@@ -272,10 +281,10 @@ def test_bn_train_is_another_teacher_than_bn_eval_and_eval_ends_it() -> None:
 
 @pytest.mark.parametrize("bn", ["eval", "train"])
 def test_a_teacher_is_the_same_bytes_after_lessons_of_several_epochs(bn: str) -> None:
-    teacher, student = wide(), build(Model.model_validate("wrn-10-1"), (1, 8, 8), CLASSES)
+    teacher, student = wide(), wide_resnet()
     before = content(teacher)
     noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.3, "bn": bn, "passes": 2}}})
-    lesson = Lesson(CLASSES, 0, noise, teacher, KD(alpha=0.9, temperature=4))
+    lesson = Lesson(CLASSES, 0, noise, KD(alpha=0.9, temperature=4), teacher)
     for epoch in range(2):
         lesson.begin(epoch)
         for images in batches():
@@ -285,15 +294,15 @@ def test_a_teacher_is_the_same_bytes_after_lessons_of_several_epochs(bn: str) ->
 
 def test_bn_train_refuses_a_teacher_without_batch_normalisation() -> None:
     with pytest.raises(ValueError, match=r"bn: train is asked for, but the teacher .* has no batch normalisation"):
-        Dropout(0.1, "train").prepare(nn.Sequential(nn.Dropout(0.0)))
-    Dropout(0.0, "train").prepare(nn.Sequential(nn.Dropout(0.0)))
+        Dropout(rate=0.1, bn="train").prepare(nn.Sequential(nn.Dropout(0.0)))
+    Dropout(rate=0.0, bn="train").prepare(nn.Sequential(nn.Dropout(0.0)))
 
 
 def test_the_answer_is_the_mean_of_the_logits_of_all_passes() -> None:
     teacher, (images, *_), calls = wide(), batches(), []
     teacher.register_forward_hook(lambda *call: calls.append(call[2]))
     noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.3, "passes": 5}}})
-    lesson = Lesson(CLASSES, 0, noise, teacher, KD(alpha=1.0, temperature=4))
+    lesson = Lesson(CLASSES, 0, noise, KD(alpha=1.0, temperature=4), teacher)
     lesson.begin(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     loss, _ = lesson(student, images, torch.zeros(16, dtype=torch.int64))
@@ -307,8 +316,8 @@ def test_more_passes_spread_less() -> None:
 
     def spread(passes: int) -> float:
         noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.3, "passes": passes}}})
-        lesson = Lesson(CLASSES, 0, noise, teacher, KD(alpha=1.0, temperature=4))
+        lesson = Lesson(CLASSES, 0, noise, KD(alpha=1.0, temperature=4), teacher)
         lesson.begin(0)
-        return float(torch.stack([lesson._answer(teacher, images) for _ in range(60)]).var(0).mean())
+        return float(torch.stack([lesson._answer(images).logits for _ in range(60)]).var(0).mean())
 
     assert spread(1) / spread(8) == pytest.approx(8, rel=0.4)

@@ -174,3 +174,11 @@ def test_a_run_waits_for_its_teachers_and_for_its_source(write_sweep):
     assert taught.id != student.run.model_copy(update={"seed": 7}).id, "where its data comes from is part of what it is"
     grown = replace(plan, runs={**plan.runs, source.id: source, taught.id: replace(student, run=taught)})
     assert set(grown.only({"id": taught.id}).runs) == {*teachers, source.id, taught.id}
+
+
+def test_data_sets_may_be_an_axis(small_sweep, write_sweep):
+    """Each has its own runs, though their settings are alike."""
+    text = small_sweep.replace("dataset: {digits: {}, train_size: 100, validation: 0.2}", "dataset: $data")
+    axis = "data: [{digits: {}, validation: 0.2}, {mnist: {}, validation: 0.2}]"
+    plan = build_plan(load_sweep(write_sweep(text.replace("rate: [0.0, 0.2]", f"rate: [0.0, 0.2], {axis}"))), DATA)
+    assert Counter(planned.run.content["name"] for planned in plan.runs.values()) == {"digits": 10, "mnist": 10}

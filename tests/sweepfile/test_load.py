@@ -131,7 +131,10 @@ STUDENT_NOISE = "  noise: {teacher: {dropout: {rate: $rate}}}"
     [
         ("target: {variability: {rate: 1.5}}", ":18: student.noise.target.variability.rate: came 1.5"),
         ("target: {variability: {rate: .1, classes: all}}", "target.variability.classes: came 'all'; input should be"),
-        ("target: {variabilty: {rate: .1}}", "student.noise.target.variabilty: unknown target knob 'variabilty'; did you mean"),
+        (
+            "target: {variabilty: {rate: .1}}",
+            "student.noise.target.variabilty: unknown target knob 'variabilty'; did you mean",
+        ),
         (
             "target: {smoothing: {rate: .1}, variability: {rate: .1}}",
             ":18: student.noise.target: variability stands after smoothing",

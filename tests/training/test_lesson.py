@@ -11,18 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic.dataclasses import dataclass
 from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtune.config import Noise
+from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD, kd_loss
-from kdtune.models.model import Model, build
+from kdtune.models.model import Model
 from kdtune.noise.input import Gaussian
 from kdtune.noise.knob import Knob
 from kdtune.noise.teacher import Dropout
-from kdtune.randomness import draw, stream_seed
+from kdtune.randomness import Draw, draw, stream_seed
 from kdtune.training.lesson import Lesson
 
 CLASSES = 10
@@ -51,7 +51,6 @@ class Probe(nn.Module):
         return self.layers(images)
 
 
-@dataclass(frozen=True)
 class NextClass(Knob):
     """A target knob: every label becomes the class after it; soft if asked for, with a tenth on the label given."""
 
@@ -59,7 +58,7 @@ class NextClass(Knob):
     rate: float
     soft: bool = False
 
-    def __call__(self, labels: Tensor, classes: int, draw: Any) -> Tensor:
+    def __call__(self, labels: Tensor, classes: int, draw: Any, moved: Any) -> Tensor:
         wrong = (labels + 1) % classes
         one_hot = torch.eye(classes)
         return 0.9 * one_hot[wrong] + 0.1 * one_hot[labels] if self.soft else wrong
@@ -68,7 +67,6 @@ class NextClass(Knob):
         return 1.0
 
 
-@dataclass(frozen=True)
 class Scaling(Knob):
     """Multiplies whatever it is given; adds a number from its draw where asked to."""
 
@@ -77,13 +75,14 @@ class Scaling(Knob):
     plus: bool = False
 
     def __call__(self, value: Tensor, *others: Any) -> Tensor:
-        return self.by * value + (others[-1].normal(value) if self.plus else 0)
+        (numbers,) = (one for one in others if isinstance(one, Draw))
+        return self.by * value + (numbers.normal(value) if self.plus else 0)
 
     def measure(self, before: Tensor, after: Tensor) -> float:
         return float((after / before).nanmean())
 
 
-def how(alpha: float = 0.9, **others: Any) -> Distillation:
+def how(alpha: float = 0.9, **others: Any) -> KD:
     return KD(alpha=alpha, temperature=4, **others)
 
 
@@ -165,7 +164,7 @@ def test_kd_loss_of_equal_answers_is_zero_and_of_certain_ones_finite(divergence:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
 def test_loss_mixes_ce_and_kd(alpha: float) -> None:
     student, teacher, (images, labels) = Probe(1), Probe(2).eval(), batch()
-    loss, parts = ask(Lesson(CLASSES, 0, knobs_at(), teacher, how(alpha)), student)
+    loss, parts = ask(Lesson(CLASSES, 0, knobs_at(), how(alpha), teacher), student)
     s, t = (network.layers(images).detach().double().numpy() for network in (student, teacher))
     ce, kd = -log_softmax(s, 1)[np.arange(len(s)), labels].mean(), numpy_kd(s, t, 4.0, "forward")
     assert loss.item() == pytest.approx((1 - alpha) * ce + alpha * kd, rel=1e-5)
@@ -176,24 +175,24 @@ def test_loss_mixes_ce_and_kd(alpha: float) -> None:
 
 def test_reverse_divergence_is_asked_for_by_name() -> None:
     student, teacher, (images, _) = Probe(1), Probe(2).eval(), batch()
-    _, parts = ask(Lesson(CLASSES, 0, knobs_at(), teacher, how(divergence="reverse")), student)
+    _, parts = ask(Lesson(CLASSES, 0, knobs_at(), how(divergence="reverse"), teacher), student)
     s, t = (network.layers(images).detach().double().numpy() for network in (student, teacher))
     assert parts["kd"].item() == pytest.approx(numpy_kd(s, t, 4.0, "reverse"), rel=1e-5)
 
 
 def test_without_teacher_the_loss_is_cross_entropy() -> None:
     student, (images, labels) = Probe(1), batch()
-    loss, parts = ask(Lesson(CLASSES, 0, knobs_at()), student)
+    loss, parts = ask(Lesson(CLASSES, 0, knobs_at(), CE()), student)
     assert torch.equal(loss, functional.cross_entropy(student.layers(images), labels))
     assert set(parts) == {"ce", "accuracy"} and torch.equal(parts["ce"], loss)
 
 
 def test_at_strength_zero_the_loss_is_bit_equal_to_plain_distillation() -> None:
-    off = knobs_at(input={"gaussian": Gaussian(0)}, teacher={"dropout": Dropout(0)})
+    off = knobs_at(input={"gaussian": Gaussian(sigma=0)}, teacher={"dropout": Dropout(rate=0)})
     losses, gradients = [], []
     for noise in (knobs_at(), off):
         student = Probe(1, dropout=0.3)
-        loss, _ = ask(Lesson(CLASSES, 0, noise, Probe(2, dropout=0.3), how()), student)
+        loss, _ = ask(Lesson(CLASSES, 0, noise, how(), Probe(2, dropout=0.3)), student)
         loss.backward()
         losses.append(loss)
         gradients.append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
@@ -202,16 +201,16 @@ def test_at_strength_zero_the_loss_is_bit_equal_to_plain_distillation() -> None:
 
 def test_a_sweep_file_turns_knobs_on_and_off() -> None:
     written = {"input": {"gaussian": {"sigma": 0.1}}, "teacher": {"dropout": {"rate": 0}}}
-    lesson = Lesson(CLASSES, 0, Noise.model_validate(written), Probe(2), how())
+    lesson = Lesson(CLASSES, 0, Noise.model_validate(written), how(), Probe(2))
     ask(lesson, Probe(1))
     assert list(lesson.end()) == ["noise/input.gaussian"]
 
 
 def test_student_sees_noise_from_its_stream_and_teacher_sees_none() -> None:
     student, teacher, (images, _) = Probe(1), Probe(2), batch()
-    ask(Lesson(CLASSES, 5, knobs_at(input={"gaussian": Gaussian(0.1)}), teacher, how()), student, epoch=3)
+    ask(Lesson(CLASSES, 5, knobs_at(input={"gaussian": Gaussian(sigma=0.1)}), how(), teacher), student, epoch=3)
     assert torch.equal(teacher.seen[0], images)
-    assert torch.equal(student.seen[0], images + 0.1 * draw(5, "input.gaussian", 3).normal(images))
+    assert torch.equal(student.seen[0], images + 0.1 * draw(5, "learns.input.gaussian", 3).normal(images))
 
 
 def test_a_teacher_is_shown_what_the_student_sees_where_asked_for() -> None:
@@ -220,7 +219,7 @@ def test_a_teacher_is_shown_what_the_student_sees_where_asked_for() -> None:
     losses = {}
     for sees in ("clean", "shown"):
         teacher, student = Probe(1), Probe(2)
-        lesson = Lesson(CLASSES, 0, noisy, teacher, how(teacher_sees=sees))
+        lesson = Lesson(CLASSES, 0, noisy, how(teacher_sees=sees), teacher)
         lesson.begin(0)
         losses[sees], parts = lesson(student, images, labels)
         assert torch.equal(teacher.seen[0], student.seen[0] if sees == "shown" else images)
@@ -234,8 +233,10 @@ def test_a_teacher_is_shown_what_the_student_sees_where_asked_for() -> None:
 @pytest.mark.parametrize("soft", [False, True])
 def test_target_knobs_reach_cross_entropy_only(soft: bool) -> None:
     student, teacher, (images, labels) = Probe(1), Probe(2).eval(), batch()
-    _, plain = ask(Lesson(CLASSES, 0, knobs_at(), teacher, how()), student)
-    _, parts = ask(Lesson(CLASSES, 0, knobs_at(target={"next_class": NextClass(1, soft)}), teacher, how()), student)
+    _, plain = ask(Lesson(CLASSES, 0, knobs_at(), how(), teacher), student)
+    _, parts = ask(
+        Lesson(CLASSES, 0, knobs_at(target={"next_class": NextClass(rate=1, soft=soft)}), how(), teacher), student
+    )
     assert torch.equal(parts["kd"], plain["kd"]) and torch.equal(parts["accuracy"], plain["accuracy"])
     log_p = log_softmax(student.layers(images).detach().double().numpy(), 1)
     given, wrong = (-log_p[np.arange(len(labels)), y].mean() for y in (labels, (labels + 1) % CLASSES))
@@ -244,24 +245,24 @@ def test_target_knobs_reach_cross_entropy_only(soft: bool) -> None:
 
 def test_teacher_knobs_change_what_is_asked() -> None:
     student, teacher, (images, _) = Probe(1), Probe(2).eval(), batch()
-    _, parts = ask(Lesson(CLASSES, 0, knobs_at(teacher={"scaling": Scaling(3)}), teacher, how()), student)
+    _, parts = ask(Lesson(CLASSES, 0, knobs_at(teacher={"scaling": Scaling(by=3)}), how(), teacher), student)
     expected = kd_loss(student.layers(images), 3 * teacher.layers(images), 4.0)
     assert parts["kd"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_knobs_compose_in_written_order_each_with_its_own_stream() -> None:
-    first, second = {"scaling": Scaling(3)}, {"gaussian": Gaussian(0.1)}
+    first, second = {"scaling": Scaling(by=3)}, {"gaussian": Gaussian(sigma=0.1)}
     images = batch()[0]
-    noise = 0.1 * draw(0, "input.gaussian", 0).normal(images)
+    noise = 0.1 * draw(0, "alone.input.gaussian", 0).normal(images)
     for knobs, expected in ((first | second, 3 * images + noise), (second | first, 3 * (images + noise))):
         student = Probe(1)
-        ask(Lesson(CLASSES, 0, knobs_at(input=knobs)), student)
+        ask(Lesson(CLASSES, 0, knobs_at(input=knobs), CE()), student)
         torch.testing.assert_close(student.seen[0], expected)
 
 
 def test_one_knob_at_two_points_draws_twice() -> None:
-    knob, student, images = Scaling(1, plus=True), Probe(1), batch()[0]
-    lesson = Lesson(CLASSES, 0, knobs_at(input={"scaling": knob}, teacher={"scaling": knob}), Probe(2).eval(), how())
+    knob, student, images = Scaling(by=1, plus=True), Probe(1), batch()[0]
+    lesson = Lesson(CLASSES, 0, knobs_at(input={"scaling": knob}, teacher={"scaling": knob}), how(), Probe(2).eval())
     lesson.begin(0)
     streams = [lesson.draws[path].normal(images) for path in ("input.scaling", "teacher.scaling")]
     assert not torch.equal(*streams)
@@ -275,8 +276,8 @@ def test_one_knob_at_two_points_draws_twice() -> None:
 def test_dropout_is_fixed_by_seed_and_epoch_alone() -> None:
     def answers(seed: int, epoch: int, before: int, sigma: float = 0.1) -> tuple[Tensor, Tensor]:
         student, teacher = Probe(1, dropout=0.5), Probe(2, dropout=0.1)
-        noise = knobs_at(input={"gaussian": Gaussian(sigma)}, teacher={"dropout": Dropout(0.5)})
-        lesson = Lesson(CLASSES, seed, noise, teacher, how())
+        noise = knobs_at(input={"gaussian": Gaussian(sigma=sigma)}, teacher={"dropout": Dropout(rate=0.5)})
+        lesson = Lesson(CLASSES, seed, noise, how(), teacher)
         masks: list[Tensor] = []
         for network in (student, teacher):
             network.layers[3].register_forward_hook(
@@ -294,8 +295,8 @@ def test_dropout_is_fixed_by_seed_and_epoch_alone() -> None:
 
 
 def test_torch_starts_every_epoch_at_the_dropout_stream() -> None:
-    Lesson(CLASSES, 4, knobs_at()).begin(2)
-    assert torch.initial_seed() == stream_seed(4, "dropout", 2)
+    Lesson(CLASSES, 4, knobs_at(), CE()).begin(2)
+    assert torch.initial_seed() == stream_seed(4, "alone.dropout", 2)
 
 
 # measured strengths
@@ -304,9 +305,11 @@ def test_torch_starts_every_epoch_at_the_dropout_stream() -> None:
 def test_measured_strengths_are_logged_from_the_first_batch() -> None:
     student, teacher, (images, labels) = Probe(1), Probe(2), batch()
     noise = knobs_at(
-        input={"gaussian": Gaussian(0.1)}, teacher={"dropout": Dropout(0.3)}, target={"next_class": NextClass(1)}
+        input={"gaussian": Gaussian(sigma=0.1)},
+        teacher={"dropout": Dropout(rate=0.3)},
+        target={"next_class": NextClass(rate=1)},
     )
-    lesson = Lesson(CLASSES, 0, noise, teacher, how())
+    lesson = Lesson(CLASSES, 0, noise, how(), teacher)
     for epoch in range(2):
         lesson.begin(epoch)
         lesson(student, images, labels)
@@ -322,14 +325,14 @@ def test_measured_strengths_are_logged_from_the_first_batch() -> None:
 
 def test_a_batch_that_cannot_show_a_strength_gives_nan() -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(64, CLASSES))
-    lesson = Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(0.3)}), teacher, how())
+    lesson = Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(rate=0.3)}), how(), teacher)
     lesson.begin(0)
     lesson(Probe(1), torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
     assert math.isnan(lesson.end()["noise/teacher.dropout"])
 
 
 def test_without_noise_nothing_is_logged() -> None:
-    lesson = Lesson(CLASSES, 0, knobs_at())
+    lesson = Lesson(CLASSES, 0, knobs_at(), CE())
     ask(lesson, Probe(1))
     assert lesson.end() == {}
 
@@ -343,9 +346,9 @@ def bytes_of(network: nn.Module) -> dict[str, bytes]:
 
 def test_a_fickle_wide_resnet_is_the_same_bytes_after_teaching() -> None:
     torch.manual_seed(0)
-    student, teacher = (build(Model.model_validate("wrn-10-1"), (1, 8, 8), CLASSES) for _ in range(2))
+    student, teacher = (Model.model_validate("wrn-10-1").build((1, 8, 8), CLASSES) for _ in range(2))
     teacher.train()  # as a careless caller may leave it
-    lesson = Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(0.3)}), teacher, how())
+    lesson = Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(rate=0.3)}), how(), teacher)
     before, taught, answers = bytes_of(teacher), bytes_of(student), []
     teacher.register_forward_hook(lambda _, inputs, output: answers.append(output))
     optimizer = torch.optim.SGD([*student.parameters(), *teacher.parameters()], 0.1, weight_decay=0.1)
@@ -362,7 +365,7 @@ def test_a_fickle_wide_resnet_is_the_same_bytes_after_teaching() -> None:
 
 def test_teacher_without_dropout_knob_is_deterministic_whatever_mode_it_came_in() -> None:
     teacher = Probe(2, dropout=0.5).train()
-    lesson = Lesson(CLASSES, 0, knobs_at(), teacher, how())
+    lesson = Lesson(CLASSES, 0, knobs_at(), how(), teacher)
     assert torch.equal(ask(lesson, Probe(1))[1]["kd"], ask(lesson, Probe(1), epoch=1)[1]["kd"])
     assert not any(layer.training for layer in teacher.modules()) and teacher.graded == [False, False]
 
@@ -370,19 +373,17 @@ def test_teacher_without_dropout_knob_is_deterministic_whatever_mode_it_came_in(
 # a caller's mistakes
 
 
-def test_teacher_and_distillation_come_together() -> None:
-    with pytest.raises(ValueError, match="come together"):
-        Lesson(CLASSES, 0, knobs_at(), teacher=Probe(2))
-    with pytest.raises(ValueError, match="come together"):
-        Lesson(CLASSES, 0, knobs_at(), distillation=how())
+def test_a_loss_that_needs_a_teacher_is_refused_without_one() -> None:
+    with pytest.raises(ValueError, match="the loss kd needs a teacher, and this run has none"):
+        Lesson(CLASSES, 0, knobs_at(), how())
 
 
 def test_teacher_noise_needs_a_teacher() -> None:
     with pytest.raises(ValueError, match=r"noise\.teacher names dropout, but this run has no teacher"):
-        Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(0.1)}))
+        Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(rate=0.1)}), CE())
 
 
 def test_dropout_needs_a_teacher_with_dropout_layers() -> None:
-    lesson = Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(0.1)}), nn.Linear(2, 2), how())
+    lesson = Lesson(CLASSES, 0, knobs_at(teacher={"dropout": Dropout(rate=0.1)}), how(), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="no dropout layer"):
         lesson.begin(0)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from torch.nn import functional
 from kdtune.config import Noise
 from kdtune.data.loading import Split
 from kdtune.losses.kd import KD
+from kdtune.optimization.optimizers import SGD
 from kdtune.randomness import draw
 from kdtune.recipe import Recipe
 from kdtune.training.lesson import Lesson
@@ -79,7 +80,7 @@ def convolutional() -> nn.Module:
 def fickle_and_noisy(seed: int = 0, sigma: float = 0.1) -> Lesson:
     noise = Noise.model_validate({"input": {"gaussian": {"sigma": sigma}}, "teacher": {"dropout": {"rate": 0.3}}})
     torch.manual_seed(99)
-    return Lesson(CLASSES, seed, noise, convolutional(), KD(alpha=0.9, temperature=4))
+    return Lesson(CLASSES, seed, noise, KD(alpha=0.9, temperature=4), convolutional())
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -98,7 +99,9 @@ def without_times(history: list[Row]) -> list[Row]:
     ("epochs", "steps"), [(200, (60, 120, 160)), (250, (75, 150, 200)), (300, (90, 180, 240)), (350, (105, 210, 280))]
 )
 def test_learning_rate_falls_where_the_paper_says(epochs: int, steps: tuple[int, int, int]) -> None:
-    rates = [learning_rate(recipe(epochs), epoch) for epoch in range(epochs)]
+    r = recipe(epochs)
+    optimizer = r.optimizer.build(linear().parameters())
+    rates = [learning_rate(optimizer, r, epoch) for epoch in range(epochs)]
     assert tuple(epoch for epoch in range(1, epochs) if rates[epoch] != rates[epoch - 1]) == steps
     assert [rates[0], *(rates[step] for step in steps)] == pytest.approx([0.1, 0.02, 0.004, 0.0008])
 
@@ -111,7 +114,8 @@ def numpy_training(split: Split, r: Recipe, seed: int) -> tuple[np.ndarray, np.n
     layer: Any = linear()[1]  # type: ignore[index]
     parameters = [value.detach().double().numpy() for value in (layer.weight, layer.bias)]
     velocities: list[Any] = [None, None]
-    sgd, losses = r.optimizer.chosen, []
+    sgd, losses = cast(SGD, r.optimizer), []
+    optimizer = sgd.build([layer.weight])
     pixels, labels = split.images.reshape(len(split), -1).double().numpy() / 255, split.labels.numpy()
     for epoch in range(r.epochs):
         order, total = draw(seed, "order", epoch).permutation(len(split)).numpy(), 0.0
@@ -124,7 +128,7 @@ def numpy_training(split: Split, r: Recipe, seed: int) -> tuple[np.ndarray, np.n
                 gradient = slope + sgd.weight_decay * parameters[i]
                 velocities[i] = gradient if velocities[i] is None else sgd.momentum * velocities[i] + gradient
                 step = gradient + sgd.momentum * velocities[i] if sgd.nesterov else velocities[i]
-                parameters[i] = parameters[i] - learning_rate(r, epoch) * step
+                parameters[i] = parameters[i] - learning_rate(optimizer, r, epoch) * step
         losses.append(total / len(split))
     return parameters[0], parameters[1], losses
 

@@ -1,0 +1,277 @@
+"""The contract of every loss; then each one against its formula, written out plainly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtune.config import Noise
+from kdtune.losses.ce import CE
+from kdtune.losses.dkd import DKD
+from kdtune.losses.kd import KD, kd_loss
+from kdtune.losses.loss import Loss
+from kdtune.losses.views import Answer, Views
+from kdtune.training.lesson import Lesson
+
+CLASSES = 10
+# What a loss is given, a variant each; without an entry it is tested as it is.
+FIELDS: dict[str, list[dict[str, Any]]] = {
+    "kd": [
+        {"alpha": 0.9, "temperature": 4},
+        {"alpha": 0.5, "temperature": 2, "divergence": "reverse"},
+        {"alpha": 0.9, "temperature": 4, "teacher_sees": "shown"},
+    ],
+    "dkd": [
+        {"alpha": 1, "beta": 8, "temperature": 4},
+        {"alpha": 1, "beta": 2, "temperature": 2, "warmup": 20},
+    ],
+}
+every_loss = pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(kind(**fields), id=" ".join([key, *map(str, fields.values())]))
+        for key, kind in Loss.kinds().items()
+        for fields in FIELDS.get(key, [{}])
+    ],
+)
+
+
+def logits(seed: int, n: int = 16, classes: int = CLASSES, scale: float = 3.0, dtype: Any = torch.float32) -> Tensor:
+    numbers = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(n, classes, generator=numbers, dtype=torch.float64)).to(dtype)
+
+
+def labels(seed: int, n: int = 16, classes: int = CLASSES) -> Tensor:
+    return torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+class Asked:
+    """Views of a batch, and which of them were asked for."""
+
+    def __init__(self, student: Tensor, teacher: Tensor, right: Tensor, epoch: int = 0, soft: bool = False) -> None:
+        self.log: list[str] = []
+        targets = functional.one_hot(right, student.shape[1]) * 0.8 + 0.2 / student.shape[1] if soft else right
+        self.views = Views(
+            right, targets, epoch, self.answering("student", student), self.answering("teacher", teacher)
+        )
+
+    def answering(self, who: str, said: Tensor) -> Callable[[str], Answer]:
+        def answer(which: str) -> Answer:
+            self.log.append(f"{who} {which}")
+            return Answer(said if which == "shown" or who == "teacher" else said.flip(1))
+
+        return answer
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, CLASSES))
+
+
+# the contract
+
+
+@every_loss
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_loss_is_a_finite_scalar_and_its_parts_are_named(loss: Loss, soft: bool) -> None:
+    value, parts = loss(Asked(logits(1), logits(2), labels(3), soft=soft).views)
+    assert value.shape == () and value.isfinite() and value.dtype == torch.float32
+    assert parts and all(name.isidentifier() and name not in ("loss", "accuracy") for name in parts)
+    assert all(part.shape == () and part.isfinite() for part in parts.values())
+
+
+@every_loss
+def test_certain_answers_give_a_finite_loss_and_gradient(loss: Loss) -> None:
+    student = 200 * torch.eye(CLASSES).requires_grad_()
+    student.retain_grad()
+    value, _ = loss(Asked(student, 200 * torch.eye(CLASSES).roll(1, 0), labels(0, CLASSES)).views)
+    value.backward()
+    assert value.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
+@every_loss
+def test_each_view_is_asked_for_at_most_once_and_a_teacher_only_where_the_loss_says_so(loss: Loss) -> None:
+    asked = Asked(logits(1), logits(2), labels(3))
+    loss(asked.views)
+    assert len(asked.log) == len(set(asked.log))
+    assert any(each.startswith("student") for each in asked.log)
+    assert any(each.startswith("teacher") for each in asked.log) == loss.needs_teacher
+
+
+@every_loss
+def test_gradient_reaches_the_student_and_never_the_teacher(loss: Loss) -> None:
+    student, teacher = network(1), network(2)
+    lesson = Lesson(CLASSES, 0, Noise(), loss, teacher if loss.needs_teacher else None)
+    lesson.begin(0)
+    value, parts = lesson(student, torch.rand(16, 1, 8, 8), labels(0))
+    value.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any(part.requires_grad for part in parts.values())
+
+
+@every_loss
+def test_a_loss_that_needs_a_teacher_says_so(loss: Loss) -> None:
+    if loss.needs_teacher:
+        with pytest.raises(ValueError, match=f"the loss {loss.key} needs a teacher, and this run has none"):
+            Lesson(CLASSES, 0, Noise(), loss)
+    else:
+        Lesson(CLASSES, 0, Noise(), loss)
+
+
+@every_loss
+def test_a_loss_is_written_and_read_back(loss: Loss) -> None:
+    family = TypeAdapter(Loss)
+    assert family.validate_python(loss.dumped()) == family.validate_json(family.dump_json(loss)) == loss
+
+
+@every_loss
+def test_a_batch_of_copies_has_the_loss_of_one(loss: Loss) -> None:
+    """It is a mean over images: twice the batch is not twice the loss."""
+    once, teacher, right = logits(1), logits(2), labels(3)
+    one, _ = loss(Asked(once, teacher, right).views)
+    twice, _ = loss(Asked(once.repeat(2, 1), teacher.repeat(2, 1), right.repeat(2)).views)
+    torch.testing.assert_close(twice, one)
+
+
+# ce and kd
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_ce_is_torchs_cross_entropy_bit_for_bit(soft: bool) -> None:
+    asked = Asked(logits(1), logits(2), labels(3), soft=soft)
+    loss, parts = CE()(asked.views)
+    assert torch.equal(loss, functional.cross_entropy(logits(1), asked.views.targets))
+    assert torch.equal(parts["ce"], loss) and asked.log == ["student shown"]
+
+
+@pytest.mark.parametrize("sees", ["clean", "shown"])
+@pytest.mark.parametrize("divergence", ["forward", "reverse"])
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.0, 4.0), (0.3, 1.0), (0.9, 4.0), (1.0, 20.0)])
+def test_kd_is_its_plain_formula_bit_for_bit(alpha: float, temperature: float, divergence: Any, sees: Any) -> None:
+    s, t, right = logits(1), logits(2), labels(3)
+    asked = Asked(s, t, right)
+    loss, parts = KD(alpha=alpha, temperature=temperature, divergence=divergence, teacher_sees=sees)(asked.views)
+    log_s, log_t = (s / temperature).log_softmax(1), (t / temperature).log_softmax(1)
+    p, q = (log_t, log_s) if divergence == "forward" else (log_s, log_t)
+    kd = temperature**2 * functional.kl_div(q, p, reduction="batchmean", log_target=True)
+    ce = functional.cross_entropy(s, right)
+    assert torch.equal(loss, (1 - alpha) * ce + alpha * kd)
+    assert torch.equal(parts["ce"], ce) and torch.equal(parts["kd"], kd)
+    assert asked.log == ["student shown", f"teacher {sees}"]
+
+
+# dkd
+
+
+def reference(s: Tensor, t: Tensor, right: Tensor, alpha: float, beta: float, temperature: float) -> Tensor:
+    """Decoupled distillation as the authors' public code computes it (arXiv 2203.08679, equations 2 to 7)."""
+    mask = torch.zeros_like(s).scatter_(1, right[:, None], 1.0)
+
+    def binary(said: Tensor) -> Tensor:
+        p = (said / temperature).softmax(1)
+        return torch.stack([(p * mask).sum(1), (p * (1 - mask)).sum(1)], dim=1)
+
+    def without_target(said: Tensor) -> Tensor:
+        return said / temperature - 1000.0 * mask
+
+    scale = temperature**2 / len(s)
+    tckd = functional.kl_div(binary(s).log(), binary(t), reduction="sum") * scale
+    rest = functional.kl_div(without_target(s).log_softmax(1), without_target(t).softmax(1), reduction="sum") * scale
+    return alpha * tckd + beta * rest
+
+
+def decoupled(
+    s: Tensor, t: Tensor, right: Tensor, alpha: float, beta: float, temperature: float, **more: Any
+) -> Tensor:
+    """What DKD adds to the cross-entropy."""
+    epoch = more.pop("epoch", 0)
+    loss, parts = DKD(alpha=alpha, beta=beta, temperature=temperature, **more)(Asked(s, t, right, epoch).views)
+    return loss - parts["ce"]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 37, 100])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0, 10.0])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 8.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.5)])
+def test_dkd_and_its_gradient_are_those_of_the_public_code(
+    classes: int, temperature: float, alpha: float, beta: float
+) -> None:
+    for seed in range(5):
+        right = labels(seed, 12, classes)
+        found = []
+        for formula in (decoupled, reference):
+            s = logits(2 * seed, 12, classes, dtype=torch.float64).requires_grad_()
+            t = logits(2 * seed + 1, 12, classes, dtype=torch.float64)
+            value = formula(s, t, right, alpha, beta, temperature)
+            found.append((value.detach(), *torch.autograd.grad(value, s)))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(2, 100), st.floats(0.1, 5), st.floats(1, 20))
+def test_dkd_in_single_precision_is_the_public_code_in_double(
+    seed: int, n: int, classes: int, scale: float, temperature: float
+) -> None:
+    s, t, right = logits(seed, n, classes, scale), logits(seed + 1, n, classes, scale), labels(seed, n, classes)
+    expected = reference(s.double(), t.double(), right, 1.0, 4.0, temperature)
+    found = decoupled(s, t, right, 1.0, 4.0, temperature)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5 * temperature**2)
+
+
+def test_dkd_adds_cross_entropy_with_the_targets_and_decouples_at_the_labels() -> None:
+    s, t, right = logits(1), logits(2), labels(3)
+    asked = Asked(s, t, right, soft=True)
+    loss, parts = DKD(alpha=1, beta=8, temperature=4)(asked.views)
+    assert torch.equal(parts["ce"], functional.cross_entropy(s, asked.views.targets))
+    torch.testing.assert_close(loss, parts["ce"] + reference(s, t, right, 1, 8, 4))
+    assert list(parts) == ["ce", "tckd", "nckd"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 100), st.floats(0.5, 20))
+def test_kd_is_tckd_plus_what_the_teacher_leaves_times_nckd_for_each_image(
+    seed: int, classes: int, temperature: float
+) -> None:
+    s, t = (logits(seed + i, 8, classes, dtype=torch.float64) for i in range(2))
+    right = labels(seed, 8, classes)
+    for i in range(8):
+        one = slice(i, i + 1)
+        _, parts = DKD(alpha=1, beta=1, temperature=temperature)(Asked(s[one], t[one], right[one]).views)
+        p_t = (t[one] / temperature).softmax(1)[0, right[i]]
+        kd = kd_loss(s[one], t[one], temperature) / temperature**2
+        torch.testing.assert_close(parts["tckd"] + (1 - p_t) * parts["nckd"], kd, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 3, 20])
+def test_dkd_warms_up_with_epochs_counted_from_one(warmup: int) -> None:
+    s, t, right = (logits(i, dtype=torch.float64) for i in (1, 2, 3))
+    right = labels(3)
+    full = reference(s, t, right, 1, 8, 4)
+    for epoch in range(25):
+        factor = min((epoch + 1) / warmup, 1.0) if warmup else 1.0
+        found = decoupled(s, t, right, 1, 8, 4, warmup=warmup, epoch=epoch)
+        torch.testing.assert_close(found, factor * full)
+
+
+def test_a_lesson_tells_the_loss_its_epoch() -> None:
+    student, teacher, images = network(1), network(2), torch.rand(16, 1, 8, 8)
+    lesson = Lesson(CLASSES, 0, Noise(), DKD(alpha=1, beta=8, temperature=4, warmup=4), teacher)
+    added = []
+    for epoch in range(6):
+        lesson.begin(epoch)
+        loss, parts = lesson(student, images, labels(0))
+        added.append(float(loss.detach() - parts["ce"]))
+    assert [one / added[-1] for one in added] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1], rel=1e-4)
+
+
+def test_dkd_of_equal_answers_is_zero() -> None:
+    s = logits(1, dtype=torch.float64)
+    assert abs(decoupled(s, s.clone(), labels(3), 1, 8, 4).item()) < 1e-12
