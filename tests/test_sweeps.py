@@ -160,7 +160,7 @@ def test_a_rate_of_zero_is_one_point_for_all_variants(name: str) -> None:
     assert len([planned for planned in plain if set(planned.waits_for) == clean]) == 5
 
 
-# What the paper leaves open: protocols A.7, row by row
+# What the paper leaves open: papers A.7, row by row
 
 METHODS = {  # how each is told among students
     "Hinton": {},

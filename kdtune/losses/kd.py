@@ -17,7 +17,7 @@ class KD(Loss):
     """(1 - alpha) CE + alpha temperature^2 KL, batch mean (Hinton et al. 2015; Arani et al. 2019, section 3).
 
     `divergence: forward` is KL(teacher || student), Hinton's and the default of common code; `reverse` is
-    KL(student || teacher), as the paper's equations are printed (protocols A.7, row 14). `teacher_sees: shown` gives
+    KL(student || teacher), as the paper's equations are printed (papers A.7, row 14). `teacher_sees: shown` gives
     the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
     """
 

@@ -35,7 +35,7 @@ class Gaussian(InputKnob):
 
     With a teacher this is Soft Randomization, without one Gaussian augmentation (Arani et al., arXiv 1910.05057,
     section 3.2, figures 4 and 5). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does
-    not say; protocols A.7, row 16). `clamp: true` cuts it off at 0 and 1, and what is measured is what that leaves.
+    not say; papers A.7, row 16). `clamp: true` cuts it off at 0 and 1, and what is measured is what that leaves.
     """
 
     strength: ClassVar[str] = "sigma"

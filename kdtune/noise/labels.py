@@ -34,7 +34,7 @@ class Corruption(LabelsKnob):
     c (K - 1) / K of the labels is wrong, 0.9 c of ten classes, and that is what is measured (Arani et al., arXiv
     1910.05057, label-noise study, figures 9 and 10; FLC_TS, figures 17 and 18).
 
-    The paper does not say how the class is drawn; this is how the authors' later code does it (protocols A.2 and A.7,
+    The paper does not say how the class is drawn; this is how the authors' later code does it (papers A.2; papers A.7,
     row 11). With `classes: wrong` it is one of the K - 1 others, and a share c is wrong.
     """
 

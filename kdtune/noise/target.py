@@ -29,7 +29,7 @@ class TargetKnob(Knob, home="kdtune.noise.target"):
 class Variability(TargetKnob):
     """Messy Collaboration: y' = y with probability 1 - r, else a class drawn uniformly from the K - 1 wrong ones, anew
     for every sample of every batch (Arani et al., arXiv 1910.05057, target variability, figures 6 to 8; the paper does
-    not say how the class is drawn: protocols A.2 and A.7, row 12).
+    not say how the class is drawn: papers A.2; papers A.7, row 12).
 
     On the student it is MC-S, on the teacher MC-T, on both MC-TS. With `classes: any` the class is drawn from all K, so
     that only a share r (K - 1) / K of the labels is wrong, and that is what is measured.

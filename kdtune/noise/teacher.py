@@ -33,7 +33,7 @@ class Dropout(TeacherKnob):
     """Fickle Teacher: the teacher's dropout stays on while it teaches (Arani et al., arXiv 1910.05057, section 4.1).
 
     The response is one stochastic pass, as in the paper; with `passes` the mean of the logits of so many. Batch
-    normalisation stays in eval mode. `bn: train` is the ablation of protocols A.7, row 5: it normalises by the
+    normalisation stays in eval mode. `bn: train` is the ablation of papers A.7, row 5: it normalises by the
     statistics of the batch shown. The running averages are left as they are: a layer that normalises by the batch
     never reads them, so updating them would change no answer, only the teacher. At rate 0 all of this is off. The masks
     come from torch's global generator, which is the teacher's own meanwhile.
@@ -95,7 +95,7 @@ class SignalNoise(TeacherKnob):
     batch (Arani et al., arXiv 1910.05057, figures 11 and 12).
 
     One delta per logit; `per: sample` draws one for all logits of a sample, which makes its temperature random and
-    nothing else (the paper does not say which; protocols A.7, row 17).
+    nothing else (the paper does not say which; papers A.7, row 17).
     """
 
     strength: ClassVar[str] = "sigma"
@@ -121,7 +121,7 @@ class Swap(TeacherKnob):
     as they came; an output that is swapped goes on to meet its next neighbour, and so can fall by several places.
     `difference: relative` is |a - b| / max(|a|, |b|), `absolute` |a - b|. They are differences of the probabilities
     softmax(z / temperature), `on: logits` of the logits themselves. The paper states neither rates nor thresholds nor
-    which difference is meant (protocols A.7, row 18).
+    which difference is meant (papers A.7, row 18).
 
     The logits change places, which is exact: softmax treats all classes alike, so to permute its results is to permute
     what went in, at every temperature. Unless stated, `temperature` is the distillation's.

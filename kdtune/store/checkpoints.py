@@ -1,7 +1,7 @@
 """Checkpoints of a run: `<attempt>/checkpoints/<epoch>.pt`, then `<epoch>.json` with its digest. For `store` only.
 
 A checkpoint counts once its .json is there and the digest fits; a crash before that leaves nothing that could be loaded
-(danger 3: a damaged one must not be tried again and again while an older one is good).
+(dangers 3: a damaged one must not be tried again and again while an older one is good).
 """
 
 from __future__ import annotations

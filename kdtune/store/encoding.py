@@ -1,6 +1,6 @@
 """How the store writes things down: strict JSON, readable YAML, arrays. The same contents always give the same bytes.
 
-JSON here has no NaN and no Infinity: they are written as null (fault 17), and refused when read. Keys are sorted,
+JSON here has no NaN and no Infinity: they are written as null (faults 17), and refused when read. Keys are sorted,
 floats round-trip exactly. A sealed record carries the SHA-256 of its own contents, so that a flipped digit is noticed.
 """
 

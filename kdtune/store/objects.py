@@ -144,7 +144,7 @@ class Objects:
             yield
 
     def probe(self) -> None:
-        """Write, read, list and delete a small object: StorageError now, not after the first epoch (fault 10)."""
+        """Write, read, list and delete a small object: StorageError now, not after the first epoch (faults 10)."""
         key, data = f"probe-{secrets.token_hex(6)}", secrets.token_bytes(64)
         self.put(key, data)
         try:
@@ -177,7 +177,7 @@ class Objects:
 
 
 def check_key(key: str) -> str:
-    """`key` itself, if it is a relative posix path that stays where it is; ValueError otherwise (fault 33)."""
+    """`key` itself, if it is a relative posix path that stays where it is; ValueError otherwise (faults 33)."""
     if not all(PART.fullmatch(part) for part in key.split("/")):
         raise ValueError(
             f"{key!r} cannot be the name of a stored object: parts between '/' begin with a letter, digit or '_' and go"

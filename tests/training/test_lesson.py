@@ -127,7 +127,7 @@ def test_kd_loss_is_numpys(seed: int, n: int, k: int, scale: float, temperature:
 
 
 def test_kd_loss_is_the_one_of_common_code() -> None:
-    """kl_div(log_softmax(s/T), softmax(t/T)) T^2 / batch: KL(T||S), protocols A.1."""
+    """kl_div(log_softmax(s/T), softmax(t/T)) T^2 / batch: KL(T||S), papers A.1."""
     s, t = torch.randn(2, 32, CLASSES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     common = functional.kl_div(functional.log_softmax(s / 4, 1), functional.softmax(t / 4, 1), reduction="sum")
     torch.testing.assert_close(kd_loss(s, t, 4.0), common * 4**2 / 32)
