@@ -26,6 +26,7 @@ from kdtune.launch.searcher import OnInterrupt, PatientCache, PlanSearcher, Watc
 from kdtune.launch.trainable import trial
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import PlannedRun
+from kdtune.store.state import FINISHED
 
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 # Ray and Tune read these when they start. They hold while a sweep runs: a Tuner of the user's own keeps its loggers.
@@ -180,7 +181,7 @@ def _tune(
     # Tune lets one trial wait for resources by default; more must wait for an autoscaling cluster to grow.
     os.environ[MAX_PENDING] = str(200 if on_cluster else 8)
     searcher = PlanSearcher(dispatch, job, watcher, max_concurrent)
-    left = sum(state not in ("done", "diverged") for state in dispatch.states.values())
+    left = sum(state not in FINISHED for state in dispatch.states.values())
     tuner = tune.Tuner(
         tune.with_resources(trial, lambda config: tune.PlacementGroupFactory([resources.of(config["role"])])),
         tune_config=tune.TuneConfig(
