@@ -20,9 +20,8 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.execution import tune_controller
 
-from kdtune.launch.searcher import OnInterrupt, PatientCache, PlanSearcher, Watching
+from kdtune.launch.searcher import OnInterrupt, PlanSearcher, Watching, patience
 from kdtune.launch.trainable import trial
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import PlannedRun
@@ -93,13 +92,11 @@ def launch(
 def _as_kdtune_needs_it() -> Iterator[None]:
     """Ray's environment and Tune's cache of processes, for the time of a sweep."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    cache = tune_controller._ObjectCache
     os.environ.update(ENVIRONMENT)
-    tune_controller._ObjectCache = PatientCache
     try:
-        yield
+        with patience():
+            yield
     finally:
-        tune_controller._ObjectCache = cache
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kdtune.planning import dispatch as dispatching
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
-from kdtune.store.state import State
+from kdtune.store.state import ENDED, State
 from kdtune.sweepfile.load import load_sweep
 
 
@@ -138,3 +144,98 @@ def test_stopping_ends_everything_that_has_not_ended(plan, standing):
     take(dispatch)
     dispatch.stop()
     assert dispatch.over and dispatch.counts == {"stopped": 10}
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> SimpleNamespace:
+    """benchmarks/dispatch.py, which is no package."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "dispatch.py")))
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of Python it takes, a line of a loop each time: the same on every machine, however busy."""
+    count = 0
+
+    def traced(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return traced
+
+    before = sys.gettrace()
+    sys.settrace(traced)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_four_times_the_runs_are_at_most_five_times_the_work(benchmark):
+    small, large = (lines_run(lambda runs=runs: benchmark.decide_all(benchmark.plan_of(runs))) for runs in (200, 800))
+    assert large < 5 * small
+
+
+class Reference:
+    """The rules of who may start, each looked up in the whole plan every time."""
+
+    def __init__(self, plan, states: dict[str, str]) -> None:
+        self.runs = plan.runs
+        self.states = {id: "new" if state == "failed" else state for id, state in states.items()}
+        self.out: set[str] = set()
+        self.skip()
+
+    def skip(self) -> None:
+        for id, planned in self.runs.items():
+            if self.states[id] in ("new", "partial") and id not in self.out:
+                teachers = [self.states[teacher] for teacher in planned.waits_for]
+                if {"failed", "skipped"} & set(teachers) or (teachers and set(teachers) == {"diverged"}):
+                    self.states[id] = "skipped"
+
+    def next(self) -> str | None:
+        for id, planned in self.runs.items():
+            ready = all(self.states[teacher] in ("done", "diverged") for teacher in planned.waits_for)
+            if self.states[id] in ("new", "partial") and id not in self.out and ready:
+                self.out.add(id)
+                return id
+        return None
+
+    def ended(self, id: str, state: str) -> None:
+        self.states[id] = "failed" if state in ("new", "partial") else state
+        self.out.discard(id)
+        self.skip()
+
+    def looked(self, now: dict[str, str]) -> None:
+        self.states |= {id: now[id] for id, state in self.states.items() if state == "elsewhere"}
+        self.skip()
+
+
+STATES = st.sampled_from(["new", "partial", "elsewhere", "done", "diverged", "failed"])
+
+
+@given(st.data())
+def test_whatever_happens_it_decides_as_the_rules_say(data):
+    ids = [f"{number:02d}" for number in range(data.draw(st.integers(1, 9)))]
+    runs = {}
+    for number, id in enumerate(ids):
+        teachers = data.draw(st.lists(st.sampled_from(ids[:number]), unique=True, max_size=3)) if number else []
+        runs[id] = SimpleNamespace(id=id, waits_for=tuple(teachers))
+    plan, standing = SimpleNamespace(runs=runs, evaluators={}), FakeStanding()
+    standing.now = {id: data.draw(STATES) for id in ids}
+    dispatch, reference = Dispatch(plan, standing), Reference(plan, standing.now)
+    for _ in range(25):
+        assert dispatch.states == reference.states
+        assert dispatch.counts == Counter(reference.states.values())
+        assert dispatch.over == all(state in ENDED for state in reference.states.values())
+        for id in ids:  # what others do with their runs
+            if reference.states[id] == "elsewhere" and data.draw(st.booleans()):
+                standing.now[id] = data.draw(STATES)
+        dispatch._looked = float("-inf")
+        reference.looked(standing.now)
+        taken, expected = dispatch.next(), reference.next()
+        assert (taken.id if taken else None) == expected
+        if reference.out and data.draw(st.booleans()):
+            id = data.draw(st.sampled_from(sorted(reference.out)))
+            standing.now[id] = data.draw(STATES)
+            dispatch.ended(id, "because")
+            reference.ended(id, standing.now[id])
+    assert {id for id, state in dispatch.states.items() if state == "skipped"} <= dispatch.reasons.keys()
