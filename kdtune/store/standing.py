@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property
 from typing import Any, TypeVar
 
 from kdtune.store import checkpoints
@@ -37,7 +36,10 @@ class Look:
         self._store = store
         self._folder = run_folder(run_id)
         self._keys = frozenset(key.removeprefix(f"{self._folder}/") for key in keys)
-        self._may_be_done, self._may_be_claimed = done, claim
+        self._may_be_claimed = claim
+        # Not cached_property: up to Python 3.11 all instances share one lock, and no two records are read at a time.
+        self._done: list[Done | None] = [] if done else [None]
+        self._provenance: list[dict[str, Any]] = []
         self._evaluations: dict[str, Metrics | None] = {}
 
     def state(self, evaluators: Iterable[str]) -> State:
@@ -55,10 +57,12 @@ class Look:
         """What it is before the next attempt at it, whatever became of the last one."""
         return State.PARTIAL if checkpoints.any_complete(self._keys) else State.NEW
 
-    @cached_property
+    @property
     def done(self) -> Done | None:
         """How the run ended, None if it did not. A damaged `done` is set aside with a warning and counts as none."""
-        return self._store.done(self.id) if self._may_be_done else None
+        if not self._done:
+            self._done.append(self._store.done(self.id))
+        return self._done[0]
 
     def missing(self, evaluators: Iterable[str]) -> list[str]:
         return [evaluator for evaluator in evaluators if self.evaluation(evaluator) is None]
@@ -70,12 +74,14 @@ class Look:
             self._evaluations[evaluator] = self._store.evaluation(self.id, evaluator) if listed else None
         return self._evaluations[evaluator]
 
-    @cached_property
+    @property
     def provenance(self) -> dict[str, Any]:
         """Of a finished run; empty where there is none. DamagedError if it is not as it was written."""
         if self.done is None or PROVENANCE not in self.done.files:
             return {}
-        return dict(from_json(self._store.file(self.id, self.done, PROVENANCE)))
+        if not self._provenance:
+            self._provenance.append(dict(from_json(self._store.file(self.id, self.done, PROVENANCE))))
+        return self._provenance[0]
 
     @property
     def history(self) -> list[dict[str, Any]]:
