@@ -95,7 +95,7 @@ def estimate(
     for id, state in states.items():
         if state not in FINISHED:
             trained = standing.look(id).done is not None
-            missing = standing.missing(id) if trained else plan.evaluators
+            missing = standing.missing(id) if trained else None
             work = work_of(plan, id, device, data_dir, missing)
             seconds[id] = work.evaluation if trained else work.seconds
     ratios = compared(plan, states, standing, data_dir, device)
@@ -143,8 +143,10 @@ def work_of(
     """The seconds of one run of a plan; `evaluators` (hashes) are those to measure with, by default all."""
     run = plan.runs[id].run
     seen = images(run.dataset, data_dir)
-    wanted = plan.evaluators if evaluators is None else set(evaluators)
-    chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
+    chosen = plan.evaluation
+    if evaluators is not None:
+        wanted = set(evaluators)
+        chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
     teacher = plan.runs[run.teacher.runs[0]].run if run.teacher and run.teacher.runs[0] in plan.runs else None
     _, forward = model_cost(run.model, seen.shape, seen.classes)
     shown = passes(chosen, seen)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 STATUS_EVERY_S = 30.0
 REDRAWN_EVERY_S = 0.2
+DRAWING = 10  # times as long as it took to draw until it is drawn again: a large plan takes a tenth of a second
 LINES = 200  # finished runs of a plan that get a line; of a larger plan only every k-th does
 SHOWN = 4  # running runs named on a terminal
 HEADLINES = ("test/accuracy", "val/accuracy")  # the metric that a line shows: the first that was measured
@@ -59,6 +60,7 @@ class Progress:
         self._epochs: dict[str, tuple[int, int]] = {}  # of running runs: done, all
         self._finished = self._failed = 0
         self._spoke = clock()
+        self._redrawn_every = REDRAWN_EVERY_S
         self._live: Live | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal and verbosity >= 0:
             self._live = Live(console=self.console, auto_refresh=False, transient=True, redirect_stdout=False)
@@ -103,10 +105,12 @@ class Progress:
         if self._live is not None:
             if not self._live.is_started:
                 self._live.start()
-            elif self.clock() - self._spoke < REDRAWN_EVERY_S:
+            elif self.clock() - self._spoke < self._redrawn_every:
                 return
-            self._spoke = self.clock()
+            began = self.clock()
             self._live.update(self.view(), refresh=True)
+            self._spoke = self.clock()
+            self._redrawn_every = max(REDRAWN_EVERY_S, DRAWING * (self._spoke - began))
         elif self.verbosity >= 0 and self.clock() - self._spoke >= STATUS_EVERY_S:
             self._spoke = self.clock()
             self._say(Text(self.status()))

@@ -4,8 +4,8 @@
     <folder>/tensorboard/student dropout=0.2 seed=1/    events.out.tfevents.*   one run; `holds.json` says what of it
 
 A view like the rest of the folder: `rebuild` derives it anew from histories and metrics and touches only what differs.
-What differs is told by the digest of a history, so that a history which is there already is not even read. In between
-rows are appended as they come. Files are open only while something is written, however many runs there are.
+A history that is there already, by its digest, is not even read. In between rows are appended as they come. Files are
+open only while something is written, however many runs there are.
 TensorBoard's package is loaded (by `eventfile`) only where there is something to write.
 """
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]  # one epoch of a history
+Reader = Callable[[Sequence[str]], Mapping[str, Sequence[Row]]]  # rows by id
 HOLDS = "holds.json"
 LONGEST = 100  # characters of a run's folder: file systems and TensorBoard's list of runs
 SUCCESS = {State.DONE: True, State.DIVERGED: False, State.FAILED: False}  # states in which a session is over
@@ -61,25 +62,19 @@ class Events:
         self._warned = False
 
     def rebuild(
-        self,
-        read: Callable[[Sequence[str]], Mapping[str, Sequence[Row]]],
-        digests: Mapping[str, str],
-        metrics: Mapping[str, Row],
-        states: Mapping[str, State],
+        self, read: Reader, digests: Mapping[str, str], metrics: Mapping[str, Row], states: Mapping[str, State]
     ) -> None:
         """Make the folder hold every run of the plan once and whole, and nothing of any other run.
 
-        `read` gives the rows of runs by id; those that are over, hold what `digests` says (of their history's bytes)
-        and the final `metrics` are not read. `states` as in `dispatch`. A run that has not begun (no rows, and neither
-        running nor over) is not shown.
+        `read` gives rows by id. It is not asked for a run that is over and is here whole, by the digest of its history
+        and its final `metrics`. A run that has not begun (no rows, neither running nor over) is not shown.
         """
         self._open.clear()
         self._metrics = dict.fromkeys(name for final in metrics.values() for name in _finite(final))
         finals = {id: _finite(metrics.get(id, {})) for id in self.names}
         there = {id for id in self.names if self._holds(id, digests.get(id), finals[id], states.get(id))}
-        histories = read([id for id in self.names if id not in there])
         shown = {self.names[id] for id in there}
-        for id, rows in histories.items():
+        for id, rows in read([id for id in self.names if id not in there]).items():
             state = states.get(id, State.NEW)
             if rows or finals[id] or state == State.RUNNING or state in SUCCESS:
                 shown.add(self.names[id])
@@ -110,7 +105,7 @@ class Events:
         from kdtune.report import eventfile
 
         self._add(session.path, eventfile.ending(_rows(session.rows), final, success, time.time()))
-        self._note(session.path, self._contents(id, digest(to_lines(session.rows)), final, success))
+        self._note(session.path, _digest(self.parameters[id], digest(to_lines(session.rows)), final, success))
         if not final.keys() <= self._metrics.keys():
             self._metrics |= dict.fromkeys(final)
             self._summarise()
@@ -123,17 +118,13 @@ class Events:
         """Whether all of a run that is over is there; `history` is the digest of its rows as the store has them."""
         if history is None or state not in SUCCESS:
             return False
-        contents = self._contents(id, history, final, SUCCESS[state])
-        return _holding(self.folder / self.names[id], contents) is not None
-
-    def _contents(self, id: str, history: str, final: dict[str, float], success: bool | None) -> str:
-        """What stands for everything that is written of a run."""
-        return _digest(self.parameters[id], history, final, success)
+        folder = self.folder / self.names[id]
+        return _holding(folder, _digest(self.parameters[id], history, final, SUCCESS[state])) is not None
 
     def _whole(self, id: str, rows: list[Row], final: dict[str, float], success: bool | None) -> None:
         """Make a run's folder hold exactly this; `success` is None while the run is not over."""
         folder = self.folder / self.names[id]
-        contents = self._contents(id, digest(to_lines(rows)), final, success)
+        contents = _digest(self.parameters[id], digest(to_lines(rows)), final, success)
         path = _holding(folder, contents)
         if path is None:
             from kdtune.report import eventfile
