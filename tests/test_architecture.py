@@ -43,7 +43,7 @@ MAY = {
     # where runs are computed, what a person sees, what is typed
     "launch": "config evaluation paths planning store sweepfile training",
     "report": "evaluation paths planning statistics store sweepfile",
-    "cli": "data evaluation launch paths planning report store sweepfile training",
+    "cli": "data evaluation launch paths planning report store sweepfile",
     "api": "cli launch paths planning report store sweepfile training",
     "__init__": "api",
     "__main__": "cli report",

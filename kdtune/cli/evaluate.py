@@ -16,6 +16,7 @@ from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
 from kdtune.report.table import TableError, profile_folder
 from kdtune.store.objects import StorageError
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.reader import parse_value
@@ -30,9 +31,9 @@ def evaluate_late(folder: Path, profile: str | None, evaluation: str, **flags: A
     """
     try:
         place = profile_folder(folder, profile)
-        file, plan = finished_plan(place, evaluation, flags.get("data"))
+        file, plan, standing = finished_plan(place, evaluation, flags.get("data"))
         options = Options(file=place / "sweep.yaml", results=str(place.parent.parent), **flags)
-        view = View(Store(place.parent.parent), plan, label=place.name)
+        view = View(standing, plan, label=place.name)
         return sweep(options, file, plan, view, lambda value: None)
     except (SweepFileError, TableError) as error:
         click.echo(str(error), err=True)
@@ -42,8 +43,8 @@ def evaluate_late(folder: Path, profile: str | None, evaluation: str, **flags: A
         return 4
 
 
-def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[SweepFile, Plan]:
-    """The folder's own sweep with the evaluation changed, and its plan with the finished runs alone."""
+def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[SweepFile, Plan, Standing]:
+    """The folder's own sweep with the evaluation changed, and its plan with the finished runs alone; how they stand."""
     from kdtune import paths
 
     about = json.loads((place / "plan.json").read_bytes())
@@ -53,9 +54,10 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
     override = f"evaluation={json.dumps([*kept, asked])}"
     file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"])
     plan = replace(build_plan(file, paths.data_folder(data)), profile=about["profile"])
-    store = Store(place.parent.parent)
-    finished = store.finished()
-    return file, replace(plan, runs={id: planned for id, planned in plan.runs.items() if id in finished})
+    standing = Standing(Store(place.parent.parent), plan.evaluators)
+    standing.preload(plan.runs)
+    runs = {id: planned for id, planned in plan.runs.items() if standing.look(id).done is not None}
+    return file, replace(plan, runs=runs), standing
 
 
 def _name(entry: Any) -> str:

@@ -14,37 +14,18 @@ from kdtune.data.loading import preflight
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt
-from kdtune.planning.dispatch import Dispatch, measured
+from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import described
 from kdtune.report.progress import Progress
 from kdtune.store.objects import StorageError
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
 from kdtune.store.store import Store
 from kdtune.sweepfile.reader import parse_value
 from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
-from kdtune.training.loop import Row
 
 BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
-
-
-class Console:
-    """Tells the screen only: a single run has no sweep's folder."""
-
-    def __init__(self, plan: Plan, dispatch: Dispatch, verbosity: int) -> None:
-        self.plan, self.dispatch = plan, dispatch
-        self.progress = Progress(plan, dispatch, verbosity=verbosity)
-        self.started, self.tick = self.progress.started, self.progress.tick
-
-    def rows(self, id: str, rows: list[Row]) -> None:
-        recipe = self.plan.runs[id].run.recipe
-        if rows and recipe:
-            self.progress.epoch(id, int(rows[-1]["epoch"]), recipe.epochs)
-
-    def ended(self, id: str, state: str) -> None:
-        if state == "failed":
-            self.progress.failed(id, self.dispatch.reasons.get(id, ""))
-        else:
-            self.progress.ended(id, state, measured(self.plan, self.dispatch.store, id))
 
 
 def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> int:
@@ -58,12 +39,13 @@ def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> 
         except (DataError, StorageError, EvaluationError) as error:
             click.echo(f"refused: {error}", err=True)
             return 4
-        dispatch = Dispatch(plan, store)
-        console = Console(plan, dispatch, options.verbosity)
+        standing = Standing(store, plan.evaluators)
+        dispatch = Dispatch(plan, standing)
+        progress = Progress(plan, dispatch, verbosity=options.verbosity)
         with Interrupt() as interrupt:
-            launch_here(dispatch, console, options.data_dir, options.checkpoint_every, interrupt, debug)
-        console.progress.close()
-        metrics = {id: measured(plan, store, id) for id in plan.runs}
+            launch_here(dispatch, progress, options.data_dir, options.checkpoint_every, interrupt, debug)
+        progress.close()
+        metrics = {id: standing.measured(id) for id in plan.runs}
         runs = [{**run, "metrics": metrics[run["id"]]} for run in described(plan, dispatch.states)]
         print_json({"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset, "runs": runs})
         for id, planned in plan.runs.items():
@@ -72,7 +54,7 @@ def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> 
                 say(options, f"          {name} {value:.4g}" if value is not None else f"          {name} -")
     if interrupt.signal:
         return 128 + interrupt.signal
-    return 0 if set(dispatch.counts) == {"done"} else 3
+    return 0 if set(dispatch.counts) == {State.DONE} else 3
 
 
 def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Store]:

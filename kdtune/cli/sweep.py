@@ -23,12 +23,14 @@ from kdtune.data.files import DataError
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import cost
-from kdtune.planning.dispatch import Dispatch, states
+from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report import summary
 from kdtune.report.folder import View, described
 from kdtune.store import checkpoints
 from kdtune.store.objects import StorageError
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep, profiles_of
 from kdtune.sweepfile.tree import SweepFileError
@@ -71,11 +73,11 @@ def run(options: Options) -> int:
         try:
             file, first_line = read(options)
             plan = build_plan(file, options.data_dir)
-            store = Store(paths.results_folder(options.results))
+            standing = Standing(Store(paths.results_folder(options.results)), plan.evaluators)
             say(options, first_line)
             if options.dry_run:
-                return dry_run(options, plan, store, print_json)
-            return sweep(options, file, plan, View(store, plan, options.overrides), print_json)
+                return dry_run(options, plan, standing, print_json)
+            return sweep(options, file, plan, View(standing, plan, options.overrides), print_json)
         except SweepFileError as error:
             click.echo(str(error), err=True)
             return 2
@@ -93,13 +95,13 @@ def read(options: Options) -> tuple[SweepFile, str]:
     return file, profiles.line(name, why, file.changes, offered)
 
 
-def dry_run(options: Options, plan: Plan, store: Store, print_json: Any) -> int:
+def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -> int:
     """What would run, what is done already, what it costs. Nothing is written."""
-    now = states(plan, store)
+    now = standing.states(plan.runs)
     if options.json:
         print_json({**about(plan), "counts": Counter(now.values()), "runs": described(plan, now)})
         return 0
-    estimate = cost.estimate(plan, now, store, options.data_dir)
+    estimate = cost.estimate(plan, now, standing, options.data_dir)
     click.echo(f"{plan.name} on {plan.dataset}, profile {plan.profile}")
     for role in ("teacher", "student"):
         mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
@@ -111,7 +113,7 @@ def dry_run(options: Options, plan: Plan, store: Store, print_json: Any) -> int:
 
 def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json: Any) -> int:
     """Runs what is not done, keeps the sweep's folder up to date, says what came of it."""
-    store = view.store
+    store = view.standing.store
     lease = store.claim(f"sweep/{view.key}")
     if lease is None:
         owner = store.owner(f"sweep/{view.key}") or {}
@@ -121,9 +123,9 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
         )
     began = time.monotonic()
     with lease, Interrupt() as interrupt:
-        dispatch = Dispatch(plan, store)
+        dispatch = Dispatch(plan, view.standing)
         if not dispatch.over:
-            prepare(options, plan, dispatch, store)
+            prepare(options, plan, dispatch)
         view.write(file, dispatch.states)
         observer = observe(options, plan, dispatch, view)
         try:
@@ -141,15 +143,15 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
         say(options, line)
     if interrupt.signal:
         return 128 + interrupt.signal
-    return 0 if set(dispatch.counts) <= {"done"} else 3
+    return 0 if set(dispatch.counts) <= {State.DONE} else 3
 
 
-def prepare(options: Options, plan: Plan, dispatch: Dispatch, store: Store) -> None:
+def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
     """All that can be known to fail before a run starts: storage, what evaluators need, cost, data."""
-    store.objects.probe()
+    dispatch.standing.store.objects.probe()
     for evaluator in plan.evaluation:
         evaluator.preflight()
-    estimate = cost.estimate(plan, dispatch.states, store, options.data_dir)
+    estimate = cost.estimate(plan, dispatch.states, dispatch.standing, options.data_dir)
     say(options, str(estimate))
     if estimate.hours > CONFIRM_ABOVE_H and not options.address and not options.yes:
         if not sys.stdin.isatty() or options.json:
@@ -165,13 +167,14 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch, store: Store) -> N
         preflight(dataset, options.data_dir)
 
 
-def observe(options: Options, plan: Plan, dispatch: Dispatch, view: View) -> Any:
-    from kdtune.report.observer import Observer
+def observe(options: Options, plan: Plan, dispatch: Dispatch, view: View) -> Watcher:
+    from kdtune.report.observer import Observer, TensorBoard
+    from kdtune.report.progress import Progress
 
-    return Observer(plan, dispatch, view, options.verbosity)
+    return Observer([Progress(plan, dispatch, verbosity=options.verbosity), TensorBoard(dispatch, view)])
 
 
-def launch(options: Options, plan: Plan, dispatch: Dispatch, observer: Any, interrupt: Interrupt) -> None:
+def launch(options: Options, plan: Plan, dispatch: Dispatch, observer: Watcher, interrupt: Interrupt) -> None:
     """Through Ray, or in this process."""
     results = paths.results_folder(options.results)
     if options.here:

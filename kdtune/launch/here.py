@@ -44,7 +44,7 @@ def launch_here(
             if interrupt.signal:
                 raise KeyboardInterrupt
 
-        place = RunContext(dispatch.store, data_dir, device, torch.get_num_threads(), checkpoint_every, report)
+        place = RunContext(dispatch.standing.store, data_dir, device, torch.get_num_threads(), checkpoint_every, report)
         try:
             ended = perform(planned.run, dispatch.plan.evaluation, place)
         except KeyboardInterrupt:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
+import ray
 from ray.tune import Callback
 from ray.tune.execution import tune_controller
 from ray.tune.search import Searcher
@@ -14,25 +19,68 @@ from ray.tune.stopper import Stopper
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import PlannedRun
 
+log = logging.getLogger(__name__)
 
-class PatientCache(tune_controller._ObjectCache):
-    """Keeps the processes of finished runs while nothing waits for a place. Tune's own keeps a single one.
 
-    Where a group of students waits for the last teacher, Tune would end all processes but one; the new ones start in
-    seconds, and Tune gives their run to the one that is free before they are ready, again and again: short runs would
-    then use one slot only, to the end. A process kept for one shape of resources goes as soon as another shape waits.
+def tune_cache() -> type | None:
+    """Tune's cache of processes, a private class; None where this Tune has none that works as `patient_cache` needs."""
+    own = getattr(tune_controller, "_ObjectCache", None)
+    try:
+        made = own(may_keep_one=True)  # type: ignore[misc]
+        fits = isinstance(made._cached_objects, defaultdict) and made._cached_objects.default_factory is list
+        fits = fits and isinstance(made._max_num_objects, Mapping) and isinstance(made._num_cached_objects, int)
+        fits = fits and callable(made.cache_object) and callable(made.flush_cached_objects)
+    except (AttributeError, TypeError):
+        fits = False
+    return own if fits else None
+
+
+def patient_cache(own: type) -> type:
+    """Tune's `own` cache, changed: it keeps the processes of finished runs while nothing waits for a place.
+
+    Tune's own keeps a single one. Where a group of students waits for the last teacher, Tune would end all processes
+    but one; the new ones start in seconds, and Tune gives their run to the one that is free before they are ready,
+    again and again: short runs would then use one slot only, to the end. A process kept for one shape of resources goes
+    as soon as another shape waits.
     """
 
-    def cache_object(self, key: Any, obj: Any) -> bool:
-        if any(self._max_num_objects.values()):
-            return bool(super().cache_object(key, obj))
-        self._cached_objects[key].append(obj)
-        self._num_cached_objects += 1
-        return True
+    class PatientCache(own):  # type: ignore[misc]
+        def cache_object(self, key: Any, obj: Any) -> bool:
+            if any(self._max_num_objects.values()):
+                return bool(super().cache_object(key, obj))
+            self._cached_objects[key].append(obj)
+            self._num_cached_objects += 1
+            return True
 
-    def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
-        if force_all or any(self._max_num_objects.values()):
-            yield from super().flush_cached_objects(force_all)
+        def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
+            if force_all or any(self._max_num_objects.values()):
+                yield from super().flush_cached_objects(force_all)
+
+    return PatientCache
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Tune with a patient cache, for the time of a sweep. With another Tune than was tested: its own, and a warning."""
+    own = tune_cache()
+    if own is None:
+        _warn_once(ray.__version__)
+        yield
+        return
+    tune_controller._ObjectCache = patient_cache(own)
+    try:
+        yield
+    finally:
+        tune_controller._ObjectCache = own
+
+
+@cache
+def _warn_once(version: str) -> None:
+    log.warning(
+        "Ray %s keeps processes in another way than kdtune knows: short runs may wait for new ones; ray[tune] 2.60 does"
+        " not have that",
+        version,
+    )
 
 
 class NotKept:

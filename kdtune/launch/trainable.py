@@ -65,7 +65,7 @@ def trial(config: Mapping[str, Any]) -> None:
     )
     evaluation = TypeAdapter(Evaluation).validate_python(json.loads(config["evaluation"]))
     ended = perform(Run.model_validate(json.loads(config["run"])), evaluation, place)
-    tune.report({"id": config["id"], "rows": kept, "ended": ended.state, "error": ended.traceback})
+    tune.report({"id": config["id"], "rows": kept, "ended": str(ended.state), "error": ended.traceback})
 
 
 def assigned() -> tuple[str, int]:
@@ -106,14 +106,17 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     """All runs of a plan of one student, the student last and the only one reported."""
     from ray import tune
 
-    from kdtune.planning.dispatch import Dispatch, measured
+    from kdtune.planning.dispatch import Dispatch
+    from kdtune.store.standing import Standing
+    from kdtune.store.state import FINISHED
     from kdtune.store.store import Store
     from kdtune.training.run import RunContext, perform
 
-    store = Store(results)
+    standing = Standing(Store(results), plan.evaluators)
+    standing.refresh(*plan.runs)  # a few of maybe thousands: a listing of all would cost each trial seconds
     device, threads = assigned()
     student = next(id for id, planned in plan.runs.items() if planned.role == "student")
-    dispatch = Dispatch(plan, store)
+    dispatch = Dispatch(plan, standing)
     told = 0
 
     def report(history: list[dict[str, float]]) -> None:
@@ -127,15 +130,15 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
             time.sleep(1.0)  # a teacher is being trained elsewhere
             continue
         listening = report if planned.id == student else lambda history: None
-        place = RunContext(store, data_dir, device, threads, report=listening)
+        place = RunContext(standing.store, data_dir, device, threads, report=listening)
         ended = perform(planned.run, plan.evaluation, place)
         dispatch.ended(planned.id, ended.traceback)
-    if dispatch.states[student] not in ("done", "diverged"):
+    if dispatch.states[student] not in FINISHED:
         raise RuntimeError(f"{plan.runs[student].name}: {dispatch.reasons.get(student, dispatch.states[student])}")
-    metrics: dict[str, Any] = {"run_id": student, "state": dispatch.states[student]}
-    for row in store.history(student)[-1:]:
+    metrics: dict[str, Any] = {"run_id": student, "state": str(dispatch.states[student])}
+    for row in standing.look(student).history[-1:]:
         metrics |= numbers(row)
-    tune.report(metrics | measured(plan, store, student))
+    tune.report(metrics | standing.measured(student))
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, Any]:

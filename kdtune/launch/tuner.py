@@ -20,12 +20,12 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.execution import tune_controller
 
-from kdtune.launch.searcher import OnInterrupt, PatientCache, PlanSearcher, Watching
+from kdtune.launch.searcher import OnInterrupt, PlanSearcher, Watching, patience
 from kdtune.launch.trainable import trial
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import PlannedRun
+from kdtune.store.state import FINISHED
 
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 # Ray and Tune read these when they start. They hold while a sweep runs: a Tuner of the user's own keeps its loggers.
@@ -92,13 +92,11 @@ def launch(
 def _as_kdtune_needs_it() -> Iterator[None]:
     """Ray's environment and Tune's cache of processes, for the time of a sweep."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    cache = tune_controller._ObjectCache
     os.environ.update(ENVIRONMENT)
-    tune_controller._ObjectCache = PatientCache
     try:
-        yield
+        with patience():
+            yield
     finally:
-        tune_controller._ObjectCache = cache
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -180,7 +178,7 @@ def _tune(
     # Tune lets one trial wait for resources by default; more must wait for an autoscaling cluster to grow.
     os.environ[MAX_PENDING] = str(200 if on_cluster else 8)
     searcher = PlanSearcher(dispatch, job, watcher, max_concurrent)
-    left = sum(state not in ("done", "diverged") for state in dispatch.states.values())
+    left = sum(state not in FINISHED for state in dispatch.states.values())
     tuner = tune.Tuner(
         tune.with_resources(trial, lambda config: tune.PlacementGroupFactory([resources.of(config["role"])])),
         tune_config=tune.TuneConfig(

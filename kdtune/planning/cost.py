@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from kdtune.config import Run
 from kdtune.evaluation.evaluator import BATCH, Evaluator
 from kdtune.models.model import Model, Shape
-from kdtune.planning import dispatch
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
+from kdtune.store.state import FINISHED, State
 from kdtune.store.store import DamagedError
 
 if TYPE_CHECKING:
     from kdtune.data.dataset import Dataset
     from kdtune.planning.plan import Plan
-    from kdtune.store.store import Store
+    from kdtune.store.standing import Standing
 
 TRAINING = 3  # a training step costs about three forward passes: one forward, two backward (weights, inputs)
 KEPT = 2  # checkpoints of a run
@@ -77,8 +77,8 @@ class Estimate:
 
 def estimate(
     plan: Plan,
-    states: Mapping[str, str],
-    store: Store,
+    states: Mapping[str, State],
+    standing: Standing,
     data_dir: Path,
     device: Device | None = None,
     devices: int | None = None,
@@ -89,14 +89,14 @@ def estimate(
     """
     device = device or (GPU if has_usable_gpu() else CPU_CORE)
     devices = devices or available(device)
-    trained = store.finished()
     seconds: dict[str, float] = {}
     for id, state in states.items():
-        if state not in ("done", "diverged"):
-            missing = dispatch.missing(plan, store, id) if id in trained else plan.evaluators
+        if state not in FINISHED:
+            trained = standing.look(id).done is not None
+            missing = standing.missing(id) if trained else None
             work = work_of(plan, id, device, data_dir, missing)
-            seconds[id] = work.evaluation if id in trained else work.seconds
-    ratios = compared(plan, states, store, data_dir, device)
+            seconds[id] = work.evaluation if trained else work.seconds
+    ratios = compared(plan, states, standing, data_dir, device)
     factor = median(ratios) if ratios else 1.0
     # A student cannot start before its teachers are done, however many devices there are.
     chain = (
@@ -119,12 +119,14 @@ def estimate(
     )
 
 
-def compared(plan: Plan, states: Mapping[str, str], store: Store, data_dir: Path, device: Device) -> list[float]:
+def compared(
+    plan: Plan, states: Mapping[str, State], standing: Standing, data_dir: Path, device: Device
+) -> list[float]:
     """Seconds that finished runs took on this kind of device, each over what was estimated. A diverged one was cut."""
     ratios: list[float] = []
-    for id in (id for id, state in states.items() if state == "done"):
+    for id in (id for id, state in states.items() if state == State.DONE):
         with suppress(DamagedError):
-            record = store.provenance(id) or {}
+            record = standing.look(id).provenance
             on_cpu = str(record.get("device", "")).endswith("CPU")
             if record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
                 ratios.append(record["seconds"] / work_of(plan, id, device, data_dir).seconds)
@@ -139,8 +141,10 @@ def work_of(
     """The seconds of one run of a plan; `evaluators` (hashes) are those to measure with, by default all."""
     run = plan.runs[id].run
     seen = images(run.dataset, data_dir)
-    wanted = plan.evaluators if evaluators is None else set(evaluators)
-    chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
+    chosen = plan.evaluation
+    if evaluators is not None:
+        wanted = set(evaluators)
+        chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
     teacher = plan.runs[run.teacher.runs[0]].run if run.teacher and run.teacher.runs[0] in plan.runs else None
     _, forward = model_cost(run.model, seen.shape, seen.classes)
     shown = passes(chosen, seen)

@@ -11,15 +11,16 @@ from kdtune.paths import data_folder
 from kdtune.planning.plan import Plan
 from kdtune.report import table
 from kdtune.store.encoding import to_json, to_yaml
-from kdtune.store.store import Store
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
 from kdtune.sweepfile.load import SweepFile
 
 
 class View:
     """`results/<sweep>/<profile>/`; with overrides `<profile>+<4 hex>`, so that two variants do not share a folder."""
 
-    def __init__(self, store: Store, plan: Plan, overrides: Sequence[str] = (), label: str | None = None) -> None:
-        self.store = store
+    def __init__(self, standing: Standing, plan: Plan, overrides: Sequence[str] = (), label: str | None = None) -> None:
+        self.standing = standing
         self.plan = plan
         variant = f"+{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:4]}" if overrides else ""
         self.key = f"{plan.name}/{label or plan.profile + variant}"
@@ -27,28 +28,28 @@ class View:
     @property
     def place(self) -> str:
         """Folder or URI, as a person would open it."""
-        return self.store.objects.path(self.key)
+        return self.standing.store.objects.path(self.key)
 
     @property
     def local(self) -> Path:
         """Where files that need a real folder lie, such as TensorBoard's: the folder itself, or a mirror of it."""
-        root = self.store.objects.local
+        root = self.standing.store.objects.local
         return (root if root is not None else data_folder() / "mirror") / self.key
 
-    def write(self, file: SweepFile, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    def write(self, file: SweepFile, states: Mapping[str, State]) -> list[dict[str, Any]]:
         """The sweep as it was resolved, its plan, and the table of its runs; returns the table."""
-        rows = table.rows(self.plan, self.store, states)
+        rows = table.rows(self.plan, self.standing, states)
         about = {"sweep": self.plan.name, "profile": self.plan.profile, "dataset": self.plan.dataset}
         for each in self.plan.evaluation:
             if each.key == "pgd":  # a number of robustness means nothing without what it was attacked with
                 about["attack"] = f"eps {each.eps[0]:g}, step {each.step[0]:g}, {each.restarts} restarts"
-        runs = described(self.plan, states)
+        runs, evaluators = described(self.plan, states), self.plan.evaluators
         files = {
             "sweep.yaml": to_yaml(file.tree),
-            "plan.json": to_json({**about, "folder": file.folder, "runs": runs}, indent=1),
+            "plan.json": to_json({**about, "folder": file.folder, "evaluators": evaluators, "runs": runs}, indent=1),
             "results.csv": table.to_csv(rows),
         }
-        objects, parquet = self.store.objects, f"{self.key}/results.parquet"
+        objects, parquet = self.standing.store.objects, f"{self.key}/results.parquet"
         changed = {name: data for name, data in files.items() if objects.get(f"{self.key}/{name}") != data}
         # Arrow loads pandas, which is slow: not for what is there already. Parquet first: if that is cut
         # short, the others still differ, and the next command writes all again.
@@ -59,7 +60,7 @@ class View:
         return rows
 
 
-def described(plan: Plan, states: Mapping[str, str]) -> list[dict[str, Any]]:
+def described(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
     """The runs of a plan as plain values: what `--dry-run --json` prints and plan.json keeps."""
     return [
         {
@@ -68,7 +69,7 @@ def described(plan: Plan, states: Mapping[str, str]) -> list[dict[str, Any]]:
             "seed": planned.run.seed,
             "parameters": planned.parameters,
             "waits_for": list(planned.waits_for),
-            "state": states[id],
+            "state": str(states[id]),
         }
         for id, planned in plan.runs.items()
     ]

@@ -2,52 +2,71 @@
 
 from __future__ import annotations
 
-from kdtune.planning.dispatch import Dispatch, measured
-from kdtune.planning.plan import Plan
+from collections.abc import Sequence
+
+from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.report.folder import View
-from kdtune.report.progress import Progress
 from kdtune.report.tensorboard import Events
+from kdtune.store.attempt import HISTORY
+from kdtune.store.state import State
 
 
 class Observer:
-    """Passes on what the driver hears of its runs. TensorBoard is rebuilt from the store's histories at start and end,
-    so that runs of other sweeps and of earlier commands appear too, once and whole."""
+    """Passes on what the driver hears of its runs."""
 
-    def __init__(self, plan: Plan, dispatch: Dispatch, view: View, verbosity: int) -> None:
-        self.plan = plan
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+
+    def started(self, id: str) -> None:
+        for watcher in self.watchers:
+            watcher.started(id)
+
+    def rows(self, id: str, rows: list[dict[str, float]]) -> None:
+        for watcher in self.watchers:
+            watcher.rows(id, rows)
+
+    def ended(self, id: str, state: State) -> None:
+        for watcher in self.watchers:
+            watcher.ended(id, state)
+
+    def tick(self) -> None:
+        for watcher in self.watchers:
+            watcher.tick()
+
+    def close(self) -> None:
+        for watcher in self.watchers:
+            watcher.close()
+
+
+class TensorBoard:
+    """The event files of a sweep's folder. They are rebuilt from the store at start and end, so that runs of other
+    sweeps and of earlier commands appear too, once and whole; only histories that they do not hold are read."""
+
+    def __init__(self, dispatch: Dispatch, view: View) -> None:
         self.dispatch = dispatch
-        self.store = dispatch.store
-        self.events = Events(view.local, plan)
-        self.progress = Progress(plan, dispatch, verbosity=verbosity)
+        self.standing = dispatch.standing
+        self.events = Events(view.local, dispatch.plan)
         self._rebuild()
 
     def started(self, id: str) -> None:
         self.events.append(id, [])  # it shows among TensorBoard's HParams before its first epoch
-        self.progress.started(id)
 
     def rows(self, id: str, rows: list[dict[str, float]]) -> None:
         self.events.append(id, rows)
-        recipe = self.plan.runs[id].run.recipe
-        if rows and recipe is not None:
-            self.progress.epoch(id, int(rows[-1]["epoch"]), recipe.epochs)
 
-    def ended(self, id: str, state: str) -> None:
-        metrics = measured(self.plan, self.store, id)
-        if state == "failed":
-            self.progress.failed(id, self.dispatch.reasons.get(id, ""))
-        else:
-            self.progress.ended(id, state, metrics)
-        self.events.finish(id, metrics, state)
+    def ended(self, id: str, state: State) -> None:
+        self.events.finish(id, self.standing.measured(id), state)
 
     def tick(self) -> None:
-        self.progress.tick()
+        """Epochs are written as they come."""
 
     def close(self) -> None:
-        self.progress.close()
         self._rebuild()
         self.events.close()
 
     def _rebuild(self) -> None:
-        histories = {id: self.store.history(id) for id in self.plan.runs}
-        metrics = {id: measured(self.plan, self.store, id) for id in self.plan.runs}
-        self.events.rebuild(histories, metrics, self.dispatch.states)
+        ids = self.dispatch.plan.runs
+        done = {id: self.standing.look(id).done for id in ids}
+        digests = {id: each.files[HISTORY] for id, each in done.items() if each is not None and HISTORY in each.files}
+        metrics = {id: self.standing.measured(id) for id in ids}
+        self.events.rebuild(self.standing.histories, digests, metrics, self.dispatch.states)

@@ -19,22 +19,23 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtune.planning import cost
-from kdtune.planning.dispatch import ENDED
 from kdtune.planning.plan import Plan
+from kdtune.store.state import ENDED, FINISHED, State
 
 if TYPE_CHECKING:
     from kdtune.planning.dispatch import Dispatch
 
 STATUS_EVERY_S = 30.0
 REDRAWN_EVERY_S = 0.2
+DRAWING = 10  # times as long as it took to draw until it is drawn again: a large plan takes a tenth of a second
 LINES = 200  # finished runs of a plan that get a line; of a larger plan only every k-th does
 SHOWN = 4  # running runs named on a terminal
 HEADLINES = ("test/accuracy", "val/accuracy")  # the metric that a line shows: the first that was measured
-COLOURS = {"done": "green", "failed": "bold red", "diverged": "yellow"}
+COLOURS = {State.DONE: "green", State.FAILED: "bold red", State.DIVERGED: "yellow"}
 
 
 class Progress:
-    """Told by the driver what happens; asks `dispatch` how all runs stand.
+    """The screen, a watcher: told by the driver what happens, asks `dispatch` how all runs stand.
 
     `verbosity`: below 0 only failures are shown; above 0 every finished run has its line. `work` is each run's weight
     in the time left (default: its estimated cost), `clock` gives seconds, `console` is written to instead of `stream`.
@@ -59,6 +60,7 @@ class Progress:
         self._epochs: dict[str, tuple[int, int]] = {}  # of running runs: done, all
         self._finished = self._failed = 0
         self._spoke = clock()
+        self._redrawn_every = REDRAWN_EVERY_S
         self._live: Live | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal and verbosity >= 0:
             self._live = Live(console=self.console, auto_refresh=False, transient=True, redirect_stdout=False)
@@ -68,46 +70,47 @@ class Progress:
         self._epochs[id] = (0, 0)
         self.tick()
 
+    def rows(self, id: str, rows: list[dict[str, float]]) -> None:
+        recipe = self.plan.runs[id].run.recipe
+        if rows and recipe is not None:
+            self.epoch(id, int(rows[-1]["epoch"]), recipe.epochs)
+
     def epoch(self, id: str, done_epochs: int, total: int) -> None:
         self._epochs[id] = (done_epochs, total)
         self.time_left.epoch(id, done_epochs, total)
 
-    def ended(self, id: str, state: str, metrics: Mapping[str, Any] | None = None) -> None:
+    def ended(self, id: str, state: State) -> None:
         """A line of its own, but for a run that another sweep has."""
-        if state == "failed":
-            self.failed(id, "")
-            return
         self._epochs.pop(id, None)
         seconds = self.time_left.ended(id, state)
-        if state not in ("done", "diverged"):
+        if state == State.FAILED:
+            self._failure(id, seconds)
+        if state not in FINISHED:
             return
         self._finished += 1
         every = 1 if self.verbosity > 0 else ceil(len(self.plan.runs) / LINES)
         if self.verbosity >= 0 and self._finished % every == 0:
-            self._say(self._line(id, state, headline(metrics or {}), seconds))
+            self._say(self._line(id, state, headline(self.dispatch.standing.measured(id)), seconds))
 
-    def failed(self, id: str, traceback_text: str) -> None:
+    def _failure(self, id: str, seconds: float | None) -> None:
         """The first failure in full, later ones in a line."""
-        self._epochs.pop(id, None)
-        seconds = self.time_left.ended(id, "failed")
         self._failed += 1
-        text = traceback_text.strip() or self.dispatch.reasons.get(id, "").strip()
-        last = text.splitlines()[-1] if text else "no reason is known"
-        self._say(self._line(id, "failed", "" if self._failed == 1 else last, seconds))
+        text = self.dispatch.reasons.get(id, "").strip() or "no reason is known"
+        self._say(self._line(id, State.FAILED, "" if self._failed == 1 else text.splitlines()[-1], seconds))
         if self._failed == 1:
-            self._say(Text(text or last))
-            if (reason := self.dispatch.reasons.get(id, "").strip()) and reason not in text:
-                self._say(Text(reason))
+            self._say(Text(text))
 
     def tick(self) -> None:
         """About once a second."""
         if self._live is not None:
             if not self._live.is_started:
                 self._live.start()
-            elif self.clock() - self._spoke < REDRAWN_EVERY_S:
+            elif self.clock() - self._spoke < self._redrawn_every:
                 return
-            self._spoke = self.clock()
+            began = self.clock()
             self._live.update(self.view(), refresh=True)
+            self._spoke = self.clock()
+            self._redrawn_every = max(REDRAWN_EVERY_S, DRAWING * (self._spoke - began))
         elif self.verbosity >= 0 and self.clock() - self._spoke >= STATUS_EVERY_S:
             self._spoke = self.clock()
             self._say(Text(self.status()))
@@ -121,12 +124,12 @@ class Progress:
     def counts(self) -> str:
         """12 done, 2 running, 31 waiting, 0 failed"""
         now = self.dispatch.counts
-        elsewhere = now.get("elsewhere", 0)
-        waiting = sum(count for state, count in now.items() if state not in ENDED and state != "running")
-        words = [f"{now.get('done', 0)} done", f"{now.get('running', 0)} running"]
+        elsewhere = now.get(State.ELSEWHERE, 0)
+        waiting = sum(count for state, count in now.items() if state not in ENDED and state != State.RUNNING)
+        words = [f"{now.get(State.DONE, 0)} done", f"{now.get(State.RUNNING, 0)} running"]
         words.append(f"{waiting} waiting" + (f" ({elsewhere} for another sweep)" if elsewhere else ""))
-        words.append(f"{now.get('failed', 0)} failed")
-        words += [f"{now[state]} {state}" for state in ("diverged", "skipped", "stopped") if state in now]
+        words.append(f"{now.get(State.FAILED, 0)} failed")
+        words += [f"{now[state]} {state}" for state in (State.DIVERGED, State.SKIPPED, State.STOPPED) if state in now]
         return ", ".join(words)
 
     def left(self) -> str:
@@ -150,7 +153,7 @@ class Progress:
             lines.append(Text(f"  and {len(self._epochs) - SHOWN} more", style="dim"))
         return Group(bar, *lines)
 
-    def _line(self, id: str, state: str, what: str, seconds: float | None) -> Text:
+    def _line(self, id: str, state: State, what: str, seconds: float | None) -> Text:
         took = "" if seconds is None else cost.duration(seconds)
         end = f"{what}   {took}".strip()
         name = self.plan.runs[id].name
@@ -176,10 +179,11 @@ class TimeLeft:
     """How long it still takes, by what was achieved since the first run started; running ones count by their epochs."""
 
     def __init__(
-        self, plan: Plan, states: Mapping[str, str], work: Mapping[str, cost.Work], clock: Callable[[], float]
+        self, plan: Plan, states: Mapping[str, State], work: Mapping[str, cost.Work], clock: Callable[[], float]
     ) -> None:
         self.plan, self.work, self.clock = plan, work, clock
-        self._resumed = {id for id, state in states.items() if state == "partial"}
+        self._whole = sum(each.seconds for each in work.values()) or 1.0
+        self._resumed = {id for id, state in states.items() if state == State.PARTIAL}
         self._first: float | None = None  # when the first run started
         self._began: dict[str, float] = {}  # running runs: when they started,
         self._reached: dict[str, float] = {}  # the share of their work that is done,
@@ -198,24 +202,23 @@ class TimeLeft:
             self._before[id] = training * (done - 1) / total
         self._reached[id] = training * done / total
 
-    def ended(self, id: str, state: str) -> float | None:
+    def ended(self, id: str, state: State) -> float | None:
         """The seconds that it took, None for a run that was never started here."""
         if id not in self._began:
             return None
         seconds = self.clock() - self._began.pop(id)
-        reached = self._reached.pop(id) if state != "done" else 1.0
+        reached = self._reached.pop(id) if state != State.DONE else 1.0
         self._reached.pop(id, None)
         self._achieved += (reached - self._before.pop(id)) * self.work[id].seconds
         self._spent += seconds
         return seconds
 
-    def share(self, states: Mapping[str, str]) -> float:
+    def share(self, states: Mapping[str, State]) -> float:
         """The share of all work that is done, from 0 to 1."""
-        whole = sum(work.seconds for work in self.work.values()) or 1.0
-        left = sum(self._left(id) for id, state in states.items() if state not in ("done", "diverged"))
-        return 1 - left / whole
+        left = sum(self._left(id) for id, state in states.items() if state not in FINISHED)
+        return 1 - left / self._whole
 
-    def seconds(self, states: Mapping[str, str]) -> float | None:
+    def seconds(self, states: Mapping[str, State]) -> float | None:
         """None until something was achieved."""
         now = self.clock()
         running = ((self._reached[id] - self._before[id]) * self.work[id].seconds for id in self._began)

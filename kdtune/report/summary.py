@@ -13,6 +13,7 @@ from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan
 from kdtune.report.folder import View
 from kdtune.statistics import mean_interval
+from kdtune.store.state import FINISHED, State
 
 MARK = " !"
 SHOWN = 10  # failed and skipped runs that are named
@@ -37,7 +38,7 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
         groups.setdefault(plan.runs[row["id"]].label, []).append(row)
     lines = [["", "seeds", *shown]]
     for label, members in groups.items():
-        done = [row for row in members if row["state"] == "done"]
+        done = [row for row in members if row["state"] == State.DONE]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
         lines.append([label, count, *(_cell(done, name) for name in shown)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -75,11 +76,13 @@ def closing(
     plan: Plan, dispatch: Dispatch, view: View, rows: Sequence[Mapping[str, Any]], seconds: float, again: str
 ) -> Iterator[str]:
     """The last lines: the table, what failed and why, where the results are, and `again`, the command that goes on."""
-    yield f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(dispatch.counts)}, {seconds:g} s"
+    counts = Counter(dispatch.states.values())  # in the plan's order
+    yield f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(counts)}, {seconds:g} s"
     yield table(plan, rows)
     if (marked := flagged(rows)) is not None:
         yield marked
-    troubled = [(id, reason) for id, reason in dispatch.reasons.items() if dispatch.states[id] in ("failed", "skipped")]
+    wrong = (State.FAILED, State.SKIPPED)
+    troubled = [(id, reason) for id, reason in dispatch.reasons.items() if dispatch.states[id] in wrong]
     for number, (id, reason) in enumerate(troubled[:SHOWN]):
         text = reason if number == 0 else reason.splitlines()[-1]  # the first error in full
         yield f"{dispatch.states[id]}: {plan.runs[id].name} ({id}): {text}"
@@ -90,7 +93,7 @@ def closing(
     if script.exists():
         yield f"figures      python {script} {near(view.local.parent)} --profile {view.local.name}"
     yield f"TensorBoard  tensorboard --logdir {near(view.local)}"
-    unfinished = set(dispatch.counts) - {"done", "diverged"}
+    unfinished = counts.keys() - FINISHED
     yield f"{'go on' if unfinished else 'run again':12s} {again}"
 
 
@@ -99,5 +102,5 @@ def near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def words(counts: Mapping[str, int]) -> str:
+def words(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"

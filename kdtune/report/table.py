@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import flags_of as flags_of  # analysis asks here which numbers to mark
-from kdtune.planning.dispatch import measured
 from kdtune.planning.plan import Plan, word
-from kdtune.store.store import Store
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,22 +29,22 @@ class TableError(Exception):
     """There is no table where one was looked for, or several and none was named."""
 
 
-def rows(plan: Plan, store: Store, states: Mapping[str, str]) -> list[dict[str, Any]]:
+def rows(plan: Plan, standing: Standing, states: Mapping[str, State]) -> list[dict[str, Any]]:
     """Every run of a plan with its parameters, its metrics and what it was made of; what is not known is left out."""
-    return [_row(plan, store, id, states[id]) for id in plan.runs]
+    return [_row(plan, standing, id, states[id]) for id in plan.runs]
 
 
-def _row(plan: Plan, store: Store, id: str, state: str) -> dict[str, Any]:
+def _row(plan: Plan, standing: Standing, id: str, state: State) -> dict[str, Any]:
     planned = plan.runs[id]
-    row: dict[str, Any] = {"id": id, "role": planned.role, "seed": planned.run.seed, "state": state}
+    row: dict[str, Any] = {"id": id, "role": planned.role, "seed": planned.run.seed, "state": str(state)}
     row |= {axis: _axis(value) for axis, value in planned.parameters.items()}
     row |= {f"teacher.{axis}": _axis(value) for axis, value in planned.teacher_parameters.items()}
-    if state == "done":
-        origin = store.provenance(id) or {}
+    if state == State.DONE:
+        origin = standing.look(id).provenance
         chosen = origin.get("teacher", {})
         row |= {"kept.epoch": origin["kept"]["epoch"]} if "kept" in origin else {}
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
-        row |= {name: value for name, value in measured(plan, store, id).items() if value is not None}
+        row |= {name: value for name, value in standing.measured(id).items() if value is not None}
     made_of = {key: value for key, value in planned.run.description.items() if key not in ("seed", "teacher")}
     return row | {name: value for name, value in flat(made_of).items() if name not in row}
 

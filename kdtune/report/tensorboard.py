@@ -3,8 +3,9 @@
     <folder>/tensorboard/                               events.out.tfevents.*   the columns of the HParams tab
     <folder>/tensorboard/student dropout=0.2 seed=1/    events.out.tfevents.*   one run; `holds.json` says what of it
 
-A view like the rest of the folder: `rebuild` derives it anew from histories and metrics and touches only what differs;
-in between rows are appended as they come. Files are open only while something is written, however many runs there are.
+A view like the rest of the folder: `rebuild` derives it anew from histories and metrics and touches only what differs.
+A history that is there already, by its digest, is not even read. In between rows are appended as they come. Files are
+open only while something is written, however many runs there are.
 TensorBoard's package is loaded (by `eventfile`) only where there is something to write.
 """
 
@@ -17,7 +18,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.planning.plan import Plan, PlannedRun
 from kdtune.report.table import flat
+from kdtune.store.encoding import digest, to_lines
+from kdtune.store.state import State
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -33,9 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]  # one epoch of a history
+Reader = Callable[[Sequence[str]], Mapping[str, Sequence[Row]]]  # rows by id
 HOLDS = "holds.json"
 LONGEST = 100  # characters of a run's folder: file systems and TensorBoard's list of runs
-SUCCESS = {"done": True, "diverged": False, "failed": False}  # states in which a session is over
+SUCCESS = {State.DONE: True, State.DIVERGED: False, State.FAILED: False}  # states in which a session is over
 
 
 @dataclass
@@ -43,7 +47,7 @@ class _Session:
     """A run whose file is still being added to: the file, and the rows in it."""
 
     path: Path
-    rows: list[dict[str, float]]
+    rows: list[Row]
 
 
 class Events:
@@ -58,21 +62,23 @@ class Events:
         self._warned = False
 
     def rebuild(
-        self, histories: Mapping[str, Sequence[Row]], metrics: Mapping[str, Row], states: Mapping[str, str]
+        self, read: Reader, digests: Mapping[str, str], metrics: Mapping[str, Row], states: Mapping[str, State]
     ) -> None:
         """Make the folder hold every run of the plan once and whole, and nothing of any other run.
 
-        `histories` are rows by id, `metrics` final ones by id, `states` as in `dispatch`. A run that has not begun (no
-        rows, and neither running nor over) is not shown.
+        `read` gives rows by id. It is not asked for a run that is over and is here whole, by the digest of its history
+        and its final `metrics`. A run that has not begun (no rows, neither running nor over) is not shown.
         """
         self._open.clear()
         self._metrics = dict.fromkeys(name for final in metrics.values() for name in _finite(final))
-        shown = set()
-        for id, name in self.names.items():
-            rows, final, state = _rows(histories.get(id, ())), _finite(metrics.get(id, {})), states.get(id, "new")
-            if rows or final or state == "running" or state in SUCCESS:
-                shown.add(name)
-                self._whole(id, rows, final, SUCCESS.get(state))
+        finals = {id: _finite(metrics.get(id, {})) for id in self.names}
+        there = {id for id in self.names if self._holds(id, digests.get(id), finals[id], states.get(id))}
+        shown = {self.names[id] for id in there}
+        for id, rows in read([id for id in self.names if id not in there]).items():
+            state = states.get(id, State.NEW)
+            if rows or finals[id] or state == State.RUNNING or state in SUCCESS:
+                shown.add(self.names[id])
+                self._whole(id, [*rows], finals[id], SUCCESS.get(state))
         self._summarise()
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if path.is_dir() and not path.is_symlink() and path.name not in shown:
@@ -82,24 +88,24 @@ class Events:
         """Add the epochs that are not written yet; without rows, only show that the run has begun."""
         session = self._open.get(id)
         if session is None:
-            self._whole(id, _rows(rows), {}, None)
+            self._whole(id, [*rows], {}, None)
             return
         last = session.rows[-1]["epoch"] if session.rows else 0
-        if new := [row for row in _rows(rows) if row["epoch"] > last]:
+        if new := [row for row in rows if row["epoch"] > last]:
             session.rows += new
             from kdtune.report import eventfile
 
-            self._add(session.path, [eventfile.scalars(row, int(row["epoch"]), time.time()) for row in new])
+            self._add(session.path, [eventfile.scalars(_finite(row), int(row["epoch"]), time.time()) for row in new])
 
-    def finish(self, id: str, metrics: Row, state: str = "done") -> None:
+    def finish(self, id: str, metrics: Row, state: State = State.DONE) -> None:
         """Add the final metrics at the last epoch and end the session: success if `state` is done, else failure."""
         if id not in self._open:
             self._whole(id, [], {}, None)
         session, final, success = self._open.pop(id), _finite(metrics), SUCCESS.get(state, False)
         from kdtune.report import eventfile
 
-        self._add(session.path, eventfile.ending(session.rows, final, success, time.time()))
-        self._note(session.path, _digest(self.parameters[id], session.rows, final, success))
+        self._add(session.path, eventfile.ending(_rows(session.rows), final, success, time.time()))
+        self._note(session.path, _digest(self.parameters[id], digest(to_lines(session.rows)), final, success))
         if not final.keys() <= self._metrics.keys():
             self._metrics |= dict.fromkeys(final)
             self._summarise()
@@ -108,15 +114,22 @@ class Events:
         """Nothing is held open; runs that are not over keep what they have."""
         self._open.clear()
 
-    def _whole(self, id: str, rows: list[dict[str, float]], final: dict[str, float], success: bool | None) -> None:
+    def _holds(self, id: str, history: str | None, final: dict[str, float], state: State | None) -> bool:
+        """Whether all of a run that is over is there; `history` is the digest of its rows as the store has them."""
+        if history is None or state not in SUCCESS:
+            return False
+        folder = self.folder / self.names[id]
+        return _holding(folder, _digest(self.parameters[id], history, final, SUCCESS[state])) is not None
+
+    def _whole(self, id: str, rows: list[Row], final: dict[str, float], success: bool | None) -> None:
         """Make a run's folder hold exactly this; `success` is None while the run is not over."""
         folder = self.folder / self.names[id]
-        digest = _digest(self.parameters[id], rows, final, success)
-        path = _holding(folder, digest)
+        contents = _digest(self.parameters[id], digest(to_lines(rows)), final, success)
+        path = _holding(folder, contents)
         if path is None:
             from kdtune.report import eventfile
 
-            path = self._replace(folder, eventfile.session(self.parameters[id], rows, final, success), digest)
+            path = self._replace(folder, eventfile.session(self.parameters[id], _rows(rows), final, success), contents)
         if success is None:
             self._open[id] = _Session(path, rows)
 
@@ -126,17 +139,17 @@ class Events:
             _clear(self.folder)
             return
         sessions = list(self.parameters.values())
-        digest = _digest(sessions, list(self._metrics))
-        if _holding(self.folder, digest) is None:
+        contents = _digest(sessions, list(self._metrics))
+        if _holding(self.folder, contents) is None:
             from kdtune.report import eventfile
 
-            self._replace(self.folder, [eventfile.experiment(sessions, self._metrics)], digest)
+            self._replace(self.folder, [eventfile.experiment(sessions, self._metrics)], contents)
 
-    def _replace(self, folder: Path, events: list[Event], digest: str) -> Path:
+    def _replace(self, folder: Path, events: list[Event], contents: str) -> Path:
         """Write a new file, then remove those before it. Its name sorts behind theirs: TensorBoard never looks back."""
         path = folder / f"events.out.tfevents.{time.time_ns()}.kdtune"
         before = _event_files(folder)
-        if self._add(path, events, opening=True) and self._note(path, digest):
+        if self._add(path, events, opening=True) and self._note(path, contents):
             for old in before:
                 old.unlink(missing_ok=True)
         return path
@@ -146,9 +159,9 @@ class Events:
 
         return self._written(path, eventfile.records(events, opening=opening), "ab")
 
-    def _note(self, path: Path, digest: str) -> bool:
+    def _note(self, path: Path, contents: str) -> bool:
         size = path.stat().st_size if path.exists() else 0
-        holds = {"file": path.name, "bytes": size, "sha256": digest}
+        holds = {"file": path.name, "bytes": size, "sha256": contents}
         return self._written(path.with_name(HOLDS), json.dumps(holds).encode(), "wb")
 
     def _written(self, path: Path, data: bytes, mode: str) -> bool:
@@ -200,7 +213,7 @@ def _plain(value: Any) -> bool | float | str:
     return float(value) if isinstance(value, int | float) else json.dumps(value, default=str)
 
 
-def _rows(rows: Iterable[Row]) -> list[dict[str, float]]:
+def _rows(rows: Sequence[Row]) -> list[dict[str, float]]:
     return [_finite(row) for row in rows]
 
 
@@ -217,12 +230,12 @@ def _event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("events.out.tfevents.*"))
 
 
-def _holding(folder: Path, digest: str) -> Path | None:
-    """The folder's only event file, if it is as it was written and holds what `digest` stands for."""
+def _holding(folder: Path, contents: str) -> Path | None:
+    """The folder's only event file, if it is as it was written and holds what `contents` stands for."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         holds = json.loads((folder / HOLDS).read_bytes())
         (path,) = _event_files(folder)
-        if holds == {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}:
+        if holds == {"file": path.name, "bytes": path.stat().st_size, "sha256": contents}:
             return path
     return None
 

@@ -13,11 +13,12 @@ from kdtune.store import checkpoints
 from kdtune.store.claims import new_attempt
 from kdtune.store.encoding import digest, seal, to_json, to_lines, to_npz, to_yaml, unseal
 from kdtune.store.objects import Objects, StorageError
+from kdtune.store.state import State
 
 if TYPE_CHECKING:
     import numpy as np
 
-OUTCOMES = ("done", "diverged")
+OUTCOMES = (State.DONE, State.DIVERGED)
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
 LABELS = "labels.npz"

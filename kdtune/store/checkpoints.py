@@ -7,6 +7,7 @@ A checkpoint counts once its .json is there and the digest fits; a crash before 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kdtune.store.encoding import digest, from_json, to_json
@@ -31,7 +32,7 @@ def save(objects: Objects, run: str, attempt: str, epoch: int, data: bytes, keep
     place = _path(run, Checkpoint(epoch, attempt))
     objects.put(f"{place}.pt", data)
     objects.put(f"{place}.json", to_json({"epoch": epoch, "sha256": digest(data)}))
-    found = _found(objects, run)
+    found = _found(_names(objects, run))
     kept = _complete(found)[:keep]
     for checkpoint, kinds in found.items():
         if len(kept) == keep and checkpoint < kept[-1]:
@@ -40,7 +41,7 @@ def save(objects: Objects, run: str, attempt: str, epoch: int, data: bytes, keep
 
 def newest(objects: Objects, run: str) -> tuple[int, bytes] | None:
     """Epoch and bytes of the newest whose digest fits; those that do not fit are set aside with a warning."""
-    for checkpoint in _complete(_found(objects, run)):
+    for checkpoint in _complete(_found(_names(objects, run))):
         place = _path(run, checkpoint)
         record, data = objects.get(f"{place}.json"), objects.get(f"{place}.pt")
         if record is None or data is None:
@@ -52,22 +53,26 @@ def newest(objects: Objects, run: str) -> tuple[int, bytes] | None:
     return None
 
 
-def any_complete(objects: Objects, run: str) -> bool:
-    """Whether one looks complete; a listing, no bytes are read."""
-    return bool(_complete(_found(objects, run)))
+def any_complete(names: Iterable[str]) -> bool:
+    """Whether one looks complete among `names`, keys below a run's folder; nothing is read."""
+    return bool(_complete(_found(names)))
 
 
 def delete_all(objects: Objects, run: str) -> None:
     """Delete the checkpoints of all attempts, and what crashed writers left of them."""
-    for checkpoint, kinds in _found(objects, run).items():
+    for checkpoint, kinds in _found(_names(objects, run)).items():
         _delete(objects, run, checkpoint, kinds)
     objects.remove_leftovers(run)
 
 
-def _found(objects: Objects, run: str) -> dict[Checkpoint, set[str]]:
+def _names(objects: Objects, run: str) -> list[str]:
+    return [key.removeprefix(f"{run}/") for key in objects.list(run)]
+
+
+def _found(names: Iterable[str]) -> dict[Checkpoint, set[str]]:
     found: dict[Checkpoint, set[str]] = {}
-    for key in objects.list(run):
-        if match := _FILE.fullmatch(key.removeprefix(f"{run}/")):
+    for name in names:
+        if match := _FILE.fullmatch(name):
             found.setdefault(Checkpoint(int(match["epoch"]), match["attempt"]), set()).add(match["kind"])
     return found
 

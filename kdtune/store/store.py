@@ -21,7 +21,6 @@ from kdtune.store.attempt import (
     ATTEMPT,
     DESCRIPTION,
     DONE,
-    FAILURE,
     HISTORY,
     LABELS,
     PROVENANCE,
@@ -67,7 +66,7 @@ class Store:
         """A new folder to try this run in. `name` may be that of the claim held (`claim.attempt`)."""
         return Attempt(self.objects, run_id, name or new_attempt())
 
-    # How runs stand
+    # How a run ended; how runs stand: see `standing`
 
     def done(self, run_id: str) -> Done | None:
         """How the run ended, None if it did not. A damaged `done` is set aside with a warning and counts as none."""
@@ -78,42 +77,11 @@ class Store:
         names = (key.removeprefix(f"{DONE}/") for key in self.objects.list(DONE))
         return {name for name in names if RUN_ID.fullmatch(name)}
 
-    def state(self, run_id: str) -> str:
-        """One of done, diverged, elsewhere (claimed by a live process), failed (the newest attempt), partial, new."""
-        if done := self.done(run_id):
-            return done.outcome
-        if self.owner(run_id) is not None:
-            return "elsewhere"
-        if self.failure(run_id) is not None:
-            return "failed"
-        return "partial" if self.has_checkpoint(run_id) else "new"
-
-    def failure(self, run_id: str) -> dict[str, Any] | None:
-        """type, message, traceback and time of the newest attempt's failure; None if it had none or the run is done."""
-        attempts = self._attempts(run_id)
-        if not attempts or self.done(run_id) is not None:
-            return None
-        key = f"{run_folder(run_id)}/{attempts[0]}/{FAILURE}"
-        data = self.objects.get(key)
-        try:
-            return None if data is None else unseal(data)
-        except ValueError as error:
-            return {
-                "type": "unknown",
-                "message": f"{self.objects.path(key)} is damaged: {error}",
-                "traceback": "",
-                "time": "",
-            }
-
     # What a run left
 
     def checkpoint(self, run_id: str) -> tuple[int, bytes] | None:
         """Epoch and bytes of the newest checkpoint, over all attempts, whose digest fits. Bad ones are set aside."""
         return checkpoints.newest(self.objects, run_folder(run_id))
-
-    def has_checkpoint(self, run_id: str) -> bool:
-        """Whether there is a checkpoint that looks good; a listing, no bytes are read."""
-        return checkpoints.any_complete(self.objects, run_folder(run_id))
 
     def weights(self, run_id: str) -> bytes:
         """The finished network (safetensors). LookupError if the run has none, DamagedError if not as written."""
@@ -122,7 +90,7 @@ class Store:
             raise LookupError(
                 f"run {run_id} {'is not done' if done is None else 'is ' + done.outcome}: it has no weights"
             )
-        return self._file(run_id, done, WEIGHTS)
+        return self.file(run_id, done, WEIGHTS)
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """A row per epoch; of a run in progress, what its newest attempt has written so far. Empty if there is none."""
@@ -212,6 +180,17 @@ class Store:
 
     # Files
 
+    def file(self, run_id: str, done: Done, name: str) -> bytes:
+        """A file of the attempt that counts. DamagedError if it is not as it was written."""
+        key = f"{run_folder(run_id)}/{done.attempt}/{name}"
+        data = self.objects.get(key)
+        if data is None or digest(data) != done.files[name]:
+            raise DamagedError(
+                f"{self.objects.path(key)} is {'missing' if data is None else 'damaged'}: it does not fit the digest in"
+                f" {self.objects.path(done_key(run_id))}. Put it back, or delete the latter to train the run again"
+            )
+        return data
+
     def _attempts(self, run_id: str) -> list[str]:
         folder = run_folder(run_id)
         parts = {key.removeprefix(f"{folder}/").split("/")[0] for key in self.objects.list(folder)}
@@ -221,7 +200,7 @@ class Store:
         """The file of the attempt that counts, checked (True), or of the newest attempt that has one (False)."""
         done = self.done(run_id)
         if done is not None:
-            return True, self._file(run_id, done, name) if name in done.files else None
+            return True, self.file(run_id, done, name) if name in done.files else None
         for attempt in self._attempts(run_id):
             if (data := self.objects.get(f"{run_folder(run_id)}/{attempt}/{name}")) is not None:
                 return False, data
@@ -233,13 +212,3 @@ class Store:
             return None if data is None else dict(parse(data))
         except (ValueError, TypeError) as error:
             raise DamagedError(f"{name} of the unfinished run {run_id} is damaged: {error}; train it again") from error
-
-    def _file(self, run_id: str, done: Done, name: str) -> bytes:
-        key = f"{run_folder(run_id)}/{done.attempt}/{name}"
-        data = self.objects.get(key)
-        if data is None or digest(data) != done.files[name]:
-            raise DamagedError(
-                f"{self.objects.path(key)} is {'missing' if data is None else 'damaged'}: it does not fit the digest in"
-                f" {self.objects.path(done_key(run_id))}. Put it back, or delete the latter to train the run again"
-            )
-        return data

@@ -24,6 +24,8 @@ from kdtune.losses.ce import CE
 from kdtune.models.model import Model, Shape
 from kdtune.randomness import seeded
 from kdtune.store import checkpoints
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
 from kdtune.store.store import Attempt, Store
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
@@ -47,7 +49,7 @@ class RunContext:
 class Outcome:
     """How a run stands in the store after `perform`, and its own exception where it had one."""
 
-    state: str
+    state: State
     error: Exception | None = None
 
     @property
@@ -62,7 +64,7 @@ def perform(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
     """
     set_torch_switches(context)
     if (claim := context.store.claim(run.id)) is None:
-        return Outcome("elsewhere")
+        return Outcome(State.ELSEWHERE)
     failure = None
     with claim:
         attempt = context.store.attempt(run.id, claim.attempt)
@@ -71,13 +73,17 @@ def perform(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
             done = context.store.done(run.id)
             if done is None:
                 train_and_evaluate(run, evaluation, data, attempt, context)
-            elif done.outcome == "done":
+            elif done.outcome == State.DONE:
                 network = load_finished(run.id, context.store).to(context.device)
                 evaluate(network, run.id, evaluation, data, context, teacher_of(run.id, context))
         except Exception as error:
             attempt.write_failure(error)
             failure = error
-    return Outcome("failed" if failure else context.store.state(run.id), failure)
+    if failure is not None:
+        return Outcome(State.FAILED, failure)
+    standing = Standing(context.store)
+    standing.refresh(run.id)
+    return Outcome(standing.state(run.id))
 
 
 def set_torch_switches(context: RunContext) -> None:
@@ -98,11 +104,11 @@ def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: At
     try:
         network, history = trained(run, data, teacher, attempt, context)
     except Diverged as diverged:
-        attempt.finish("diverged", None, diverged.history, provenance(data, context.device, began, chosen))
+        attempt.finish(State.DIVERGED, None, diverged.history, provenance(data, context.device, began, chosen))
     else:
         evaluate(network, run.id, evaluation, data, context, teacher)
         origin = provenance(data, context.device, began, chosen, kept(run, history))
-        attempt.finish("done", weights.save(network), history, origin)
+        attempt.finish(State.DONE, weights.save(network), history, origin)
 
 
 def trained(
@@ -194,7 +200,7 @@ def choose_teacher(run: Run, context: RunContext) -> tuple[nn.Module | None, dic
     if choice is None:
         return None, {}
     outcomes = {id: context.store.done(id) for id in choice.runs}
-    pool = [id for id, done in outcomes.items() if done is not None and done.outcome == "done"]
+    pool = [id for id, done in outcomes.items() if done is not None and done.outcome == State.DONE]
     if not pool:
         raise RuntimeError(f"no teacher to learn from: none of {', '.join(choice.runs)} is done")
     chosen, score = pool[0], None

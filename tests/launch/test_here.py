@@ -18,6 +18,7 @@ from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -61,7 +62,7 @@ def go(plan: Plan, tmp_path: Path):
     """Does the plan here; returns how each run stands and what was told."""
 
     def go(every: float = 1e9, interrupt: Interrupt | None = None, **flags: Any) -> tuple[Dispatch, Notes]:
-        dispatch, notes = Dispatch(plan, Store(tmp_path / "results")), Notes()
+        dispatch, notes = Dispatch(plan, Standing(Store(tmp_path / "results"), plan.evaluators)), Notes()
         launch_here(dispatch, notes, tmp_path, every, interrupt or Interrupt(), **flags)
         return dispatch, notes
 
@@ -79,7 +80,7 @@ def test_every_epoch_is_told_once_and_is_what_the_store_keeps(go, plan: Plan) ->
     dispatch, notes = go()
     for id in plan.runs:
         assert [row["epoch"] for row in notes.told[id]] == [1, 2, 3]
-        assert notes.told[id] == dispatch.store.history(id)
+        assert notes.told[id] == dispatch.standing.store.history(id)
 
 
 def test_a_second_time_there_is_nothing_to_do(go) -> None:
@@ -137,12 +138,12 @@ def test_ctrl_c_ends_it_after_the_epoch_and_the_next_time_goes_on(
         assert interrupt.signal == signal.SIGINT
     assert notes.order == [("started", first)] and not dispatch.over
     assert [row["epoch"] for row in notes.told[first]] == [1, 2]
-    assert dispatch.store.owner(first) is None, "its claim is given back"
+    assert dispatch.standing.store.owner(first) is None, "its claim is given back"
     again, notes = go(every=0)
     assert set(again.states.values()) == {"done"}
     trained = [row["epoch"] for row in notes.told[first]]
     assert trained == [1, 2, 3], "the whole history, of which one epoch is new"
-    assert again.store.history(first) == notes.told[first]
+    assert again.standing.store.history(first) == notes.told[first]
 
 
 def test_interrupted_before_it_begins_it_does_nothing(go, plan: Plan) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -72,7 +73,7 @@ def launch(text_or_file, results: Path, data: Path, **flags) -> tuple[Dispatch, 
     from kdtune.launch.trainable import job
 
     plan = build_plan(load_sweep(text_or_file), data)
-    dispatch, diary = Dispatch(plan, Store(results)), Diary()
+    dispatch, diary = Dispatch(plan, Standing(Store(results), plan.evaluators)), Diary()
     tuner.launch(dispatch, lambda planned: job(planned, plan, str(results), data, 60.0), diary, **flags)
     return dispatch, diary
 
@@ -235,7 +236,7 @@ def test_no_more_runs_at_a_time_than_asked_for(write_sweep, tmp_path):
     from kdtune.launch.searcher import PlanSearcher
 
     plan = build_plan(load_sweep(write_sweep()), tmp_path)
-    dispatch, diary = Dispatch(plan, Store(tmp_path / "results")), Diary()
+    dispatch, diary = Dispatch(plan, Standing(Store(tmp_path / "results"), plan.evaluators)), Diary()
     searcher = PlanSearcher(dispatch, lambda planned: {"id": planned.id}, diary, max_concurrent=2)
     assert searcher.suggest("a") and searcher.suggest("b")
     assert searcher.suggest("c") is None

@@ -1,41 +1,47 @@
-"""Which run may start next. A store in memory of the test's own stands in for results."""
+"""Which run may start next. A standing of the test's own stands in for results."""
 
 from __future__ import annotations
 
+import runpy
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kdtune.planning import dispatch as dispatching
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
+from kdtune.store.state import ENDED, State
 from kdtune.sweepfile.load import load_sweep
 
 
-class FakeStore:
+class FakeStanding:
     """How runs stand, as a test says."""
 
     def __init__(self) -> None:
         self.now: dict[str, str] = {}
-        self.measured: set[tuple[str, str]] = set()
-        self.owned: set[str] = set()
 
-    def state(self, id: str) -> str:
-        return self.now.get(id, "new")
+    def states(self, ids) -> dict[str, State]:
+        return {id: self.state(id) for id in ids}
 
-    def owner(self, id: str):
-        return {"pid": 1} if id in self.owned else None
+    def state(self, id: str) -> State:
+        return State(self.now.get(id, "new"))
 
-    def has_checkpoint(self, id: str) -> bool:
-        return False
+    def refresh(self, *ids: str) -> None:
+        """A test's word is always fresh."""
 
-    def evaluation(self, id: str, hash: str):
-        return {} if self.now.get(id) == "done" and (id, hash) not in self.measured else None
+    def look(self, id: str) -> SimpleNamespace:
+        return SimpleNamespace(untried=State.NEW)
 
 
 @pytest.fixture
-def store():
-    return FakeStore()
+def standing():
+    return FakeStanding()
 
 
 @pytest.fixture
@@ -59,82 +65,177 @@ def take(dispatch) -> list[str]:
     return taken
 
 
-def test_students_of_one_group_start_while_teachers_of_another_train(plan, store):
-    dispatch = Dispatch(plan, store)
+def test_students_of_one_group_start_while_teachers_of_another_train(plan, standing):
+    dispatch = Dispatch(plan, standing)
     assert take(dispatch) == teachers(plan, 0.0) + teachers(plan, 0.2)
     for id in teachers(plan, 0.2):
-        store.now[id] = "done"
+        standing.now[id] = "done"
         dispatch.ended(id)
     assert take(dispatch) == students(plan, 0.2), "no barrier: the other group's teachers still run"
 
 
-def test_a_student_waits_for_all_of_its_teachers(plan, store):
-    dispatch = Dispatch(plan, store)
+def test_a_student_waits_for_all_of_its_teachers(plan, standing):
+    dispatch = Dispatch(plan, standing)
     take(dispatch)
     for id in teachers(plan, 0.0)[:2]:
-        store.now[id] = "done"
+        standing.now[id] = "done"
         dispatch.ended(id)
     assert take(dispatch) == []
 
 
-def test_diverged_teachers_count_as_done_unless_all_are(plan, store):
-    dispatch = Dispatch(plan, store)
+def test_diverged_teachers_count_as_done_unless_all_are(plan, standing):
+    dispatch = Dispatch(plan, standing)
     take(dispatch)
     for id in teachers(plan, 0.0):
-        store.now[id] = "diverged"
+        standing.now[id] = "diverged"
         dispatch.ended(id)
     for id, state in zip(teachers(plan, 0.2), ("diverged", "done", "done"), strict=True):
-        store.now[id] = state
+        standing.now[id] = state
         dispatch.ended(id)
     assert take(dispatch) == students(plan, 0.2)
     assert all(dispatch.states[id] == "skipped" for id in students(plan, 0.0))
     assert "diverged" in dispatch.reasons[students(plan, 0.0)[0]]
 
 
-def test_students_of_a_failed_teacher_are_skipped_and_the_next_command_retries(plan, store):
-    dispatch = Dispatch(plan, store)
+def test_students_of_a_failed_teacher_are_skipped_and_the_next_command_retries(plan, standing):
+    dispatch = Dispatch(plan, standing)
     take(dispatch)
     bad = teachers(plan, 0.0)[1]
-    store.now[bad] = "failed"
+    standing.now[bad] = "failed"
     dispatch.ended(bad, "ValueError: no")
     assert dispatch.states[students(plan, 0.0)[0]] == "skipped"
     assert bad in dispatch.reasons[students(plan, 0.0)[0]]
     assert dispatch.reasons[bad] == "ValueError: no"
-    again = Dispatch(plan, store)
+    again = Dispatch(plan, standing)
     assert again.states[bad] == "new"
     assert again.states[students(plan, 0.0)[0]] == "new"
 
 
-def test_what_is_done_is_not_started_and_what_lacks_an_evaluation_is(plan, store):
+def test_what_is_done_is_not_started_and_what_lacks_an_evaluation_is(plan, standing):
     for id in plan.runs:
-        store.now[id] = "done"
-    assert Dispatch(plan, store).over
+        standing.now[id] = "done"
+    assert Dispatch(plan, standing).over
     lacking = students(plan, 0.2)[0]
-    store.measured.add((lacking, next(iter(plan.evaluators))))
-    assert take(Dispatch(plan, store)) == [lacking]
+    standing.now[lacking] = "partial"
+    assert take(Dispatch(plan, standing)) == [lacking]
 
 
-def test_runs_claimed_elsewhere_are_waited_for_and_taken_over_when_left(plan, store, monkeypatch):
+def test_runs_claimed_elsewhere_are_waited_for_and_taken_over_when_left(plan, standing, monkeypatch):
     monkeypatch.setattr(dispatching, "POLL_S", 0.0)
     mine, theirs = teachers(plan, 0.0)[0], teachers(plan, 0.0)[1]
-    store.now[theirs] = "elsewhere"
-    dispatch = Dispatch(plan, store)
+    standing.now[theirs] = "elsewhere"
+    dispatch = Dispatch(plan, standing)
     started = take(dispatch)
     assert theirs not in started and mine in started
     assert not dispatch.over
-    store.now[theirs] = "partial"  # its owner died
+    standing.now[theirs] = "partial"  # its owner died
     assert take(dispatch) == [theirs]
 
 
-def test_a_process_lost_without_a_word_is_a_failure_with_a_reason(plan, store):
-    dispatch = Dispatch(plan, store)
+def test_a_process_lost_without_a_word_is_a_failure_with_a_reason(plan, standing):
+    dispatch = Dispatch(plan, standing)
     lost = dispatch.next().id
     assert dispatch.ended(lost) == "failed"
     assert "lost" in dispatch.reasons[lost]
 
 
-def test_stopping_ends_everything_that_has_not_ended(plan, store):
-    dispatch = Dispatch(plan, store)
+def test_stopping_ends_everything_that_has_not_ended(plan, standing):
+    dispatch = Dispatch(plan, standing)
     take(dispatch)
     dispatch.stop()
     assert dispatch.over and dispatch.counts == {"stopped": 10}
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> SimpleNamespace:
+    """benchmarks/dispatch.py, which is no package."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "dispatch.py")))
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of Python it takes, a line of a loop each time: the same on every machine, however busy."""
+    count = 0
+
+    def traced(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return traced
+
+    before = sys.gettrace()
+    sys.settrace(traced)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_four_times_the_runs_are_at_most_five_times_the_work(benchmark):
+    small, large = (lines_run(lambda runs=runs: benchmark.decide_all(benchmark.plan_of(runs))) for runs in (200, 800))
+    assert large < 5 * small
+
+
+class Reference:
+    """The rules of who may start, each looked up in the whole plan every time."""
+
+    def __init__(self, plan, states: dict[str, str]) -> None:
+        self.runs = plan.runs
+        self.states = {id: "new" if state == "failed" else state for id, state in states.items()}
+        self.out: set[str] = set()
+        self.skip()
+
+    def skip(self) -> None:
+        for id, planned in self.runs.items():
+            if self.states[id] in ("new", "partial") and id not in self.out:
+                teachers = [self.states[teacher] for teacher in planned.waits_for]
+                if {"failed", "skipped"} & set(teachers) or (teachers and set(teachers) == {"diverged"}):
+                    self.states[id] = "skipped"
+
+    def next(self) -> str | None:
+        for id, planned in self.runs.items():
+            ready = all(self.states[teacher] in ("done", "diverged") for teacher in planned.waits_for)
+            if self.states[id] in ("new", "partial") and id not in self.out and ready:
+                self.out.add(id)
+                return id
+        return None
+
+    def ended(self, id: str, state: str) -> None:
+        self.states[id] = "failed" if state in ("new", "partial") else state
+        self.out.discard(id)
+        self.skip()
+
+    def looked(self, now: dict[str, str]) -> None:
+        self.states |= {id: now[id] for id, state in self.states.items() if state == "elsewhere"}
+        self.skip()
+
+
+STATES = st.sampled_from(["new", "partial", "elsewhere", "done", "diverged", "failed"])
+
+
+@given(st.data())
+def test_whatever_happens_it_decides_as_the_rules_say(data):
+    ids = [f"{number:02d}" for number in range(data.draw(st.integers(1, 9)))]
+    runs = {}
+    for number, id in enumerate(ids):
+        teachers = data.draw(st.lists(st.sampled_from(ids[:number]), unique=True, max_size=3)) if number else []
+        runs[id] = SimpleNamespace(id=id, waits_for=tuple(teachers))
+    plan, standing = SimpleNamespace(runs=runs, evaluators={}), FakeStanding()
+    standing.now = {id: data.draw(STATES) for id in ids}
+    dispatch, reference = Dispatch(plan, standing), Reference(plan, standing.now)
+    for _ in range(25):
+        assert dispatch.states == reference.states
+        assert dispatch.counts == Counter(reference.states.values())
+        assert dispatch.over == all(state in ENDED for state in reference.states.values())
+        for id in ids:  # what others do with their runs
+            if reference.states[id] == "elsewhere" and data.draw(st.booleans()):
+                standing.now[id] = data.draw(STATES)
+        dispatch._looked = float("-inf")
+        reference.looked(standing.now)
+        taken, expected = dispatch.next(), reference.next()
+        assert (taken.id if taken else None) == expected
+        if reference.out and data.draw(st.booleans()):
+            id = data.draw(st.sampled_from(sorted(reference.out)))
+            standing.now[id] = data.draw(STATES)
+            dispatch.ended(id, "because")
+            reference.ended(id, standing.now[id])
+    assert {id for id, state in dispatch.states.items() if state == "skipped"} <= dispatch.reasons.keys()

@@ -12,12 +12,12 @@ import pytest
 from conftest import SMALL
 
 from kdtune.cli.sweep import Options, run
-from kdtune.planning.dispatch import states
 from kdtune.planning.plan import build_plan
 from kdtune.report import table
 from kdtune.report.folder import View, described
 from kdtune.store.encoding import from_yaml
 from kdtune.store.objects import Objects
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -42,7 +42,7 @@ def done(tmp_path_factory) -> Any:
 def view(done, tmp_path: Path) -> View:
     """A view that a test may spoil: of a copy of the results."""
     shutil.copytree(done.root, tmp_path / "results")
-    return View(Store(tmp_path / "results"), done.plan)
+    return View(Standing(Store(tmp_path / "results"), done.plan.evaluators), done.plan)
 
 
 def contents(view: View) -> dict[str, bytes]:
@@ -50,18 +50,18 @@ def contents(view: View) -> dict[str, bytes]:
 
 
 def now(view: View) -> dict[str, str]:
-    return states(view.plan, view.store)
+    return view.standing.states(view.plan.runs)
 
 
 def test_it_lies_under_the_sweep_and_the_profile(done) -> None:
-    view = View(Store(done.root), done.plan)
+    view = View(Standing(Store(done.root), done.plan.evaluators), done.plan)
     assert view.key == "small/paper"
     assert Path(view.place) == view.local == done.root / "small" / "paper"
 
 
 def test_overrides_have_a_folder_of_their_own_always_the_same(done) -> None:
     keys = [
-        View(Store(done.root), done.plan, overrides).key
+        View(Standing(Store(done.root), done.plan.evaluators), done.plan, overrides).key
         for overrides in ((), ("a=1",), ("a=1",), ("a=2",), ("a=1", "b=2"), ("a=1b=2",))
     ]
     assert keys[0] == "small/paper" and keys[1] == keys[2]
@@ -155,7 +155,7 @@ def test_a_store_elsewhere_has_a_mirror_for_files_that_need_a_folder(
     bucket.mkdir()
     objects = Objects("prefix", SubTreeFileSystem(str(bucket), LocalFileSystem()))
     monkeypatch.setenv("KDTUNE_DATA", str(tmp_path / "data"))
-    view = View(Store(objects), done.plan)
+    view = View(Standing(Store(objects), done.plan.evaluators), done.plan)
     assert view.local == tmp_path / "data" / "mirror" / "small" / "paper"
     view.write(done.file, dict.fromkeys(done.plan.runs, "new"))
     assert {path.name for path in (bucket / "prefix" / "small" / "paper").iterdir()} == set(NAMES)

@@ -15,7 +15,9 @@ from kdtune.launch.interrupt import Interrupt
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.report.folder import View
-from kdtune.report.observer import Observer
+from kdtune.report.observer import Observer, TensorBoard
+from kdtune.report.progress import Progress
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -47,15 +49,18 @@ def scalars(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def observed(plan: Any, store: Store, verbosity: int = 0) -> tuple[Observer, Dispatch, View]:
-    dispatch, view = Dispatch(plan, store), View(store, plan)
-    return Observer(plan, dispatch, view, verbosity), dispatch, view
+    standing = Standing(store, plan.evaluators)
+    dispatch, view = Dispatch(plan, standing), View(standing, plan)
+    watchers = [Progress(plan, dispatch, verbosity=verbosity), TensorBoard(dispatch, view)]
+    return Observer(watchers), dispatch, view
 
 
 def test_runs_that_other_commands_did_are_there_from_the_start(sweep, tmp_path: Path) -> None:
     """A sweep whose runs are all done shows them all: histories and final metrics."""
-    view = View(sweep.store, sweep.plan, [str(tmp_path)])  # a folder that nobody wrote to
+    standing = Standing(sweep.store, sweep.plan.evaluators)
+    view = View(standing, sweep.plan, [str(tmp_path)])  # a folder that nobody wrote to
     assert not view.local.exists()
-    Observer(sweep.plan, Dispatch(sweep.plan, sweep.store), view, -1).close()
+    TensorBoard(Dispatch(sweep.plan, standing), view).close()
     shown = scalars(view.local)
     (hash,) = sweep.plan.evaluators
     for id, planned in sweep.plan.runs.items():
@@ -97,10 +102,9 @@ def test_a_whole_sweep_gives_what_rebuilding_gives(sweep, tmp_path: Path, capsys
 
 def test_quiet_is_quiet(sweep, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     store = Store(tmp_path)
-    observer, dispatch, _ = observed(sweep.plan, store, verbosity=-1)
+    observer, _, _ = observed(sweep.plan, store, verbosity=-1)
     id = next(iter(sweep.plan.runs))
     observer.started(id)
-    dispatch.states[id] = "done"
     observer.ended(id, "done")
     observer.close()
     captured = capsys.readouterr()

@@ -6,6 +6,7 @@ import io
 import re
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,8 @@ class Standing:
     def __init__(self, plan) -> None:
         self.states = dict.fromkeys(plan.runs, "new")
         self.reasons: dict[str, str] = {}
+        self.metrics: dict[str, dict] = {}
+        self.standing = SimpleNamespace(measured=lambda id: self.metrics.get(id, {"test/accuracy": 93.14}))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -60,11 +63,14 @@ class Sweep:
 
     def end(self, id: str, state: str = "done", metrics=None) -> None:
         self.standing.states[id] = state
-        self.progress.ended(id, state, metrics or {"test/accuracy": 93.14})
+        if metrics is not None:
+            self.standing.metrics[id] = metrics
+        self.progress.ended(id, state)
 
     def fail(self, id: str, text: str = TRACE) -> None:
         self.standing.states[id] = "failed"
-        self.progress.failed(id, text)
+        self.standing.reasons.setdefault(id, text)
+        self.progress.ended(id, "failed")
 
     @property
     def text(self) -> str:
@@ -255,7 +261,8 @@ def test_no_color_is_honoured(plan, monkeypatch):
         stream.isatty = lambda: True  # type: ignore[method-assign]
         progress = Progress(plan, Standing(plan), stream, clock=Clock())
         progress.started(next(iter(plan.runs)))
-        progress.failed(next(iter(plan.runs)), TRACE)
+        progress.dispatch.reasons[next(iter(plan.runs))] = TRACE
+        progress.ended(next(iter(plan.runs)), "failed")
         progress.close()
         codes = re.findall(r"\x1b\[([0-9;]*)m", stream.getvalue())
         return [code for code in codes if re.search(r"(^|;)(3[0-7]|9[0-7]|38)($|;)", code)]

@@ -14,6 +14,7 @@ from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
 from kdtune.report.summary import closing, columns, near, table, words
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -99,13 +100,13 @@ def test_before_anything_is_done_there_is_a_table_too(plan: Plan) -> None:
 
 
 def lines(plan: Plan, tmp_path: Path, states: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    store = Store(tmp_path / "results")
-    dispatch = Dispatch(plan, store)
-    dispatch.states |= states
+    standing = Standing(Store(tmp_path / "results"), plan.evaluators)
+    dispatch = Dispatch(plan, standing)
+    dispatch.states = {**dispatch.states, **states}
     dispatch.reasons |= reasons
     rows = [{"id": id, "state": state} for id, state in dispatch.states.items()]
     again = "python -m kdtune.sweep small.yaml"
-    return list(closing(plan, dispatch, View(store, plan), rows, 61.5, again))
+    return list(closing(plan, dispatch, View(standing, plan), rows, 61.5, again))
 
 
 def test_a_finished_sweep_says_where_everything_is(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

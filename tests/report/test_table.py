@@ -15,11 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.cli.sweep import Options, run
-from kdtune.planning.dispatch import states
 from kdtune.planning.plan import build_plan
 from kdtune.report.table import TableError, flat, profile_folder, read, rows, to_csv, to_parquet
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFileError, load_sweep
+
+
+def stands(plan, store: Store) -> tuple[Standing, dict]:
+    standing = Standing(store, plan.evaluators)
+    return standing, standing.states(plan.runs)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def done(tmp_path_factory) -> Any:
     plan = build_plan(load_sweep(file), root)
     store = Store(root)
     return SimpleNamespace(
-        folder=root / "small", plan=plan, store=store, file=file, rows=rows(plan, store, states(plan, store))
+        folder=root / "small", plan=plan, store=store, file=file, rows=rows(plan, *stands(plan, store))
     )
 
 
@@ -76,7 +81,7 @@ def test_what_is_off_is_left_out(done) -> None:
 
 def test_a_run_that_is_not_done_has_no_metrics(done, tmp_path: Path) -> None:
     empty = Store(tmp_path / "empty")
-    for row in rows(done.plan, empty, states(done.plan, empty)):
+    for row in rows(done.plan, *stands(done.plan, empty)):
         assert row["state"] == "new" and "recipe.epochs" in row
         assert not any("/" in name for name in row), "no metrics"
 
@@ -91,7 +96,7 @@ def test_an_axis_cannot_take_the_place_of_a_column(axis: str, tmp_path: Path) ->
     except SweepFileError:
         return
     store = Store(tmp_path / "none")
-    for row, planned in zip(rows(plan, store, states(plan, store)), plan.runs.values(), strict=True):
+    for row, planned in zip(rows(plan, *stands(plan, store)), plan.runs.values(), strict=True):
         assert row["id"] == planned.id
         assert (row["role"], row["seed"], row["state"]) == (planned.role, planned.run.seed, "new")
 
@@ -123,7 +128,7 @@ def test_columns_stand_in_order_of_first_appearance_behind_the_four() -> None:
 def test_columns_do_not_depend_on_what_is_done(done, tmp_path: Path) -> None:
     """The columns that describe a run stand in one order before and after it ran."""
     empty = Store(tmp_path / "empty")
-    before = parsed(to_csv(rows(done.plan, empty, states(done.plan, empty))))[0]
+    before = parsed(to_csv(rows(done.plan, *stands(done.plan, empty))))[0]
     after = parsed(to_csv(done.rows))[0]
     kept = [name for name in after if name in before]
     assert kept == list(before)
@@ -228,7 +233,7 @@ def test_axes_of_lists_and_of_networks(axis: str, model: str, tmp_path: Path) ->
     path.write_text(text)
     plan = build_plan(load_sweep(path), tmp_path)
     store = Store(tmp_path / "none")
-    table = rows(plan, store, states(plan, store))
+    table = rows(plan, *stands(plan, store))
     assert len({row["size"] for row in parsed(to_csv(table)) if row["role"] == "student"}) == 2
     assert len(frame(table, tmp_path)) == len(plan.runs)
     assert len([line for line in summary.table(plan, table).splitlines() if line.startswith("student")]) == 2

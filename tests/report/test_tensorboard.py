@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report import eventfile
 from kdtune.report.tensorboard import LONGEST, Events, names, parameters
+from kdtune.store.encoding import digest, to_lines
 from kdtune.sweepfile.load import load_sweep
 
 EPOCHS = 5
@@ -44,6 +45,19 @@ FINAL = {"test/accuracy": 91.5, "val/accuracy": 50.0 + EPOCHS, "robust/pgd20@0.0
 
 def everything(plan: Plan) -> tuple[dict, dict, dict]:
     return {id: history(id) for id in plan.runs}, dict.fromkeys(plan.runs, FINAL), dict.fromkeys(plan.runs, "done")
+
+
+def rebuild(events: Events, histories: dict, metrics: dict, states: dict) -> list[str]:
+    """As from a store that has these histories; the ids of those that were read."""
+    read = []
+
+    def histories_of(ids):
+        read.extend(id for id in ids if id in histories)
+        return {id: histories.get(id, []) for id in ids}
+
+    over = {id: digest(to_lines(rows)) for id, rows in histories.items() if states.get(id) in ("done", "diverged")}
+    events.rebuild(histories_of, over, metrics, states)
+    return read
 
 
 def read(folder: Path):
@@ -89,7 +103,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def test_a_run_has_its_rows_under_their_own_names_with_the_epoch_as_step(plan, tmp_path):
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    rebuild(Events(tmp_path, plan), *everything(plan))
     id, name = next(iter(names(plan).items()))
     loss = history(id)[0]["train/loss"]
     assert curve(tmp_path, name, "train/loss") == [(n, pytest.approx(loss / n)) for n in range(1, EPOCHS + 1)]
@@ -103,7 +117,7 @@ def test_a_run_has_its_rows_under_their_own_names_with_the_epoch_as_step(plan, t
 
 
 def test_rows_of_the_past_lie_as_far_apart_as_they_took(plan, tmp_path):
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    rebuild(Events(tmp_path, plan), *everything(plan))
     name = next(iter(names(plan).values()))
     times = [point.wall_time for point in read(tmp_path / "tensorboard" / name).Tensors(".", "lr")]
     assert [round(b - a, 3) for a, b in pairwise(times)] == [3.0] * (EPOCHS - 1)
@@ -118,7 +132,7 @@ def test_the_hparams_tab_is_filled(plan, tmp_path):
     states |= {running: "running", diverged: "diverged", waiting: "new"}
     histories[running] = []
     del metrics[running], metrics[diverged], metrics[waiting], histories[waiting]
-    Events(tmp_path, plan).rebuild(histories, metrics, states)
+    rebuild(Events(tmp_path, plan), histories, metrics, states)
 
     experiment, groups = sessions(tmp_path)
     called = names(plan)
@@ -145,7 +159,7 @@ def test_the_hparams_tab_is_filled(plan, tmp_path):
 
 def test_while_no_metric_is_known_tensorboard_finds_the_columns_itself(plan, tmp_path):
     events = Events(tmp_path, plan)
-    events.rebuild({}, {}, dict.fromkeys(plan.runs, "new"))
+    rebuild(events, {}, {}, dict.fromkeys(plan.runs, "new"))
     id = next(iter(plan.runs))
     events.append(id, history(id, 2))
     experiment, groups = sessions(tmp_path)
@@ -157,10 +171,10 @@ def test_while_no_metric_is_known_tensorboard_finds_the_columns_itself(plan, tmp
 
 
 def test_what_is_unchanged_is_not_written_again(plan, tmp_path, monkeypatch):
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    rebuild(Events(tmp_path, plan), *everything(plan))
     before = stamps(tmp_path / "tensorboard")
     monkeypatch.setattr(eventfile, "records", lambda *args, **kwargs: pytest.fail("something was written"))
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    assert rebuild(Events(tmp_path, plan), *everything(plan)) == [], "and no history is read"
     assert stamps(tmp_path / "tensorboard") == before
 
 
@@ -168,24 +182,24 @@ def test_forty_five_finished_runs_of_sixty_epochs_are_looked_through_in_no_time(
     plan = build_plan(load_sweep(write_sweep(), overrides=["seeds=20"]), tmp_path)
     assert len(plan.runs) >= 45
     contents = {id: history(id, 60) for id in plan.runs}, *everything(plan)[1:]
-    Events(tmp_path, plan).rebuild(*contents)
+    rebuild(Events(tmp_path, plan), *contents)
     took = []
     for _ in range(3):
         began = time.perf_counter()
-        Events(tmp_path, plan).rebuild(*contents)
+        rebuild(Events(tmp_path, plan), *contents)
         took.append(time.perf_counter() - began)
     assert min(took) < 0.3
 
 
 def test_a_changed_run_is_replaced_as_a_whole_and_no_other(plan, tmp_path):
     histories, metrics, states = everything(plan)
-    Events(tmp_path, plan).rebuild(histories, metrics, states)
+    rebuild(Events(tmp_path, plan), histories, metrics, states)
     before = stamps(tmp_path / "tensorboard")
     id = list(plan.runs)[3]
     folder = tmp_path / "tensorboard" / names(plan)[id]
     (old,) = event_files(folder)
     histories[id] = [{**row, "train/loss": 7.0} for row in history(id, 3)]
-    Events(tmp_path, plan).rebuild(histories, metrics, states)
+    rebuild(Events(tmp_path, plan), histories, metrics, states)
     assert curve(tmp_path, folder.name, "train/loss") == [(1, 7.0), (2, 7.0), (3, 7.0)]
     (new,) = event_files(folder)
     assert new.name > old.name, "TensorBoard reads on in the order of names"
@@ -195,7 +209,7 @@ def test_a_changed_run_is_replaced_as_a_whole_and_no_other(plan, tmp_path):
 
 def test_the_old_file_stays_until_the_new_one_is_written(plan, tmp_path, monkeypatch):
     histories, metrics, states = everything(plan)
-    Events(tmp_path, plan).rebuild(histories, metrics, states)
+    rebuild(Events(tmp_path, plan), histories, metrics, states)
     id, name = next(iter(names(plan).items()))
     (old,) = event_files(tmp_path / "tensorboard" / name)
     seen = []
@@ -206,14 +220,14 @@ def test_the_old_file_stays_until_the_new_one_is_written(plan, tmp_path, monkeyp
 
     monkeypatch.setattr(Events, "_written", full)
     histories[id] = history(id, 2)
-    Events(tmp_path, plan).rebuild(histories, metrics, states)
+    rebuild(Events(tmp_path, plan), histories, metrics, states)
     assert seen == [True]
     assert old.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "grown", "gone", "doubled", "note"])
 def test_files_that_are_not_as_they_were_written_are_written_again(plan, tmp_path, damage):
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    rebuild(Events(tmp_path, plan), *everything(plan))
     name = list(names(plan).values())[2]
     folder = tmp_path / "tensorboard" / name
     (path,) = event_files(folder)
@@ -229,13 +243,13 @@ def test_files_that_are_not_as_they_were_written_are_written_again(plan, tmp_pat
             (folder / "events.out.tfevents.1.other").write_bytes(data)
         case "note":
             (folder / "holds.json").write_text("{")
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    rebuild(Events(tmp_path, plan), *everything(plan))
     assert len(event_files(folder)) == 1
     assert [step for step, _ in curve(tmp_path, name, "lr")] == [1, 2, 3, 4, 5]
 
 
 def test_runs_that_left_the_plan_go_and_what_others_put_there_stays(plan, tmp_path):
-    Events(tmp_path, plan).rebuild(*everything(plan))
+    rebuild(Events(tmp_path, plan), *everything(plan))
     fewer = plan.only({"seed": 0, "rate": 0.2})
     gone = sorted(set(names(plan).values()) - set(names(fewer).values()))
     note = tmp_path / "tensorboard" / gone[0] / "note.txt"
@@ -244,7 +258,7 @@ def test_runs_that_left_the_plan_go_and_what_others_put_there_stays(plan, tmp_pa
     elsewhere.mkdir()
     (elsewhere / "events.out.tfevents.1.x").write_text("")
     (tmp_path / "tensorboard" / "link").symlink_to(elsewhere)
-    Events(tmp_path, fewer).rebuild(*everything(fewer))
+    rebuild(Events(tmp_path, fewer), *everything(fewer))
     left = {path.name for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()}
     assert left == set(names(fewer).values()) | {gone[0], "link"}
     assert [path.name for path in note.parent.iterdir()] == ["note.txt"]
@@ -254,7 +268,7 @@ def test_runs_that_left_the_plan_go_and_what_others_put_there_stays(plan, tmp_pa
 def test_rows_are_appended_once_as_they_come(plan, tmp_path):
     id, name = next(iter(names(plan).items()))
     events = Events(tmp_path, plan)
-    events.rebuild({id: history(id, 2)}, {}, {id: "partial"})
+    rebuild(events, {id: history(id, 2)}, {}, {id: "partial"})
     events.append(id, history(id, 2))
     events.append(id, history(id, 4))
     events.append(id, history(id, 4)[1:3])
@@ -276,7 +290,7 @@ def test_a_run_that_was_followed_live_needs_no_rewriting(plan, tmp_path):
     before = stamps(tmp_path / "tensorboard")
     # as the store gives it back: NaN is null, and numbers come through JSON
     stored = json.loads(json.dumps([{k: None if v != v else v for k, v in row.items()} for row in history(id)]))
-    Events(tmp_path, plan).rebuild({id: stored}, {id: FINAL}, {id: "done"})
+    rebuild(Events(tmp_path, plan), {id: stored}, {id: FINAL}, {id: "done"})
     assert stamps(tmp_path / "tensorboard") == before
     assert curve(tmp_path, name, "test/accuracy") == [(EPOCHS, 91.5)]
 
@@ -302,7 +316,7 @@ def test_a_folder_that_cannot_be_written_is_one_warning(plan, tmp_path, caplog):
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     events = Events(tmp_path, plan)
     with caplog.at_level(logging.WARNING):
-        events.rebuild(*everything(plan))
+        rebuild(events, *everything(plan))
         id = next(iter(plan.runs))
         events.append(id, history(id))
         events.finish(id, FINAL)

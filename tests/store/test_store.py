@@ -22,6 +22,7 @@ from pyarrow import fs
 from kdtune.store.claims import identity
 from kdtune.store.encoding import to_json
 from kdtune.store.objects import Objects, StorageError
+from kdtune.store.standing import Look, Standing
 from kdtune.store.store import Attempt, DamagedError, Store
 
 RUN, OTHER = "0123456789ab", "ba9876543210"
@@ -81,16 +82,24 @@ def damage(store: Store, key: str, how: str) -> None:
         store.objects.put(key, bytes(data))
 
 
+def now(store: Store, run: str = RUN) -> Look:
+    """What a new look at the run shows."""
+    standing = Standing(store)
+    standing.refresh(run)
+    return standing.look(run)
+
+
 # The life of a run
 
 
 def test_a_store_that_does_not_exist_can_be_read(store):
-    assert store.state(RUN) == "new"
+    assert now(store).state(()) == "new"
     assert store.finished() == set()
     assert store.history(RUN) == []
     assert store.evaluation_arrays(RUN, HASH) == {}
-    nothing = (store.done, store.failure, store.checkpoint, store.provenance, store.description, store.owner)
-    assert [read(RUN) for read in nothing] == [None] * 6
+    nothing = (store.done, store.checkpoint, store.provenance, store.description, store.owner)
+    assert [read(RUN) for read in nothing] == [None] * 5
+    assert now(store).failure is None
     assert store.evaluation(RUN, HASH) is None
     with pytest.raises(LookupError, match="not done"):
         store.weights(RUN)
@@ -100,29 +109,29 @@ def test_a_store_that_does_not_exist_can_be_read(store):
 def test_a_run_from_new_to_done(store):
     attempt = store.attempt(RUN)
     attempt.write_description({"seed": 1})
-    assert store.state(RUN) == "new"
+    assert now(store).state(()) == "new"
     attempt.save_checkpoint(1, state_bytes(1))
-    assert store.state(RUN) == "partial"
+    assert now(store).state(()) == "partial"
     with store.claim(RUN):
-        assert store.state(RUN) == "elsewhere"
+        assert now(store).state(()) == "elsewhere"
     attempt.write_failure(ValueError("no"))
-    assert store.state(RUN) == "failed"
+    assert now(store).state(()) == "failed"
     again = store.attempt(RUN)
     again.write_description({"seed": 1})
-    assert store.state(RUN) == "partial"
-    assert store.failure(RUN) is None
+    assert now(store).state(()) == "partial"
+    assert now(store).failure is None
     assert again.finish("done", b"weights", HISTORY, PROVENANCE)
-    assert store.state(RUN) == "done"
+    assert now(store).state(()) == "done"
     assert store.finished() == {RUN}
     assert store.done(RUN).attempt == again.name
     assert (store.weights(RUN), store.history(RUN), store.provenance(RUN)) == (b"weights", HISTORY, PROVENANCE)
     assert store.description(RUN) == {"seed": 1}
-    assert not store.has_checkpoint(RUN) and store.checkpoint(RUN) is None
+    assert now(store).untried == "new" and store.checkpoint(RUN) is None
 
 
 def test_a_diverged_run_is_a_result_without_weights(store):
     finish(store, weights=None, outcome="diverged")
-    assert store.state(RUN) == "diverged"
+    assert now(store).state(()) == "diverged"
     assert store.finished() == {RUN}
     with pytest.raises(LookupError, match="diverged"):
         store.weights(RUN)
@@ -133,7 +142,7 @@ def test_the_first_done_wins(store):
     assert first.finish("done", b"first", HISTORY, PROVENANCE)
     assert not second.finish("diverged", None, [], {})
     assert first.finish("done", b"changed", [], {})  # still the one that counts, and not written again
-    assert (store.weights(RUN), store.state(RUN), store.history(RUN)) == (b"first", "done", HISTORY)
+    assert (store.weights(RUN), now(store).state(()), store.history(RUN)) == (b"first", "done", HISTORY)
 
 
 def test_history_of_a_run_in_progress(store):
@@ -154,12 +163,12 @@ def test_a_failure_tells_what_where_and_when(store):
         raise KeyError("wrn-40-3 \udcff")
     except KeyError as error:
         attempt.write_failure(error)
-    failure = store.failure(RUN)
+    failure = now(store).failure
     assert failure["type"] == "KeyError" and "wrn-40-3" in failure["message"]
     assert "test_a_failure_tells_what_where_and_when" in failure["traceback"]
     assert failure["time"].endswith("+00:00")
     finish(store)
-    assert store.failure(RUN) is None
+    assert now(store).failure is None
 
 
 def test_the_claim_can_name_the_attempt(store):
@@ -174,12 +183,11 @@ def test_the_claim_can_name_the_attempt(store):
 def test_only_ids_name_runs(store, bad):
     for operation in (
         store.done,
-        store.state,
+        lambda run: now(store, run),
         store.weights,
         store.attempt,
         store.checkpoint,
         store.history,
-        store.failure,
     ):
         with pytest.raises(ValueError, match="12 hex digits"):
             operation(bad)
@@ -233,9 +241,9 @@ def test_a_bad_checkpoint_is_set_aside_and_the_one_before_used(store, caplog, ho
 def test_all_checkpoints_bad_means_from_the_start(store):
     store.attempt(RUN).save_checkpoint(1, state_bytes(1))
     damage(store, next(key for key in store.objects.list() if key.endswith(".pt")), "flip")
-    assert store.state(RUN) == "partial"  # looks good: nothing was read yet
+    assert now(store).state(()) == "partial"  # looks good: nothing was read yet
     assert store.checkpoint(RUN) is None
-    assert store.state(RUN) == "new"
+    assert now(store).state(()) == "new"
 
 
 class Crash(BaseException):
@@ -304,7 +312,7 @@ def test_a_crash_at_any_write_loses_one_checkpoint_at_most(tmp_path, kind, torn)
             assert (store.checkpoint(RUN) or (None,))[0] in (complete, (complete or 0) + 1)
         train(store)
         assert (store.weights(RUN), store.history(RUN)) == (state_bytes(4), HISTORY)
-        assert store.state(RUN) == "done" and not store.has_checkpoint(RUN)
+        assert now(store).state(()) == "done" and now(store).untried == "new"
     assert crashes > 15
 
 
@@ -314,7 +322,7 @@ def test_a_checkpoint_cut_off_in_its_bytes_is_no_damage(tmp_path, caplog):
         Store(place("local", tmp_path, crashing(0, True))).attempt(RUN).save_checkpoint(1, state_bytes(1))
     store = Store(place("local", tmp_path))
     assert [Path(key).suffix for key in store.objects.list()] == [".pt"]
-    assert store.checkpoint(RUN) is None and not store.has_checkpoint(RUN)
+    assert store.checkpoint(RUN) is None and now(store).untried == "new"
     assert caplog.text == "" and len(store.objects.list()) == 1
 
 
@@ -390,7 +398,7 @@ def test_a_damaged_done_counts_as_none(store, caplog, how):
     key = f"runs/done/{RUN}"
     damage(store, key, how)
     bad = store.objects.get(key)
-    assert store.state(RUN) == "new"
+    assert now(store).state(()) == "new"
     assert f"{key} is damaged" in caplog.text
     assert store.objects.get(f"{key}.damaged") == bad
     assert store.finished() == set()
@@ -452,7 +460,7 @@ def test_an_evaluation_is_kept_whole_and_the_first_wins(store):
     for name, array in arrays(0).items():
         np.testing.assert_array_equal(read[name], array)
     assert store.evaluation(RUN, "cafecafe") is None
-    assert store.state(RUN) == "new"
+    assert now(store).state(()) == "new"
 
 
 def test_an_evaluation_without_arrays(store):
@@ -544,7 +552,7 @@ def test_the_state_of_a_hundred_runs_is_quick(local):
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        assert {local.state(run) for run in runs} == {"done"}
+        assert set(Standing(local).states(runs).values()) == {"done"}
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.2
 
@@ -552,4 +560,4 @@ def test_the_state_of_a_hundred_runs_is_quick(local):
 def test_a_run_of_a_dead_driver_is_not_elsewhere(local):
     dead = {**identity(), "pid": 2**22 + 1, "attempt": "x", "heartbeat": time.time()}
     local.objects.put(f"runs/claims/{RUN}", to_json(dead))
-    assert local.state(RUN) == "new"
+    assert now(local).state(()) == "new"

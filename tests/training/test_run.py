@@ -15,6 +15,7 @@ from kdtune.evaluation.flags import flags_of
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.report import summary, table
+from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.training.run import RunContext, load_finished, perform
@@ -39,7 +40,7 @@ def plan_of(write_sweep):
 
 def do(plan, place) -> dict[str, str]:
     """The whole plan, one run after the other."""
-    dispatch = Dispatch(plan, place.store)
+    dispatch = Dispatch(plan, Standing(place.store, plan.evaluators))
     while (planned := dispatch.next()) is not None:
         ended = perform(planned.run, plan.evaluation, place)
         dispatch.ended(planned.id, ended.traceback)
@@ -67,7 +68,7 @@ def test_a_sweep_from_teachers_to_students(plan_of, place):
         assert ("train/kd" in history[0]) == (planned.role == "student")
         assert history[-1]["val/accuracy"] == pytest.approx(metrics["val/accuracy"])
         assert place.store.description(id) == planned.run.description
-        assert not place.store.has_checkpoint(id)
+        assert place.store.checkpoint(id) is None
         if planned.role == "student":
             chosen = place.store.provenance(id)["teacher"]
             scores = {teacher: place.store.evaluation(teacher, hash)["val/accuracy"] for teacher in planned.waits_for}
@@ -81,7 +82,7 @@ def test_doing_it_again_changes_nothing(plan_of, place):
     plan = plan_of()
     do(plan, place)
     before = {key: place.store.objects.get(key) for key in place.store.objects.list("runs")}
-    assert Dispatch(plan, place.store).next() is None
+    assert Dispatch(plan, Standing(place.store, plan.evaluators)).next() is None
     assert before == {key: place.store.objects.get(key) for key in place.store.objects.list("runs")}
 
 
@@ -101,7 +102,7 @@ def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path, epoc
     for each in planned:
         with pytest.raises(Killed):
             perform(each.run, plan.evaluation, RunContext(store, tmp_path / "data", checkpoint_every=0, report=kill))
-        assert store.has_checkpoint(each.id)
+        assert store.checkpoint(each.id) is not None
         assert perform(each.run, plan.evaluation, RunContext(store, tmp_path / "data")).state == "done"
     for each in planned:
         assert result(store, each.id) == result(undisturbed.store, each.id)
@@ -113,7 +114,7 @@ def test_a_run_that_keeps_its_best_epoch_ends_with_it_however_it_was_interrupted
     undisturbed, store = RunContext(Store(tmp_path / "a"), tmp_path / "data"), Store(tmp_path / "b")
     states = do(plan, undisturbed)
     (hash,) = plan.evaluators
-    columns = {row["id"]: row for row in table.rows(plan, undisturbed.store, states)}
+    columns = {row["id"]: row for row in table.rows(plan, Standing(undisturbed.store, plan.evaluators), states)}
     epochs = []
     for id in plan.runs:
         history = undisturbed.store.history(id)
@@ -209,7 +210,7 @@ def test_a_student_alone_and_one_with_a_teacher_in_one_sweep(plan_of, place, sma
     plan = plan_of(text)
     states = do(plan, place)
     assert set(states.values()) == {"done"} and len(states) == 3 + 2 * 2 * 2
-    rows = table.rows(plan, place.store, states)
+    rows = table.rows(plan, Standing(place.store, plan.evaluators), states)
     students = [row for row in rows if row["role"] == "student"]
     assert Counter(row["kd"] for row in students) == {None: 4, "alpha=0.9,temperature=4": 4}
     for row in students:
@@ -236,7 +237,7 @@ def test_a_new_evaluator_on_a_finished_run_trains_nothing(plan_of, place, small_
             "[accuracy]", "[accuracy, {pgd: {eps: [0.1], step: 0.05, steps: [2], restarts: 1, images: 20}}]"
         )
     )
-    assert set(Dispatch(more, place.store).states.values()) == {"partial"}
+    assert set(Dispatch(more, Standing(place.store, more.evaluators)).states.values()) == {"partial"}
     monkeypatch.setattr("kdtune.training.run.train", lambda *_, **__: pytest.fail("trained"))
     assert set(do(more, place).values()) == {"done"}
     id, hash = list(more.runs)[-1], list(more.evaluators)[-1]
@@ -264,7 +265,7 @@ def test_divergence_is_a_result_and_not_tried_again(plan_of, place, small_sweep)
     states = do(plan, place)
     assert {states[id] for id, planned in plan.runs.items() if planned.role == "teacher"} == {"diverged"}
     assert {states[id] for id, planned in plan.runs.items() if planned.role == "student"} == {"skipped"}
-    assert Dispatch(plan, place.store).next() is None
+    assert Dispatch(plan, Standing(place.store, plan.evaluators)).next() is None
 
 
 def test_a_runs_own_exception_is_kept_with_its_cause(plan_of, place, monkeypatch):
@@ -272,7 +273,7 @@ def test_a_runs_own_exception_is_kept_with_its_cause(plan_of, place, monkeypatch
     monkeypatch.setattr("kdtune.training.run.train", lambda *_, **__: 1 / 0)
     id = next(iter(plan.runs))
     assert perform(plan.runs[id].run, plan.evaluation, place).state == "failed"
-    failure = place.store.failure(id)
+    failure = Standing(place.store).look(id).failure
     assert failure["type"] == "ZeroDivisionError" and "train" in failure["traceback"]
     assert place.store.owner(id) is None, "its claim is released"
     monkeypatch.undo()
@@ -284,7 +285,7 @@ def test_a_run_claimed_elsewhere_is_left_alone(plan_of, place):
     id = next(iter(plan.runs))
     with place.store.claim(id):
         assert perform(plan.runs[id].run, plan.evaluation, place).state == "elsewhere"
-    assert place.store.state(id) == "new"
+    assert Standing(place.store).state(id) == "new"
 
 
 def test_a_finished_network_is_loaded_from_the_store_alone(plan_of, place):
@@ -317,4 +318,4 @@ def test_a_teacher_of_ones_own_teaches_without_being_trained(plan_of, place, sma
     states = do(wrong, place)
     bad = next(id for id, planned in wrong.runs.items() if planned.role == "teacher")
     assert states[bad] == "failed"
-    assert "in the file" in place.store.failure(bad)["message"]
+    assert "in the file" in Standing(place.store).look(bad).failure["message"]

@@ -1,0 +1,24 @@
+"""How a run stands, in one word. These words are shown to people and written to disk: they never change."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """The first six can be told from the store (see `standing`), the others are known to the command that runs."""
+
+    NEW = "new"
+    PARTIAL = "partial"  # has a checkpoint; or is trained, and an evaluator is new
+    ELSEWHERE = "elsewhere"  # claimed by a live process
+    DONE = "done"
+    DIVERGED = "diverged"  # a result too: it is kept and not tried again
+    FAILED = "failed"  # the next command tries again
+    RUNNING = "running"
+    SKIPPED = "skipped"  # its teachers failed
+    STOPPED = "stopped"
+
+
+STARTABLE = frozenset({State.NEW, State.PARTIAL})
+FINISHED = frozenset({State.DONE, State.DIVERGED})  # what a student waits for
+ENDED = FINISHED | {State.FAILED, State.SKIPPED, State.STOPPED}
