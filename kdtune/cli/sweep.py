@@ -101,7 +101,7 @@ def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -
     if options.json:
         print_json({**about(plan), "counts": Counter(now.values()), "runs": described(plan, now)})
         return 0
-    estimate = cost.estimate(plan, now, standing, options.data_dir)
+    estimate = cost.estimate(plan, now, standing)
     click.echo(f"{plan.name} on {plan.dataset}, profile {plan.profile}")
     for role in ("teacher", "student"):
         mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
@@ -151,7 +151,7 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
     dispatch.standing.store.objects.probe()
     for evaluator in plan.evaluation:
         evaluator.preflight()
-    estimate = cost.estimate(plan, dispatch.states, dispatch.standing, options.data_dir)
+    estimate = cost.estimate(plan, dispatch.states, dispatch.standing)
     say(options, str(estimate))
     if estimate.hours > CONFIRM_ABOVE_H and not options.address and not options.yes:
         if not sys.stdin.isatty() or options.json:

@@ -84,7 +84,7 @@ def _warn_once(version: str) -> None:
 
 
 class NotKept:
-    """Tune pickles what it is given into its folder, for a restore that never happens: nothing of us is kept there."""
+    """Tune pickles what it is given into its folder, for a restore that never happens: none of ours is kept there."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

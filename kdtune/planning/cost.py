@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -79,7 +78,6 @@ def estimate(
     plan: Plan,
     states: Mapping[str, State],
     standing: Standing,
-    data_dir: Path,
     device: Device | None = None,
     devices: int | None = None,
 ) -> Estimate:
@@ -94,21 +92,18 @@ def estimate(
         if state not in FINISHED:
             trained = standing.look(id).done is not None
             missing = standing.missing(id) if trained else None
-            work = work_of(plan, id, device, data_dir, missing)
+            work = work_of(plan, id, device, missing)
             seconds[id] = work.evaluation if trained else work.seconds
-    ratios = compared(plan, states, standing, data_dir, device)
+    ratios = compared(plan, states, standing, device)
     factor = median(ratios) if ratios else 1.0
-    # A student cannot start before its teachers are done, however many devices there are.
-    chain = (
-        max(
-            (left + max((seconds.get(teacher, 0) for teacher in plan.runs[id].waits_for), default=0))
-            for id, left in seconds.items()
-        )
-        if seconds
-        else 0.0
-    )
+    # A run cannot start before those it waits for are done, however many devices there are.
+    earliest: dict[str, float] = {}  # the end of each run, if nothing else kept it waiting
+    for id, planned in plan.runs.items():
+        begins = max((earliest.get(other, 0.0) for other in planned.waits_for), default=0.0)
+        earliest[id] = begins + seconds.get(id, 0.0)
+    chain = max((earliest[id] for id in seconds), default=0.0)
     total = sum(seconds.values())
-    sizes = sorted((checkpoint_bytes(plan.runs[id].run, data_dir) for id in seconds), reverse=True)
+    sizes = sorted((checkpoint_bytes(plan.runs[id].run) for id in seconds), reverse=True)
     return Estimate(
         hours=factor * max(chain, total / devices) / 3600,
         device_hours=factor * total / 3600,
@@ -119,9 +114,7 @@ def estimate(
     )
 
 
-def compared(
-    plan: Plan, states: Mapping[str, State], standing: Standing, data_dir: Path, device: Device
-) -> list[float]:
+def compared(plan: Plan, states: Mapping[str, State], standing: Standing, device: Device) -> list[float]:
     """Seconds that finished runs took on this kind of device, each over what was estimated. A diverged one was cut."""
     ratios: list[float] = []
     for id in (id for id, state in states.items() if state == State.DONE):
@@ -129,18 +122,16 @@ def compared(
             record = standing.look(id).provenance
             on_cpu = str(record.get("device", "")).endswith("CPU")
             if record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
-                ratios.append(record["seconds"] / work_of(plan, id, device, data_dir).seconds)
+                ratios.append(record["seconds"] / work_of(plan, id, device).seconds)
         if len(ratios) == COMPARED:
             break
     return ratios
 
 
-def work_of(
-    plan: Plan, id: str, device: Device = CPU_CORE, data_dir: Path = Path(), evaluators: Iterable[str] | None = None
-) -> Work:
+def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable[str] | None = None) -> Work:
     """The seconds of one run of a plan; `evaluators` (hashes) are those to measure with, by default all."""
     run = plan.runs[id].run
-    seen = images(run.dataset, data_dir)
+    seen = images(run.dataset)
     chosen = plan.evaluation
     if evaluators is not None:
         wanted = set(evaluators)
@@ -181,7 +172,7 @@ def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
     return sum(each.passes(seen.validation if each.on == "val" else seen.test, seen.validation) for each in evaluation)
 
 
-def checkpoint_bytes(run: Run, data_dir: Path = Path()) -> int:
+def checkpoint_bytes(run: Run) -> int:
     """Bytes of a run's checkpoints while it trains: weights, the optimizer's numbers, the best weights if any."""
     if run.recipe is None:
         return 0
@@ -197,7 +188,7 @@ def model_cost(model: Model, shape: Shape, classes: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def images(dataset: Dataset, data_dir: Path) -> Images:
+def images(dataset: Dataset) -> Images:
     """The sizes of a data set. Raises DataError where its folder cannot be read."""
     total, test = dataset.counts()
     kept, held_out = dataset.sizes(total)

@@ -55,9 +55,10 @@ class Dispatch:
         self._waiting: dict[str, int] = {}  # teachers that are neither done nor diverged
         self._ready: list[int] = []  # a heap of positions; some may have been overtaken by events
         for id, planned in plan.runs.items():
-            for teacher in planned.waits_for:
+            teachers = self._teachers(planned)
+            for teacher in teachers:
                 self._students.setdefault(teacher, []).append(id)
-            self._waiting[id] = sum(self._states[teacher] not in FINISHED for teacher in planned.waits_for)
+            self._waiting[id] = sum(self._states[teacher] not in FINISHED for teacher in teachers)
         self._settle(plan.runs)
         self._looked = 0.0
 
@@ -142,11 +143,15 @@ class Dispatch:
             elif not self._waiting[id]:
                 heappush(self._ready, self._position[id])
 
+    def _teachers(self, planned: PlannedRun) -> list[str]:
+        """The runs of this plan that a run waits for; in one of finished runs alone (late evaluation) some are missing."""
+        return [id for id in planned.waits_for if id in self._states]
+
     def _hopeless(self, planned: PlannedRun) -> str:
         """Why a run can never start; empty if it may."""
-        failed = [id for id in planned.waits_for if self._states[id] in (State.FAILED, State.SKIPPED)]
-        if failed:
+        teachers = self._teachers(planned)
+        if failed := [id for id in teachers if self._states[id] in (State.FAILED, State.SKIPPED)]:
             return f"its teacher {failed[0]} failed"
-        if planned.waits_for and all(self._states[id] is State.DIVERGED for id in planned.waits_for):
+        if teachers and all(self._states[id] is State.DIVERGED for id in teachers):
             return "all teachers it chooses from diverged"
         return ""

@@ -126,9 +126,8 @@ class Objects:
         except StorageError as error:
             log.warning("%s is damaged (%s) and not used; it could not be set aside: %s", self.path(key), why, error)
         else:
-            log.warning(
-                "%s is damaged (%s) and not used; kept as %s", self.path(key), why, aside or "it was by another"
-            )
+            kept = f"kept as {aside}" if aside else "another process has set it aside"
+            log.warning("%s is damaged (%s) and not used; %s", self.path(key), why, kept)
 
     def remove_leftovers(self, folder: str, age: float = 600.0) -> None:
         """Remove what writers killed in mid-write left under `folder`, once untouched for `age` seconds. Local only."""

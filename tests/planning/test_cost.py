@@ -105,7 +105,7 @@ def test_sizes_of_the_data_are_those_after_subset_and_hold_out(plan, tmp_path):
     dataset = next(iter(plan.runs.values())).run.dataset
     data = loading.load(dataset, tmp_path)
     loaded = Images(data.shape, data.classes, len(data.train), len(data.validation), len(data.test))
-    assert cost.images(dataset, tmp_path) == loaded
+    assert cost.images(dataset) == loaded
 
 
 def test_seconds_are_multiply_adds_at_a_rate_and_something_for_every_step(plan):
@@ -125,24 +125,24 @@ def looked(plan, store: Store) -> Standing:
 
 def test_what_is_done_costs_nothing_and_devices_share_the_rest(plan, tmp_path):
     store, states = Store(tmp_path / "results"), dict.fromkeys(plan.runs, "new")
-    whole = cost.estimate(plan, states, looked(plan, store), tmp_path, EXACT, 1)
+    whole = cost.estimate(plan, states, looked(plan, store), EXACT, 1)
     assert whole.hours == whole.device_hours
     assert whole.device_hours * 3600 == pytest.approx(sum(cost.work_of(plan, id, EXACT).seconds for id in plan.runs))
-    assert cost.estimate(plan, states, looked(plan, store), tmp_path, EXACT, 2).hours == pytest.approx(whole.hours / 2)
+    assert cost.estimate(plan, states, looked(plan, store), EXACT, 2).hours == pytest.approx(whole.hours / 2)
     assert whole.checkpoint_bytes == 16 * PARAMETERS
-    assert cost.estimate(plan, states, looked(plan, store), tmp_path, EXACT, 2).checkpoint_bytes == 2 * 16 * PARAMETERS
+    assert cost.estimate(plan, states, looked(plan, store), EXACT, 2).checkpoint_bytes == 2 * 16 * PARAMETERS
     done, diverged, *_ = plan.runs
-    part = cost.estimate(plan, states | {done: "done", diverged: "diverged"}, looked(plan, store), tmp_path, EXACT, 1)
+    part = cost.estimate(plan, states | {done: "done", diverged: "diverged"}, looked(plan, store), EXACT, 1)
     saved = sum(cost.work_of(plan, id, EXACT).seconds for id in (done, diverged))
     assert (whole.device_hours - part.device_hours) * 3600 == pytest.approx(saved)
-    nothing = cost.estimate(plan, dict.fromkeys(plan.runs, "done"), looked(plan, store), tmp_path, EXACT, 1)
+    nothing = cost.estimate(plan, dict.fromkeys(plan.runs, "done"), looked(plan, store), EXACT, 1)
     assert (nothing.hours, nothing.checkpoint_bytes) == (0, 0)
     assert str(nothing) == "nothing is left to compute"
 
 
 def test_a_student_waits_for_its_teacher_however_many_devices_there_are(plan, tmp_path):
     states = dict.fromkeys(plan.runs, "new")
-    found = cost.estimate(plan, states, looked(plan, Store(tmp_path / "results")), tmp_path, EXACT, 1000)
+    found = cost.estimate(plan, states, looked(plan, Store(tmp_path / "results")), EXACT, 1000)
     work = {id: cost.work_of(plan, id, EXACT).seconds for id in plan.runs}
     students = {id: run for id, run in plan.runs.items() if run.waits_for}
     chains = [work[id] + max(work[teacher] for teacher in run.waits_for) for id, run in students.items()]
@@ -151,7 +151,7 @@ def test_a_student_waits_for_its_teacher_however_many_devices_there_are(plan, tm
 
 def test_finished_runs_correct_the_estimate(plan, tmp_path):
     store, states = Store(tmp_path / "results"), dict.fromkeys(plan.runs, "new")
-    guess = cost.estimate(plan, states, looked(plan, store), tmp_path, EXACT, 1)
+    guess = cost.estimate(plan, states, looked(plan, store), EXACT, 1)
     assert (guess.compared, "rough" in str(guess)) == (0, True)
     ids = list(plan.runs)
     for id, factor in zip(ids, (4, 5, 60), strict=False):  # one was held up: the median does not mind
@@ -160,7 +160,7 @@ def test_finished_runs_correct_the_estimate(plan, tmp_path):
     finish(plan, store, ids[3], 1e9, device="NVIDIA H100")  # another kind of device says nothing
     finish(plan, store, ids[4], 1e-9, outcome="diverged")  # and one that was cut short neither
     states |= {ids[3]: "done", ids[4]: "diverged"}
-    judged = cost.estimate(plan, states, looked(plan, store), tmp_path, EXACT, 1)
+    judged = cost.estimate(plan, states, looked(plan, store), EXACT, 1)
     left = sum(cost.work_of(plan, id, EXACT).seconds for id in ids[5:])
     assert judged.compared == 3
     assert judged.device_hours * 3600 == pytest.approx(5 * left)
@@ -170,7 +170,7 @@ def test_finished_runs_correct_the_estimate(plan, tmp_path):
 def test_a_trained_run_costs_only_what_was_not_measured_yet(plan, tmp_path):
     store, id = Store(tmp_path / "results"), next(iter(plan.runs))
     store.attempt(id).finish("done", b"", [], {"seconds": 1.0, "device": "CPU"})
-    found = cost.estimate(plan, {id: "partial"}, looked(plan, store), tmp_path, EXACT, 1)
+    found = cost.estimate(plan, {id: "partial"}, looked(plan, store), EXACT, 1)
     assert found.device_hours * 3600 == pytest.approx(cost.work_of(plan, id, EXACT).evaluation)
 
 
@@ -179,14 +179,14 @@ def test_a_damaged_record_is_passed_over(plan, tmp_path):
     finish(plan, store, id, 1.0)
     (record,) = (tmp_path / "results").rglob("provenance.json")
     record.write_text("{}")
-    assert cost.compared(plan, {id: "done"}, looked(plan, store), tmp_path, EXACT) == []
+    assert cost.compared(plan, {id: "done"}, looked(plan, store), EXACT) == []
 
 
 def test_the_kind_of_device_is_what_this_machine_has(plan, tmp_path, monkeypatch):
     store, states = Store(tmp_path / "results"), dict.fromkeys(plan.runs, "new")
     for usable, device in ((True, GPU), (False, CPU_CORE)):
         monkeypatch.setattr("kdtune.planning.cost.has_usable_gpu", lambda usable=usable: usable)
-        found = cost.estimate(plan, states, looked(plan, store), tmp_path)
+        found = cost.estimate(plan, states, looked(plan, store))
         assert found.device is device
         assert found.devices >= 1
 
@@ -207,7 +207,7 @@ def test_no_torch_is_needed(write_sweep):
         "from kdtune.store.standing import Standing; from kdtune.store.store import Store;"
         f"plan = build_plan(load_sweep({str(write_sweep())!r}), Path());"
         "standing, states = Standing(Store('nowhere')), dict.fromkeys(plan.runs, 'new');"
-        "print(cost.estimate(plan, states, standing, Path()), 'torch' in sys.modules)"
+        "print(cost.estimate(plan, states, standing), 'torch' in sys.modules)"
     )
     folder = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)

@@ -239,3 +239,13 @@ def test_whatever_happens_it_decides_as_the_rules_say(data):
             dispatch.ended(id, "because")
             reference.ended(id, standing.now[id])
     assert {id for id, state in dispatch.states.items() if state == "skipped"} <= dispatch.reasons.keys()
+
+
+def test_a_plan_of_finished_runs_alone_does_not_ask_for_teachers_that_are_not_in_it(plan, standing):
+    """Late evaluation: a student is trained, and one of its teachers was lost since."""
+    from dataclasses import replace
+
+    student = students(plan, 0.2)[0]
+    standing.now[student] = "partial"
+    dispatch = Dispatch(replace(plan, runs={student: plan.runs[student]}), standing)
+    assert take(dispatch) == [student]
