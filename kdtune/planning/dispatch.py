@@ -144,7 +144,7 @@ class Dispatch:
                 heappush(self._ready, self._position[id])
 
     def _teachers(self, planned: PlannedRun) -> list[str]:
-        """The runs of this plan that a run waits for; in one of finished runs alone (late evaluation) some are missing."""
+        """What a run waits for, of this plan; in one of finished runs alone (late evaluation) some are missing."""
         return [id for id in planned.waits_for if id in self._states]
 
     def _hopeless(self, planned: PlannedRun) -> str:
