@@ -30,8 +30,9 @@ sweeps: environment
 	    [ $$status -lt 128 ] || break; \
 	done; printf "\n$$said"; exit $$failed
 
+# Two at a time, a file of tests to each: half of them wait for Ray, for disks, for processes that start.
 test: environment
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: environment
 	$(BIN)/ruff check .

@@ -73,9 +73,7 @@ class Kind(Settings, ABC):
         Raises ValueError, with the nearest name that would do, where there is none.
         """
         for kind in cls.kinds().values():
-            # Nine digits at most: int() answers thousands of them with a ValueError.
-            pattern = PLACEHOLDER.sub(r"(?P<\1>[0-9]{1,9})", folded(kind.key).replace("\\", ""))
-            if match := re.fullmatch(pattern, folded(name)):
+            if match := re.fullmatch(_pattern(kind.key), folded(name)):
                 return kind, {field: int(number) for field, number in match.groupdict().items()}
         known = [one for kind in cls.registered.values() for one in (kind.familiar or (kind.key,))]
         raise ValueError(unknown(words(cls), name, known))
@@ -214,6 +212,14 @@ class Several:
 def _joined(kinds: tuple[Kind, ...], info: SerializationInfo) -> dict[str, Any]:
     return {name: stated for kind in kinds if not getattr(kind, "off", False)
             for name, stated in kind.dumped(info.mode).items()}  # fmt: skip
+
+
+@cache
+def _pattern(key: str) -> str:
+    """What a folded name must match. Nine digits at most: int() answers thousands of them with a ValueError."""
+    literals, fields = PLACEHOLDER.split(key)[::2], PLACEHOLDER.findall(key)
+    holes = [f"(?P<{field}>[0-9]{{1,9}})" for field in fields]
+    return "".join(re.escape(folded(part)) + hole for part, hole in zip(literals, [*holes, ""], strict=True))
 
 
 @cache

@@ -182,3 +182,20 @@ def test_data_sets_may_be_an_axis(small_sweep, write_sweep):
     axis = "data: [{digits: {}, validation: 0.2}, {mnist: {}, validation: 0.2}]"
     plan = build_plan(load_sweep(write_sweep(text.replace("rate: [0.0, 0.2]", f"rate: [0.0, 0.2], {axis}"))), DATA)
     assert Counter(planned.run.content["name"] for planned in plan.runs.values()) == {"digits": 10, "mnist": 10}
+
+
+def test_a_network_that_learns_alone_is_one_run_as_teacher_and_as_student(small_sweep, write_sweep):
+    """Noise and all: what a run is does not hang on the part it plays."""
+    noise = "{target: {variability: {rate: 0.2}}, input: {gaussian: {sigma: 0.1}}}"
+    text = small_sweep.replace("grid: {rate: [0.0, 0.2]}", "grid: {how: [null, {alpha: 0.9, temperature: 4}]}")
+    text = text.replace("{mlp: {hidden: [8], dropout: $rate}}", f"{{mlp: {{hidden: [8]}}}}\n  noise: {noise}")
+    text = text.replace(
+        "{alpha: 0.9, temperature: 4}\n  noise: {teacher: {dropout: {rate: $rate}}}", f"$how\n  noise: {noise}"
+    )
+    plan = build_plan(load_sweep(write_sweep(text)), DATA)
+    alone = [run for run in plan.runs.values() if run.role == "student" and not run.waits_for]
+    taught = [run for run in plan.runs.values() if run.waits_for]
+    assert len(taught) == 2 and {run.run.seed for run in taught} == {0, 1}
+    teachers = {id for run in taught for id in run.waits_for}
+    assert {run.id for run in alone} < teachers, "the students' seeds 0 and 1 are two of the three teachers"
+    assert len(plan.runs) == 3 + 2
