@@ -197,5 +197,7 @@ def test_a_network_that_learns_alone_is_one_run_as_teacher_and_as_student(small_
     taught = [run for run in plan.runs.values() if run.waits_for]
     assert len(taught) == 2 and {run.run.seed for run in taught} == {0, 1}
     teachers = {id for run in taught for id in run.waits_for}
-    assert {run.id for run in alone} < teachers, "the students' seeds 0 and 1 are two of the three teachers"
+    assert len(alone) == 2 and {run.id for run in alone} < teachers, (
+        "the students' seeds 0 and 1 are two of the three teachers"
+    )
     assert len(plan.runs) == 3 + 2
