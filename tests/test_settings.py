@@ -46,7 +46,7 @@ def takes(leaf: str, value: Any) -> bool:
         (math.inf, set()),
         (-math.inf, set()),
     ],
-    ids=repr,
+    ids=lambda each: " ".join(sorted(each)) or "none" if isinstance(each, set) else repr(each),
 )
 def test_a_leaf_takes_its_own_type_and_range_alone(value: Any, leaves: set[str]) -> None:
     """No string passes for a number, no truth value for a count, nothing that is not finite."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from kdtune.cli.sweep import Options, Refused, sweep
 from kdtune.data.files import DataError
-from kdtune.evaluation.evaluator import EvaluationError
+from kdtune.evaluation.evaluator import EvaluationError, Evaluator
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
 from kdtune.report.table import TableError, profile_folder
@@ -27,7 +28,7 @@ def evaluate_late(folder: Path, profile: str | None, evaluation: str, **flags: A
     """Measures the finished runs of a sweep's folder and renews its table; returns the exit status.
 
     `evaluation` is an evaluator as a sweep file writes it: `pgd`, or `{pgd: {eps: [0.1], step: 0.01}}`. It stands for
-    the one of the same name that the sweep had.
+    the one that wrote the same metrics, if the sweep had one.
     """
     try:
         place = profile_folder(folder, profile)
@@ -50,7 +51,7 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
     about = json.loads((place / "plan.json").read_bytes())
     before = load_sweep(place / "sweep.yaml", folder=about["folder"])
     asked = parse_value(evaluation, COMMAND_LINE, ("evaluation",))
-    kept = [entry for entry in before.tree["evaluation"] if _name(entry) != _name(asked)]
+    kept = [entry for entry in before.tree["evaluation"] if _writes(entry) != _writes(asked)]
     override = f"evaluation={json.dumps([*kept, asked])}"
     file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"])
     plan = replace(build_plan(file, paths.data_folder(data)), profile=about["profile"])
@@ -60,5 +61,9 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
     return file, replace(plan, runs=runs), standing
 
 
-def _name(entry: Any) -> str:
-    return next(iter(entry)) if isinstance(entry, dict) and entry else str(entry)
+def _writes(entry: Any) -> str:
+    """What an entry's metrics begin with; of one that is wrong, which is told when the whole is read, itself."""
+    try:
+        return Evaluator.model_validate(entry).writes_under
+    except ValidationError:
+        return repr(entry)

@@ -35,6 +35,14 @@ def test_a_new_evaluator_measures_all_runs_and_trains_none(results, monkeypatch)
     assert weights == {key: Store(results).objects.get(key) for key in weights}
 
 
+def test_the_same_attack_on_held_out_images_stands_beside_that_on_test_images(results):
+    assert evaluate_late(results / "small", None, PGD, here=True) == 0
+    before = rows(results)
+    assert evaluate_late(results / "small", None, PGD.removesuffix("}") + ", on: val}", here=True) == 0
+    assert all(row["val/robust/pgd2/unconditional"] for row in rows(results))
+    assert [{name: row[name] for name in before[0]} for row in rows(results)] == before, "nothing left the table"
+
+
 def test_it_goes_through_ray_too(results, monkeypatch):
     assert evaluate_late(results / "small", "paper", PGD) == 0
     assert all(row["robust/pgd2/unconditional"] for row in rows(results))
