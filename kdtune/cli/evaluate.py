@@ -55,10 +55,21 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
     override = f"evaluation={json.dumps([*kept, asked])}"
     file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"])
     plan = replace(build_plan(file, paths.data_folder(data)), profile=about["profile"])
+    _refuse_others(place, {run["id"] for run in about["runs"]}, set(plan.runs))
     standing = Standing(Store(place.parent.parent), plan.evaluators)
     standing.preload(plan.runs)
     runs = {id: planned for id, planned in plan.runs.items() if standing.look(id).done is not None}
     return file, replace(plan, runs=runs), standing
+
+
+def _refuse_others(place: Path, known: set[str], now: set[str]) -> None:
+    """Raises TableError where the folder's runs are not those of its sweep any more: their table would be lost."""
+    if lost := known - now:
+        raise TableError(
+            f"{place}: {len(lost)} of its {len(known)} runs are other runs by now, as the images or kdtune's way of "
+            "computing (RECIPE_VERSION, see CHANGELOG) have changed. Nothing was measured and the table is as it was; "
+            "the sweep's own command makes the new runs, in this folder"
+        )
 
 
 def _writes(entry: Any) -> str:
