@@ -59,3 +59,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray first: each takes minutes, mostly of waiting, and would else be all that is left to do."""
+    items.sort(key=lambda item: "launch" not in item.path.parts)
