@@ -32,7 +32,7 @@ sweeps: environment
 
 # Two at a time, a file of tests to each: half of them wait for Ray, for disks, for processes that start.
 test: environment
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: environment
 	$(BIN)/ruff check .
