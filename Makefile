@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep sweeps test check soak environment clean
+.PHONY: sweep sweeps test faults check soak environment clean
 
 environment: .venv/installed
 
@@ -38,6 +38,10 @@ check: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Processes killed, two sweeps at once: one after the other, as each counts on the machine's two cores.
+faults: environment
+	$(BIN)/python -m pytest -m faults
 
 soak: environment
 	$(BIN)/python -m pytest -m soak --timeout=3600

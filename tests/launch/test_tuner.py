@@ -120,6 +120,7 @@ def test_a_request_that_nothing_can_hold_is_refused_before_anything_starts(write
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.faults
 def test_a_lost_process_is_retried_by_tune(write_sweep, small_sweep, tmp_path):
     """The first process that claims a run is killed; the run is done all the same, in a second attempt."""
     file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 300"))
@@ -150,6 +151,7 @@ def metrics(results: Path) -> bytes:
     return (results / "small" / "paper" / "results.csv").read_bytes()
 
 
+@pytest.mark.faults
 def test_a_killed_driver_costs_nothing_but_time(write_sweep, small_sweep, tmp_path):
     """SIGKILL in the middle, then the same command: the same metrics, byte for byte, as an undisturbed sweep."""
     file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 30"))
@@ -168,6 +170,7 @@ def test_a_killed_driver_costs_nothing_but_time(write_sweep, small_sweep, tmp_pa
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
+@pytest.mark.faults
 def test_two_sweeps_at_once_train_each_shared_run_once(write_sweep, small_sweep, tmp_path):
     """Two drivers, one results folder, the same clean teachers: whoever comes second waits for the first one's runs."""
     text = small_sweep.replace("epochs: 3", "epochs: 40")
@@ -184,6 +187,7 @@ def test_two_sweeps_at_once_train_each_shared_run_once(write_sweep, small_sweep,
     assert len(trained) == len(store.finished()) == 10
 
 
+@pytest.mark.faults
 def test_sigterm_ends_politely_with_143(write_sweep, small_sweep, tmp_path):
     file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 2000"))
     driver = sweep(file, tmp_path / "results", "--checkpoint-every", "0")
