@@ -66,9 +66,9 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     def measured(self, subject: Subject) -> Measurement:
         """What `measure` gives for the images that are asked for, under names that say so."""
         found = self.measure(subject.on(self.on))
-        under = (lambda name: f"{self.prefix}{name}") if self.prefix else (lambda name: name)
-        return Measurement(*({under(name): value for name, value in part.items()}
-                             for part in (found.metrics, found.arrays)))  # type: ignore[arg-type]  # fmt: skip
+        metrics = {f"{self.prefix}{name}": value for name, value in found.metrics.items()}
+        arrays = {f"{self.prefix}{name}": value for name, value in found.arrays.items()}
+        return Measurement(metrics, arrays)
 
     @property
     def prefix(self) -> str:

@@ -44,11 +44,13 @@ def launch_here(
             if interrupt.signal:
                 raise KeyboardInterrupt
 
-        place = RunContext(dispatch.standing.store, data_dir, device, torch.get_num_threads(), checkpoint_every, report)
+        context = RunContext(
+            dispatch.standing.store, data_dir, device, torch.get_num_threads(), checkpoint_every, report
+        )
         try:
-            ended = perform(planned.run, dispatch.plan.evaluation, place)
+            outcome = perform(planned.run, dispatch.plan.evaluation, context)
         except KeyboardInterrupt:
             return
-        watcher.ended(planned.id, dispatch.ended(planned.id, ended.traceback))
-        if post_mortem and ended.error is not None:
-            pdb.post_mortem(ended.error.__traceback__)
+        watcher.ended(planned.id, dispatch.ended(planned.id, outcome.traceback))
+        if post_mortem and outcome.error is not None:
+            pdb.post_mortem(outcome.error.__traceback__)

@@ -60,12 +60,12 @@ def trial(config: Mapping[str, Any]) -> None:
             last = time.monotonic()
 
     device, threads = assigned()
-    place = RunContext(
+    context = RunContext(
         Store(config["results"]), Path(config["data_dir"]), device, threads, config["checkpoint_every"], report
     )
     evaluation = TypeAdapter(Evaluation).validate_python(json.loads(config["evaluation"]))
-    ended = perform(Run.model_validate(json.loads(config["run"])), evaluation, place)
-    tune.report({"id": config["id"], "rows": kept, "ended": str(ended.state), "error": ended.traceback})
+    outcome = perform(Run.model_validate(json.loads(config["run"])), evaluation, context)
+    tune.report({"id": config["id"], "rows": kept, "ended": str(outcome.state), "error": outcome.traceback})
 
 
 def assigned() -> tuple[str, int]:
@@ -130,9 +130,9 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
             time.sleep(1.0)  # a teacher is being trained elsewhere
             continue
         listening = report if planned.id == student else lambda history: None
-        place = RunContext(standing.store, data_dir, device, threads, report=listening)
-        ended = perform(planned.run, plan.evaluation, place)
-        dispatch.ended(planned.id, ended.traceback)
+        context = RunContext(standing.store, data_dir, device, threads, report=listening)
+        outcome = perform(planned.run, plan.evaluation, context)
+        dispatch.ended(planned.id, outcome.traceback)
     if dispatch.states[student] not in FINISHED:
         raise RuntimeError(f"{plan.runs[student].name}: {dispatch.reasons.get(student, dispatch.states[student])}")
     metrics: dict[str, Any] = {"run_id": student, "state": str(dispatch.states[student])}

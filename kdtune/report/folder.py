@@ -41,7 +41,7 @@ class View:
         rows = table.rows(self.plan, self.standing, states)
         about = {"sweep": self.plan.name, "profile": self.plan.profile, "dataset": self.plan.dataset}
         for each in self.plan.evaluation:
-            if each.key == "pgd":  # a number of robustness means nothing without what it was attacked with
+            if each.writes_under == "pgd":  # a number of robustness means nothing without what it was attacked with
                 about["attack"] = f"eps {each.eps[0]:g}, step {each.step[0]:g}, {each.restarts} restarts"
         runs, evaluators = described(self.plan, states), self.plan.evaluators
         files = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from conftest import SMALL
 
 from kdtune.cli.sweep import Options, run
+from kdtune.evaluation import pgd as attack
 from kdtune.planning.plan import build_plan
 from kdtune.report import table
 from kdtune.report.folder import View, described
@@ -138,6 +140,15 @@ def test_the_attack_behind_a_robustness_number_travels_with_the_table(view: View
     assert attack == json.loads((view.local / "plan.json").read_bytes())["attack"]
     for words in ("eps 0.1", "step 0.05", "2 restarts"):
         assert words in attack
+
+
+def test_an_attack_on_held_out_images_is_not_taken_for_the_one_behind_the_number(view: View, done) -> None:
+    """Figures name the attack of `robust/*`; what is measured `on: val` has names of its own, wherever it stands."""
+    before = table.read(view.local).attrs["attack"]
+    held_out = attack.PGD(eps=(0.3,), step=(0.2,), on="val")
+    beside = View(view.standing, replace(done.plan, evaluation=(*done.plan.evaluation, held_out)))
+    beside.write(done.file, now(view))
+    assert table.read(beside.local).attrs["attack"] == before
 
 
 def test_the_kept_sweep_is_a_sweep_file_of_the_same_runs(view: View, done, tmp_path: Path) -> None:
