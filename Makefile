@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep sweeps test faults check soak environment clean
+.PHONY: sweep sweeps figures claims test faults check soak environment clean
 
 environment: .venv/installed
 
@@ -29,6 +29,19 @@ sweeps: environment
 	    said="$$said$$(printf '%-40s %-10s %5d s' $$file "$$ended" $$(($$(date +%s) - began)))\n"; \
 	    [ $$status -lt 128 ] || break; \
 	done; printf "\n$$said"; exit $$failed
+
+# Every figure that the results allow, of every profile, into figures/ beside each table; what lacks is said.
+figures: environment
+	@for table in results/*/*/results.parquet; do \
+	    folder=$$(dirname $$(dirname $$table)); script=analysis/$$(basename $$folder).py; \
+	    [ -f $$script ] && [ -f $$table ] || continue; \
+	    command="$(BIN)/python $$script $$folder --profile $$(basename $$(dirname $$table))"; \
+	    echo "$$command"; $$command || failed=1; \
+	done; exit $${failed:-0}
+
+# What all results say of the paper's claims, into results/figures/.
+claims: environment
+	$(BIN)/python analysis/claims.py results
 
 # Two at a time, a file of tests to each: half of them wait for Ray, for disks, for processes that start.
 test: environment

@@ -1,15 +1,14 @@
-"""What the figures share: one look, a sheet to draw on, a heading that says what is there, saving, a command line.
+"""A figure from a sweep's table: PNG and PDF, the data drawn as CSV, and all that a reader must know as MD.
 
-A figure is drawn from a sweep's table alone.
+Nothing but the drawing is in the picture: its words are in NAME.md beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-import textwrap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,207 +17,255 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import yaml
 from matplotlib.lines import Line2D
+from panels import (
+    Level,
+    Panel,
+    Series,
+    draw_level,
+    draw_series,
+    draw_stated,
+    frame,
+    level,
+    missing,
+    places,
+    segments,
+    values,
+)
+from points import Point
+from stated import stated
+from style import LOOK, PAGE, Look, literal
+from words import caption
 
-from kdtune.report.table import TableError, profile_folder, read
+from kdtune.report import table as tables
+from kdtune.report.table import StorageError, TableError, profile_folder, read, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from points import Point
-
-# Okabe and Ito's palette: told apart with any common colour blindness.
-BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7"
-BLACK, GREY = "#000000", "#808080"
-
-LOOK = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 16,  # room for two rows of n=...
-    "legend.fontsize": 7.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,  # text stays text: searchable, and editable in a drawing program
-    "savefig.dpi": 200,
-}
-PAPER = Path(__file__).with_name("paper.yaml")
+    from matplotlib.figure import Figure as Sheet
 
 
-def heading(table: pd.DataFrame) -> str:
-    """Sweep, profile and data set; then how much of it is there: `43 of 45 runs; 1 diverged, 1 failed`."""
-    sweep, profile, dataset = (table.attrs.get(key, f"({key} not named)") for key in ("sweep", "profile", "dataset"))
-    pools = table[table["role"] == "teacher"].groupby("dropout" if "dropout" in table else "role").size()
-    students = table.loc[table["role"] == "student", "seed"].nunique()
-    teachers = f"pools of {plural(pools.max(), 'teacher')}" if len(pools) else "no teachers"
-    counts = table["state"].value_counts()
-    others = [f"{counts[state]} {state}" for state in sorted(counts.index) if state != "done"]
-    runs = f"{counts.get('done', 0)} of {plural(len(table), 'run')}" + (f"; {', '.join(others)}" if others else "")
-    return f"{sweep}, profile {profile}: {dataset}\n{plural(students, 'student seed')}, {teachers}; {runs}"
+@dataclass(frozen=True)
+class Figure:
+    """Panels over one axis of a sweep. `panels`: rows of equal length, None where a place is empty."""
+
+    table: pd.DataFrame
+    name: str  # of its files
+    title: str  # what is compared, as a sentence; the heading of NAME.md
+    x: str  # the column
+    x_label: str
+    series: Sequence[Series]
+    panels: Sequence[Sequence[Panel | None]]
+    levels: Sequence[Level] = ()
+    about: str = ""  # further words for NAME.md: how to read it, what the paper shows there
+    width: float = PAGE  # inches
+    height: float = 1.7  # inches, of a row of panels
+    legend_columns: int = 4
 
 
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+Points = dict[tuple[Panel, str], dict[float, Point]]
 
 
-def stated(dataset: str | None, methods: Collection[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the paper states of some methods, by method and kind; nothing for another data set than the paper's."""
-    paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    named = {tuple(name.split("/")): value for name, value in paper["values"].items()}
-    return {name: value for name, value in named.items() if dataset == paper["dataset"] and name[0] in methods}
+def measured(figure: Figure) -> list[list[Panel | None]]:
+    """Its panels without those whose metric no finished run has; rows without any are left out.
 
-
-def remarks(table: pd.DataFrame, points: Sequence[Point], paper: bool) -> Iterator[str]:
-    """What every caption says: what the marks are, and how far the paper's levels and this scale carry."""
-    profile = str(table.attrs.get("profile"))
-    yield "Large marks: mean and 95 % Student-t interval over seeds, teachers over their pool. Small dots: single runs."
-    if any(point.n < point.planned for point in points):
-        yield "n = above a panel: fewer runs than elsewhere or than planned (of small marks: in the CSV)."
-    if any(point.n == 1 for point in points):
-        yield "A single run has no interval: it is a small mark only."
-    if paper:
-        yield "Dashed: stated in the paper, means of five seeds without spread."
-    if paper and profile != "paper":
-        yield f"Those levels belong to the paper's scale, not to the profile {profile}."
-    if profile.startswith("laptop"):
-        yield "Laptop profile: directions at most: no verdict on the paper comes from this scale."
-
-
-class Sheet:
-    """Panels in two rows, `columns` wide, levels above differences; heading, legend and caption outside the data."""
-
-    def __init__(self, heading: str, legend: Sequence[Line2D], caption: Sequence[str], columns: int) -> None:
-        width = max(6.9, 2.3 * columns)  # inches: the width of a page's text; wider for many metrics
-        lines = [line for text in caption for line in textwrap.wrap(text, int(width * 20.5))]
-        abreast = 3
-        head, keys, foot = 0.55, 0.18 * -(-len(legend) // abreast) + 0.1, 0.125 * len(lines) + 0.12
-        height = head + 4.1 + keys + foot
-        self.figure: Figure
-        self.figure, self.panels = plt.subplots(
-            2,
-            columns,
-            figsize=(width, height),
-            sharex="col",
-            squeeze=False,
-            height_ratios=[1.6, 1],
-            layout="constrained",
-        )
-        rect = (0, (foot + keys) / height, 1, 1 - (foot + keys + head) / height)
-        self.figure.get_layout_engine().set(rect=rect, h_pad=0.05, w_pad=0.05)  # type: ignore[union-attr, call-arg]
-        self.figure.text(0.01, 1 - 0.1 / height, heading, va="top", fontsize=9, linespacing=1.4)
-        self.figure.text(0.01, foot / height, "\n".join(lines), va="top", fontsize=6.5, linespacing=1.35)
-        self.figure.legend(
-            handles=legend,
-            loc="lower center",
-            bbox_to_anchor=(0.5, foot / height),
-            ncols=abreast,
-            frameon=False,
-            borderpad=0.2,
-            columnspacing=1.5,
-        )
-
-
-def key(label: str, **style: Any) -> Line2D:
-    """An entry of a legend."""
-    look: dict[str, Any] = {"linestyle": "none", "markersize": 5.0} | style
-    return Line2D([], [], label=label, **look)
-
-
-def draw(
-    axes: Axes,
-    points: Mapping[float, Point],
-    *,
-    beside: float = 0.0,
-    join: bool = True,
-    dots: bool = True,
-    row: int | None = 0,
-    **style: Any,
-) -> None:
-    """Means with intervals, joined by a line, and single runs as dots `beside` them, in units of x.
-
-    A point of one run is a small mark; it breaks the line, as a point without runs does. Where runs are missing, n
-    stands above the panel, in text row `row`, if there is one.
+    Raises TableError where nothing is left.
     """
-    means = [points[x].mean if points[x].interval else float("nan") for x in sorted(points)]
-    line = style.pop("linestyle", "-")
-    if join:
-        axes.plot(sorted(points), means, color=style["color"], linestyle=line, zorder=2)
-    style = style | {"linestyle": "none"}
-    marks: dict[str, Any] = {"markersize": 5.0, "zorder": 3} | style
-    bars: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9}
-    small: dict[str, Any] = {"color": style["color"], "alpha": 0.65, "linewidths": 0, "s": 7, "zorder": 4}
-    for x, point in points.items():
-        if point.interval:
-            low, high = point.interval
-            axes.errorbar([x], [point.mean], [[point.mean - low], [high - point.mean]], **marks, **bars)
-        elif point.n:
-            axes.plot([x], [point.mean], **marks | {"markersize": 2.5})
-        if dots and point.interval:
-            axes.scatter([x + beside] * point.n, [run.value for run in point.runs], **small)
-        if point.n < point.planned and row is not None:
-            axes.annotate(
-                f"n={point.n}",
-                (x, 1),
-                (0, 2 + 7 * row),
-                xycoords=axes.get_xaxis_transform(),
-                fontsize=6,
-                textcoords="offset points",
-                color=style["color"],
-                ha="center",
-                annotation_clip=False,
-            )
+    table = figure.table
+    there = {name for name in table.columns if table.loc[table["state"] == "done", name].notna().any()}
+    kept = [[panel if panel and panel.metric in there else None for panel in row] for row in figure.panels]
+    kept = [row for row in kept if any(row)]
+    if not kept:
+        asked = ", ".join(dict.fromkeys(panel.metric for row in figure.panels for panel in row if panel))
+        raise TableError(f"{figure.name}: no finished run has {asked}")
+    return kept
 
 
-def level_line(axes: Axes, value: float, style: Any, *, above: bool) -> None:
-    """A stated level, dashed across a panel; its value stands in the margin, where no data is."""
-    axes.axhline(value, color=BLACK, linewidth=0.8, linestyle=style, zorder=1)
-    side = "bottom" if above else "top"
-    axes.text(1.01, value, f"{value:g}", transform=axes.get_yaxis_transform(), fontsize=6, va=side)
+def draw(figure: Figure, rows: Sequence[Sequence[Panel | None]]) -> tuple[Sheet, Points]:
+    """The sheet, and the points on it by panel and label."""
+    columns = max(len(row) for row in rows)
+    handles = legend(figure)
+    keys = -(-len(handles) // figure.legend_columns)
+    height = figure.height * len(rows) + 0.19 * keys + 0.3
+    sheet, grid = plt.subplots(len(rows), columns, figsize=(figure.width, height), squeeze=False, layout="constrained")
+    sheet.get_layout_engine().set(rect=(0, 0.19 * keys / height, 1, 1 - 0.19 * keys / height), h_pad=0.05, w_pad=0.04)
+    at = {x for series in figure.series for x in places(figure.table, series, figure.x)}
+    drawn: Points = {}
+    for row, line in zip(grid, rows, strict=True):
+        for axes, panel in zip(row, line, strict=True):
+            if panel is None:
+                axes.set_axis_off()
+            else:
+                drawn |= draw_panel(axes, figure, panel)
+                ticks(axes, panel, at)
+        units = [unit(panel) if panel else "" for panel in line]
+        for axes, words, before in zip(row, units, ["", *units], strict=False):
+            if words != before:
+                axes.set_ylabel(words)
+    for column in range(columns):
+        filled = [row for row, line in enumerate(rows) if column < len(line) and line[column]]
+        if filled:
+            grid[max(filled)][column].set_xlabel(figure.x_label)
+    sheet.legend(handles=handles, loc="lower center", ncols=figure.legend_columns, frameon=False, borderpad=0.1)
+    return sheet, drawn
 
 
-def at_least(axes: Axes, span: float, floor: float | None = None) -> None:
-    """Widens a vertical axis to some percentage points, so that chance does not fill it; `floor` is where it begins."""
-    low, high = axes.get_ylim()
-    spare = max(0.0, span - (high - low)) / 2
-    low, high = (low - spare, high + spare) if floor is None else (floor, max(high, floor + span))
-    axes.set_ylim(low, high)
+def unit(panel: Panel) -> str:
+    return "difference, points" if panel.difference else panel.unit
 
 
-def save(figure: Figure, rows: Sequence[Mapping[str, Any]], folder: Path, name: str) -> list[Path]:
-    """Writes name.png, name.pdf and name.csv, the data drawn. Equal tables give equal files."""
+def draw_panel(axes: Axes, figure: Figure, panel: Panel) -> Points:
+    table = figure.table
+    drawn: Points = {}
+    short = 0
+    for of in figure.levels:
+        if panel.shows(of.label) and not panel.difference:
+            across = level(table, of, panel.metric)
+            drawn[panel, of.label] = {float("nan"): across}
+            draw_level(axes, across, of.look)
+    for series in figure.series:
+        if not panel.shows(series.label):
+            continue
+        at = drawn[panel, series.label] = values(table, series, figure.x, panel)
+        draw_series(axes, at, series.look, segments(table, series, figure.x, at))
+        short += missing(axes, at, series.look, short)
+    for words, value in stated(table, panel):
+        draw_stated(axes, value, words)
+    frame(axes, panel)
+    axes.set_title(panel.title, pad=6 + 8 * short)
+    return drawn
+
+
+def ticks(axes: Axes, panel: Panel, at: set[float]) -> None:
+    """The values of the axis that were run, the same in all panels; of those too near to be told apart, the first."""
+    low, high = panel.within or (float("-inf"), float("inf"))
+    there = {x for x in at if low <= x <= high}
+    if not there:
+        return
+    span = max(there) - min(there) or 1.0
+    shown: list[float] = []
+    for x in sorted(there):
+        if not shown or x - shown[-1] >= span / 9:
+            shown.append(x)
+    axes.set_xticks(shown, [f"{x:g}" for x in shown])
+    axes.set_xticks(sorted(there - set(shown)), minor=True)
+    axes.set_xlim(min(there) - 0.06 * span, max(there) + 0.06 * span)
+
+
+def legend(figure: Figure) -> list[Line2D]:
+    return [key(each.label, each.look) for each in figure.series] + [
+        key(each.label, each.look, mark=False) for each in figure.levels
+    ]
+
+
+def key(label: str, look: Look, *, mark: bool = True) -> Line2D:
+    marks = look.marks() if mark else {"color": look.colour}
+    return Line2D([], [], label=literal(label), linestyle=look.dash, **marks)
+
+
+def records(figure: Figure, drawn: Points) -> Iterator[dict[str, Any]]:
+    """Rows of the CSV."""
+    for (panel, label), at in drawn.items():
+        for x, each in at.items():
+            place = {"metric": panel.metric, "kind": "difference" if panel.difference else "level", "series": label}
+            yield from each.records(place | {figure.x: x if x == x else None})
+
+
+def save(sheet: Sheet, rows: Sequence[Mapping[str, Any]], words: str, folder: Path, name: str) -> list[Path]:
+    """Writes name.png, name.pdf, name.csv and name.md. Equal tables give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "csv")]
-    figure.savefig(paths[0])
-    figure.savefig(paths[1], metadata={"CreationDate": None})
-    plt.close(figure)
-    with open(paths[2], "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "csv", "md")]
+    settle(sheet)
+    sheet.savefig(paths[0])
+    sheet.savefig(paths[1], metadata={"CreationDate": None})
+    plt.close(sheet)
+    paths[2].write_bytes(to_csv(rows, first=()))
+    paths[3].write_text(words, encoding="utf-8")
     return paths
 
 
-def command(about: str, make: Callable[[pd.DataFrame, Path], None], arguments: Sequence[str] | None = None) -> int:
-    """A figure script's command line. Status 0; 2 where there is no table that it could draw."""
+def settle(sheet: Sheet) -> None:
+    """Lays a sheet out, once for all its files. Rounded, because the solver orders its unknowns by their addresses, so
+    that its last bits differ from time to time."""
+    sheet.draw_without_rendering()
+    sheet.set_layout_engine("none")
+    for axes in sheet.axes:
+        left, bottom, width, height = (round(part, 6) for part in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
+
+
+def make(figure: Figure, folder: Path) -> list[Path]:
+    """Draws and saves one figure. Raises TableError where its table has nothing of it."""
+    rows = measured(figure)
+    sheet, drawn = draw(figure, rows)
+    return save(sheet, list(records(figure, drawn)), caption(figure, rows, drawn), folder, figure.name)
+
+
+Make = Callable[["pd.DataFrame", Path], list[Path]]
+
+
+def figures(*of: Callable[[pd.DataFrame], Figure]) -> list[Make]:
+    """Figures that a table describes, as what `command` takes."""
+    return [lambda table, folder, each=each: make(each(table), folder) for each in of]  # type: ignore[misc]
+
+
+def command(about: str, makers: Sequence[Make], arguments: Sequence[str] | None = None) -> int:
+    """A figure script's command line: draws all that the table has. Status 0; 2 where that is nothing."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", help="a sweep's folder, such as results/fickle")
     parser.add_argument("--profile", help="which profile, where several lie in the folder")
     parser.add_argument("--output", type=Path, help="where to write (default: figures/ beside the table)")
     asked = parser.parse_args(arguments)
+    lacking: list[str] = []
+    written: list[Path] = []
     try:
-        folder = asked.output or profile_folder(asked.results, asked.profile) / "figures"
-        with plt.rc_context(LOOK):
-            make(read(asked.results, asked.profile), folder)
-    except TableError as error:
+        place = profile_folder(asked.results, asked.profile)  # once: of a URI it is a copy, made anew each time
+        folder = output(asked.output, place)
+        table = read_table(place)
+    except (TableError, StorageError) as error:
         print(error, file=sys.stderr)
-        return 2
-    return 0
+        return 4 if isinstance(error, StorageError) else 2
+    with plt.rc_context(LOOK):
+        for each in makers:
+            try:
+                written += each(table, folder)
+            except TableError as error:
+                plt.close("all")  # one that was begun
+                lacking.append(str(error))
+            except OSError as error:
+                print(f"{folder} cannot be written ({error.strerror}); --output names another", file=sys.stderr)
+                return 2
+    for line in lacking:
+        print(f"not drawn: {line}", file=sys.stderr)
+    for path in written:
+        print(f"wrote {path}")
+    return 0 if written else 2
+
+
+def output(asked: Path | None, results: Path) -> Path:
+    """The folder to write to, by default beside the results. TableError for a file, and for a link nobody named."""
+    folder = asked or results / "figures"
+    if asked is None and folder.is_symlink():
+        raise TableError(f"{folder} is a link; say where to write with --output")
+    if folder.exists() and not folder.is_dir():
+        raise TableError(f"{folder} is no folder; say where to write with --output")
+    return folder
+
+
+def read_table(results: str | Path, profile: str | None = None) -> pd.DataFrame:
+    """A sweep's table as figures ask for it: its folder in `.attrs`, `taught`, whether a run learned from a teacher,
+    `chosen`, whether it taught one, and in a student's row its teacher's value of an axis that it has not itself."""
+    table = read(results, profile)
+    if "axes" not in table.attrs:  # students' rows could not be told apart by what their teachers have
+        place = profile_folder(results, profile)
+        raise TableError(f"{place} was written by an earlier kdtune; the sweep's own command writes its table anew")
+    table.attrs["folder"] = str(profile_folder(results, profile))
+    for axis in tables.axes(table):
+        if f"teacher.{axis}" in table:
+            table[axis] = table[axis].where(table[axis].notna(), table[f"teacher.{axis}"])
+    if "taught" not in table:  # of an earlier kdtune, which had no other loss of students
+        learned = [name for name in table if str(name).startswith("distillation.")]
+        table["taught"] = table[learned].notna().any(axis=1)
+    taught_by = set(table["teacher.id"].dropna()) if "teacher.id" in table else set()
+    return table.assign(chosen=table["id"].isin(taught_by))

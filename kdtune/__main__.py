@@ -1,4 +1,4 @@
-"""The `kdtune` command: sweep, plan, run, status, evaluate, table."""
+"""The `kdtune` command: sweep, plan, run, status, evaluate, table, forget, doctor."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from kdtune.cli import sweep
-from kdtune.cli.sweep import Options, options_of
+from kdtune.cli.console import Verbs, leave, stdout_failed
+from kdtune.cli.options import Amount, Options, options_of, status_of
 
 
-@click.group()
+@click.group(cls=Verbs)
 @click.version_option(package_name="kdtune")
 def main() -> None:
     """Sweeps of noisy knowledge distillation: teachers, the best one chosen, students, robustness, figures."""
@@ -24,9 +25,13 @@ main.add_command(sweep.main, "sweep")
 @main.command()
 @options_of
 @click.option("--address", envvar="RAY_ADDRESS", help="The cluster it would run on [RAY_ADDRESS].")
-def plan(**flags: Any) -> None:
+@click.option("--max-concurrent", type=click.IntRange(min=1), help="At most so many runs at a time.")
+@click.option("--gpus-per-run", type=Amount(), help="GPUs of a student, such as 0.25.")
+@click.option("--price", type=Amount(), envvar="KDTUNE_PRICE", help="Dollars an hour of a GPU, or core [KDTUNE_PRICE].")
+@click.option("-v", "--verbose", is_flag=True, help="Every run by state, id and name.")
+def plan(verbose: bool, **flags: Any) -> None:
     """What the sweep FILE would run, what is done already, what it costs. The same as `sweep --dry-run`."""
-    sys.exit(sweep.run(Options(dry_run=True, **flags)))
+    sys.exit(sweep.run(Options(dry_run=True, verbosity=int(verbose), **flags)))
 
 
 @main.command()
@@ -42,9 +47,9 @@ def run(only: str, epochs: int | None, pdb: bool, **flags: Any) -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--profile", help="Which profile, where several lie in the folder.")
-def status(folder: Path, profile: str | None) -> None:
+def status(folder: str, profile: str | None) -> None:
     """How the runs of a sweep's FOLDER (results/fickle) stand, from its plan and the store."""
     from kdtune.cli.status import print_status
 
@@ -52,7 +57,7 @@ def status(folder: Path, profile: str | None) -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--evaluation", required=True, help="pgd, or with its keys: '{pgd: {eps: [0.1], step: 0.01}}'.")
 @click.option("--profile", help="Which profile, where several lie in the folder.")
 @click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
@@ -63,21 +68,66 @@ def evaluate(**flags: Any) -> None:
     """Measures the finished runs of a sweep's FOLDER (results/fickle) by something new. Trains nothing."""
     from kdtune.cli.evaluate import evaluate_late
 
-    sys.exit(evaluate_late(**flags))
+    leave(evaluate_late(**flags))
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--profile", help="Which profile, where several lie in the folder.")
-def table(folder: Path, profile: str | None) -> None:
-    """The table of a sweep's FOLDER as CSV on stdout, a row a run."""
+def table(folder: str, profile: str | None) -> None:
+    """The table of a sweep's FOLDER as CSV on stdout, a row for each place that asks for a run."""
     from kdtune.report.table import TableError, profile_folder
 
-    try:
-        click.echo((profile_folder(folder, profile) / "results.csv").read_text(), nl=False)
-    except (TableError, OSError) as error:
-        click.echo(f"refused: {error}", err=True)
-        sys.exit(2)
+    def printed() -> int:
+        path = profile_folder(folder, profile) / "results.csv"
+        try:
+            click.echo(path.read_text(), nl=False)
+        except (OSError, UnicodeDecodeError) as error:
+            raise TableError(f"{path} cannot be read ({error}); the sweep's own command writes it anew") from error
+        return 1 if stdout_failed() else 0  # half a table may be taken for one
+
+    sys.exit(status_of(printed))
+
+
+@main.command()
+@click.argument("place", metavar="FOLDER_OR_FILE")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--only", help="Which runs: dropout=0.2,role=teacher (axes, seed, role).")
+@click.option(
+    "--outdated", is_flag=True, help="Runs and results of other code than this, as the last lines count them."
+)
+@click.option("--evaluation", metavar="NAME", help="Only what this evaluator measured of them: pgd.")
+@click.option("--profile", help="Which profile, where several lie in the folder or the file offers them.")
+@click.option("--results", help="Folder or URI of the results, with a file [KDTUNE_RESULTS, default: results].")
+@click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
+@click.option("--dry-run", is_flag=True, help="Say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask whether students go with their teachers.")
+def forget(**flags: Any) -> None:
+    """Takes finished runs away, to do them again: those of a sweep's FOLDER or FILE that are named.
+
+    With a run go all that learned from it, at every level and in every sweep. They go to runs/trash.
+    """
+    from kdtune.cli.forget import Asked, forget_runs
+
+    sys.exit(forget_runs(Asked(**flags)))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--profile", help="paper, quick, laptop, or another that the sweep file offers.")
+@click.option("--results", help="Folder or URI of the results [KDTUNE_RESULTS, default: results].")
+@click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
+@click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster, whose machines are asked [RAY_ADDRESS].")
+@click.option("--gpus-per-run", type=Amount(), help="GPUs of a student, as the sweep would ask.")
+@click.option("--insecure", is_flag=True, help="A Ray without a token, open to other machines, is no failure.")
+def doctor(file: Path | None, insecure: bool, **flags: Any) -> None:
+    """What would fail later, told now: of this machine and of a cluster's, of a sweep FILE, or of a cluster FILE.
+
+    A line a check; exit status 4 if something would fail.
+    """
+    from kdtune.cli.doctor import examine
+
+    leave(examine(file, Options(file or Path(), **flags), insecure))
 
 
 if __name__ == "__main__":

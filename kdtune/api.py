@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +14,46 @@ if TYPE_CHECKING:
     from kdtune.planning.plan import Plan
 
 
-def plan(file: str | Path, profile: str = "paper", overrides: Sequence[str] = (), data: str | None = None) -> Plan:
-    """The plan of a sweep file. Raises SweepFileError with everything that is wrong with it; DataError."""
+Overrides = Sequence[str] | Mapping[str, Any]  # ["recipe.epochs=3"] or {"recipe.epochs": 3}
+
+
+def plan(file: str | Path, profile: str | None = None, overrides: Overrides = (), data: str | None = None) -> Plan:
+    """The plan of a sweep file, under the profile that the command would take if none is named.
+
+    Raises SweepFileError with everything that is wrong with the file; DataError; TooManyRuns.
+    """
     from kdtune import paths
+    from kdtune.planning import profiles
     from kdtune.planning.plan import build_plan
     from kdtune.sweepfile.load import load_sweep
+    from kdtune.sweepfile.source import read_source
 
-    return build_plan(load_sweep(file, profile, overrides), paths.data_folder(data))
+    source = read_source(file)  # once: it may be a pipe
+    return build_plan(load_sweep(source, profiles.of_file(source, profile), _texts(overrides)), paths.data_folder(data))
 
 
-def run_sweep(file: str | Path, **flags: Any) -> int:
-    """Does what `python -m kdtune.sweep FILE` does, with the same flags as keywords; returns the exit status."""
-    from kdtune.cli.sweep import Options, run
+def run_sweep(file: str | Path, overrides: Overrides = (), **flags: Any) -> int:
+    """Does what `python -m kdtune.sweep FILE` does, and returns the exit status. Keywords: the fields of
+    `kdtune.cli.options.Options`, which are named as the flags are; `verbosity` is -1, 0 or 1."""
+    from kdtune.cli.options import Options
+    from kdtune.cli.sweep import run
 
-    return run(Options(Path(file), **flags))
+    return run(Options(Path(file), _texts(overrides), **{"address": os.environ.get("RAY_ADDRESS")} | flags))
+
+
+def _texts(overrides: Overrides) -> tuple[str, ...]:
+    """Overrides as a command line has them."""
+    import json
+
+    from kdtune.sweepfile.values import grown
+
+    if isinstance(overrides, Mapping):
+        return tuple(f"{path}={json.dumps(grown(value))}" for path, value in overrides.items())
+    return tuple(overrides)
 
 
 def table(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
-    """The table of a sweep's folder, a row a run; `.attrs` names sweep, profile and data set. Raises TableError."""
+    """The table of a sweep's folder, a row a place; `.attrs` names sweep, profile and data sets. Raises TableError."""
     from kdtune.report.table import read
 
     return read(folder, profile)
@@ -39,17 +62,18 @@ def table(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
 def load(run_id: str, results: str | None = None) -> nn.Module:
     """The network of a finished run in eval mode, on the CPU: pixels in [0, 1] in, logits out.
 
-    Raises LookupError for a run that is not done, DamagedError for weights that are not as they were written.
+    Raises ValueError for what is no run's id, LookupError for a run that is not done, DamagedError for weights that
+    are not as they were written.
     """
     from kdtune import paths
     from kdtune.store.store import Store
-    from kdtune.training.run import load_finished
+    from kdtune.training.network import load_finished
 
     return load_finished(run_id, Store(paths.results_folder(results)))
 
 
 def trainable(file: str | Path, **where: Any) -> Callable[[Mapping[str, Any]], None]:
-    """A run of a sweep file as a function for a `tune.Tuner` of one's own; see `trials`."""
+    """A run of a sweep file as a function for a `tune.Tuner` of one's own; see `kdtune.launch.trainable`."""
     from kdtune.launch.trainable import trainable as make
 
     return make(file, **where)

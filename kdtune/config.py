@@ -8,59 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
-from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from kdtune.data.dataset import Dataset
-from kdtune.evaluation.evaluation import Evaluation
-from kdtune.kinds import Several
+from kdtune.evaluation.evaluation import Evaluation, declared, written_twice
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD
 from kdtune.losses.loss import Loss
 from kdtune.models.model import Model
-from kdtune.noise.input import InputKnob
-from kdtune.noise.knob import Knob
-from kdtune.noise.target import TargetKnob
-from kdtune.noise.teacher import TeacherKnob
+from kdtune.models.naming import Entries, Renaming
+from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
-from kdtune.settings import PathText, Positive, Real, Settings, Text, Whole
+from kdtune.settings import PathText, Pixels, PlaceName, Settings, Text, Whole, meant, refused_at
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
-RECIPE_VERSION = 2
-
-
-class Noise(Settings):
-    """Knobs by injection point; those of one point compose in written order."""
-
-    input: Annotated[tuple[InputKnob, ...], Several(InputKnob)] = ()
-    teacher: Annotated[tuple[TeacherKnob, ...], Several(TeacherKnob)] = ()
-    target: Annotated[tuple[TargetKnob, ...], Several(TargetKnob)] = ()
-
-    @field_validator("target")
-    @classmethod
-    def _labels_first(cls, knobs: tuple[TargetKnob, ...]) -> tuple[TargetKnob, ...]:
-        for earlier, later in pairwise(knob for knob in knobs if not knob.off):
-            if earlier.softens:
-                raise ValueError(
-                    f"{later.key} stands after {earlier.key}, which makes soft targets of the labels; "
-                    f"{later.key} needs labels: write it before {earlier.key}"
-                )
-        return knobs
-
-    def knobs(self, point: str) -> dict[str, Any]:
-        """The knobs of `input`, `teacher` or `target` that are on, by name, in written order."""
-        at: tuple[Knob, ...] = getattr(self, point)
-        return {knob.key: knob for knob in at if not knob.off}
+RECIPE_VERSION = 3
 
 
 class Normalization(Settings):
     """Per-channel mean and standard deviation on the [0, 1] scale, applied inside the network. The paper uses none."""
 
-    mean: tuple[Real, ...]
-    std: tuple[Positive, ...]
+    mean: tuple[Pixels, ...]
+    std: tuple[Annotated[Pixels, Field(gt=0)], ...]
 
     @model_validator(mode="after")
     def _of_the_same_channels(self) -> Self:
@@ -71,11 +45,17 @@ class Normalization(Settings):
         return self
 
 
+def names_a_set(dataset: Mapping[str, Any]) -> bool:
+    """Whether a mapping at `dataset` says which set it is; else it is laid over one that does."""
+    return any(key not in Dataset.model_fields for key in dataset)
+
+
 class Network(Settings):
     """A network and how it is trained."""
 
     model: Model
     recipe: Recipe
+    dataset: Dataset | None = None  # None: the sweep's
     noise: Noise = Noise()
     normalization: Normalization | None = None
     loss: Loss | None = None  # None: cross-entropy, or for a student with `distillation` that
@@ -112,27 +92,43 @@ class Select(Settings):
     rule: Literal["best", "paired"]
     metric: Text | None = None
 
+    @field_validator("metric")
+    @classmethod
+    def _of_held_out_images(cls, metric: str | None) -> str | None:
+        if metric is not None and not metric.startswith(("val/", "test/")):
+            raise ValueError("a teacher is chosen by val/accuracy or another val/* metric")
+        return metric
+
     @model_validator(mode="after")
     def _best_needs_a_metric(self) -> Self:
         if (self.rule == "best") != (self.metric is not None):
             raise ValueError("rule: best needs a metric, such as val/accuracy; rule: paired has none")
-        if self.metric is not None and not self.metric.startswith(("val/", "test/")):
-            raise ValueError(f"metric is {self.metric!r}; a teacher is chosen by val/accuracy or another val/* metric")
         return self
 
 
 def _seeds(value: Any) -> Any:
     """A count n stands for the seeds 0..n-1."""
-    return range(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value < 1:
+        raise ValueError("a count of seeds is at least 1; or name them: [0, 1]")
+    return range(value)
 
 
-Seeds = Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_seeds)]
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is written twice; it would still be one run")
+    return seeds
+
+
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_seeds), AfterValidator(_distinct)]
 
 
 class Teacher(Network):
     seeds: Seeds | None = None  # the pool; None: the students' own seeds
     select: Select | None = None
     checkpoint: PathText | None = None  # a teacher of one's own: loaded, evaluated, never trained
+    rename: Renaming = ()  # its names -> ours, where `models.naming` does not know them
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -144,19 +140,27 @@ class Teacher(Network):
             raise ValueError("noise.teacher belongs to the student, which is the one that listens to it")
         if self.checkpoint is None and self.select is None:
             raise ValueError("select is missing: write select: {rule: best, metric: val/accuracy} or {rule: paired}")
+        if self.rename and self.checkpoint is None:
+            raise ValueError("rename is about the names in a checkpoint, and there is no checkpoint")
         if self.checkpoint is not None and (self.select or self.seeds):
             raise ValueError("a teacher with a checkpoint is one network: it has neither seeds nor select")
+        noisy = [point for point in ("input", "target") if self.noise.knobs(point)]
+        if self.checkpoint is not None and (noisy or self.loss):
+            what = f"noise.{noisy[0]}" if noisy else "loss"
+            raise ValueError(f"{what} is how a teacher is trained, and one with a checkpoint is not trained; remove it")
         return self
 
 
 class Sweep(Settings):
     """A sweep file at one point of its grid, after profile, overrides and `$names`."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {"recipe": "a recipe is a mapping, such as {optimizer: ..., epochs: 200}"}
+
     @classmethod
     def known_keys(cls) -> list[str]:
         return ["recipe", "grid", "profiles", *cls.model_fields]  # what is gone by now may be meant all the same
 
-    name: Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: PlaceName
     dataset: Dataset
     seeds: Seeds
     teacher: Teacher | None = None
@@ -165,29 +169,63 @@ class Sweep(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.student.asks and not self.teacher:
+        if self.asks and not self.teacher:
             part = "distillation" if self.student.distillation else f"loss.{self.student.objective.key}"
+            part = part if self.student.asks else f"dataset.{self.dataset_of(self.student).asking}"
             raise ValueError(f"student.{part} is set, but there is no teacher")
-        held_out = [evaluator.key for evaluator in self.evaluation if evaluator.on == "val"]
-        if held_out and self.dataset.validation is None:
-            raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: set dataset.validation")
+        if self.teacher and (asking := self.dataset_of(self.teacher).asking):
+            raise ValueError(f"dataset.{asking} asks a teacher, and a teacher has none: write it below student.dataset")
+        networks = {"teacher": self.teacher, "student": self.student}
+        for part, network in networks.items():
+            if network is not None:
+                self._refuse_what_is_not_measured(part, network)
         select = self.teacher.select if self.teacher else None
-        if select and select.metric and select.metric.startswith("val/") and self.dataset.validation is None:
-            raise ValueError(
-                f"teacher.select.metric is {select.metric}, but nothing is held out: set dataset.validation"
-            )
-        for part, network in {"teacher": self.teacher, "student": self.student}.items():
-            if network and network.recipe.keep and self.dataset.validation is None:
-                raise ValueError(
-                    f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: "
-                    "set dataset.validation"
-                )
+        if self.teacher and select and select.metric:
+            self._refuse_metric(select.metric, self.dataset_of(self.teacher))
         pool = self.teacher.seeds if self.teacher else None
         if select and select.rule == "paired" and pool and not set(self.seeds) <= set(pool):
             raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {self.seeds}")
-        if select and select.metric and "accuracy" not in {evaluator.key for evaluator in self.evaluation}:
-            raise ValueError("teacher.select has a metric, but evaluation does not list accuracy, which measures it")
         return self
+
+    @property
+    def asks(self) -> bool:
+        """Whether its students have a teacher: for their loss, or for what they are trained on."""
+        return self.student.asks or self.dataset_of(self.student).asks
+
+    def dataset_of(self, network: Network) -> Dataset:
+        """What a network of this sweep is trained and tested on."""
+        return network.dataset or self.dataset
+
+    def _refuse_what_is_not_measured(self, part: str, network: Network) -> None:
+        """Raises ValueError where something is asked of images that nobody holds out, or two entries write one name."""
+        dataset = self.dataset_of(network)
+        lacking = f"set {'dataset' if network.dataset is None else f'{part}.dataset'}.validation"
+        held_out = [evaluator.key for evaluator in self.evaluation if evaluator.on == "val"]
+        if held_out and dataset.validation is None:
+            raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: {lacking}")
+        if network.recipe.keep and dataset.validation is None:
+            raise ValueError(
+                f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
+            )
+        if twice := written_twice(self.evaluation, dataset):
+            told = f"two entries write the metric {twice[0]}; one would hide the other: give one of them a `label`"
+            raise refused_at(("evaluation",), told, self.evaluation)
+
+    def _refuse_metric(self, name: str, dataset: Dataset) -> None:
+        """Raises ValidationError, at its place, where no teacher can be chosen by a metric of this name."""
+        measured = {one: metric for one, (_, metric) in declared(self.evaluation, dataset).items()}
+        if name in measured and measured[name].better is not None:
+            return
+        if name.startswith("val/") and dataset.validation is None:
+            told = "nothing is held out: set dataset.validation"
+        elif name in measured:
+            told = "neither more nor less of it is better; val/accuracy or another that ranks would do"
+        else:
+            part = f"{name.split('/')[0]}/"
+            known = [one for one, metric in measured.items() if metric.better and one.startswith(part)]
+            hint = meant(name, known) if known else f"accuracy, listed there, measures {part}accuracy"
+            told = f"no entry of evaluation measures it; {hint}"
+        raise refused_at(("teacher", "select", "metric"), f"came {name!r}; {told}", name)
 
 
 class Choice(Settings):
@@ -197,6 +235,7 @@ class Choice(Settings):
     rule: Literal["best", "paired", "given"]
     metric: Text | None = None
     evaluator: Text | None = None  # hash of the evaluator that measures `metric`
+    better: Literal["lower"] | None = None  # None: the highest `metric` is the best
 
 
 class Run(Settings):
@@ -211,6 +250,7 @@ class Run(Settings):
     normalization: Normalization | None = None
     checkpoint: Text | None = None
     checkpoint_digest: Text | None = None
+    rename: Entries = ()  # of the checkpoint's tensors: it decides which weight is which
     recipe: Recipe | None = None
     seed: Whole | None = None
     noise: Noise = Noise()

@@ -81,7 +81,8 @@ class Kind(Settings, ABC):
     @classmethod
     def known_keys(cls) -> list[str]:
         beside = cls.family.model_fields if cls is not cls.family else {}
-        return [name for name in cls.model_fields if name not in beside and name not in cls.in_the_key()]
+        fields = {name: field.alias or name for name, field in cls.model_fields.items()}
+        return [written for name, written in fields.items() if name not in beside and name not in cls.in_the_key()]
 
     @classmethod
     def in_the_key(cls) -> list[str]:
@@ -148,7 +149,7 @@ class Kind(Settings, ABC):
         if isinstance(options, kind):
             return options
         if not isinstance(options, Mapping):
-            raise refused(cls, [(name, f"came {options!r}; its settings are a mapping", options)])
+            raise refused(cls, [(name, f"came {options!r}; its settings are a mapping, such as {{}}", options)])
         wrong = [_told((name, part), cls._misplaced(kind, name, part), options[part])
                  for part in options if part in in_key or part in cls.model_fields]  # fmt: skip
         rest = {part: value for part, value in options.items() if part not in in_key and part not in cls.model_fields}

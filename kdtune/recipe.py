@@ -6,7 +6,7 @@ from typing import Literal
 
 from kdtune.optimization.optimizers import Optimizer
 from kdtune.optimization.schedules import Schedule
-from kdtune.settings import Count, Settings
+from kdtune.settings import Count, Epochs, Settings
 
 
 class Crop(Settings):
@@ -46,5 +46,5 @@ class Recipe(Settings):
     augmentation: Augmentation = Augmentation()
     precision: Literal["float32", "bfloat16"]
     batch_size: Count
-    epochs: Count
+    epochs: Epochs
     keep: Keep | None = None  # None: the weights of the last epoch

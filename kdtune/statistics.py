@@ -1,17 +1,22 @@
-"""Means over seeds, what separates two of them, and what so few seeds could have seen at all.
+"""Means over seeds, what separates two settings, and what so few seeds could have seen at all.
 
-Every function takes plain numbers, one a run, and refuses (ValueError) None, NaN and infinity: a run that diverged or
-was not measured is left out openly, with its partner, through `complete`, and never in silence. One value has no
-spread, so what needs one is None there, not zero. scipy loads with the first interval.
+The tests are scipy's and statsmodels'; here is only what they leave open: values are joined by the seed they belong
+to, never by their order, and what has no partner is said. One value has no spread, so what needs one is None there,
+not zero. Values that are no number are refused (ValueError): a run that diverged or was not measured is left out
+openly. The libraries load with the first question that needs them.
 """
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-HALVINGS = 60  # of the interval in which `smallest_visible_effect` is searched: more than a float can tell apart
+LEVEL = 0.95  # of an interval
+POWER = 0.8  # the chance to see an effect that is there, in what is said of visible effects and seeds
+MANY = 10_000  # seeds: nobody trains so many, and what needs more is not decidable
 
 
 @dataclass(frozen=True)
@@ -26,58 +31,52 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """mean(a) - mean(b), its confidence interval, and the two-sided p-value of "there is none".
+    """Mean of a minus b over the seeds that both have, its interval, and the two-sided p-value of "there is none".
 
-    `n` counts the values of a and of b. low, high and p are None where there are too few for a spread. Where every
-    value agrees to the last digit there is no spread either: the interval is then a point, and p 0 or 1.
+    `sd` is the standard deviation of the differences. low, high, p and sd are None where one pair gives no spread.
+    Where all differences are equal the interval is a point, and p is 0 or 1. `unpaired`: seeds that one side has alone.
     """
 
     mean: float
     low: float | None
     high: float | None
     p: float | None
-    n: tuple[int, int]
+    sd: float | None
+    n: int
+    unpaired: tuple[int, ...] = ()
 
 
-def complete(*columns: Sequence[float | None]) -> list[list[float]]:
-    """The columns without the rows in which any of them is None or NaN: `a, b = complete(a, b)` before a comparison."""
-    numbers = [[math.nan if value is None else float(value) for value in column] for column in columns]
-    kept = [i for i, row in enumerate(zip(*numbers, strict=True)) if not any(map(math.isnan, row))]
-    return [[column[i] for i in kept] for column in numbers]
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Mean and Student t interval (n - 1 degrees of freedom) at confidence `level`."""
+    from scipy.special import stdtrit  # scipy.stats takes a second to load, and every closing table asks here
+
     _check(values)
+    if not 0 < level < 1:
+        raise ValueError(f"a level lies in (0, 1); came {level}")
     mean, n = math.fsum(values) / len(values), len(values)
-    low, high = _around(mean, _sd(values) / math.sqrt(n), n - 1, level)
-    return Interval(mean, low, high, n)
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    reach = float(stdtrit(n - 1, (1 + level) / 2)) * spread(values) / math.sqrt(n)
+    return Interval(mean, mean - reach, mean + reach, n)
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Difference:
-    """Student's paired t: a[i] and b[i] belong together (one seed, two settings), the differences are the data."""
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} values do not pair")
-    _check(a)
-    _check(b)
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    mean, n = math.fsum(differences) / len(a), len(a)
-    return _difference(mean, _sd(differences) / math.sqrt(n), n - 1, level, (n, n))
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = LEVEL) -> Difference | None:
+    """Student's paired t of values by seed (one seed, two settings); None where no seed has both."""
+    _check([*a.values(), *b.values()], least=0)
+    seeds = sorted(a.keys() & b.keys())
+    unpaired = tuple(sorted(a.keys() ^ b.keys()))
+    differences = [a[seed] - b[seed] for seed in seeds]
+    if not seeds:
+        return None
+    interval = mean_interval(differences, level)
+    if interval.n == 1:
+        return Difference(interval.mean, None, None, None, None, 1, unpaired)
+    sd, p = spread(differences), 0.0 if interval.mean else 1.0
+    if sd:
+        from scipy.stats import ttest_rel
 
-
-def difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Difference:
-    """Welch's t for two independent groups of unequal spread; degrees of freedom by Welch and Satterthwaite."""
-    _check(a)
-    _check(b)
-    mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
-    errors = [_sd(values) / math.sqrt(len(values)) for values in (a, b)]
-    error = math.hypot(*errors)
-    df = 0.0
-    if min(len(a), len(b)) > 1:
-        # Shares of the squared error, so that nothing overflows; without any error every df gives the same answer.
-        shares = [(one / error) ** 2 if error else 0.5 for one in errors]
-        df = 1 / sum(share**2 / (len(values) - 1) for share, values in zip(shares, (a, b), strict=True))
-    return _difference(mean, error, df, level, (len(a), len(b)))
+        p = float(ttest_rel([a[seed] for seed in seeds], [b[seed] for seed in seeds]).pvalue)
+    return Difference(interval.mean, interval.low, interval.high, p, sd, interval.n, unpaired)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -85,84 +84,78 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Controls the chance of any false claim in the family, whatever the dependence between its members.
     """
+    from statsmodels.stats.multitest import multipletests
+
     if not all(0 <= p <= 1 for p in p_values):
         raise ValueError(f"p-values lie in [0, 1]; came {list(p_values)}")
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    if len(p_values) < 2:
+        return [float(p) for p in p_values]
+    gc.freeze()  # it collects garbage, which takes a tenth of a second where pandas and matplotlib are loaded
+    try:
+        return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    finally:
+        gc.unfreeze()
 
 
-def smallest_visible_effect(
-    sd: float, n: int, level: float = 0.95, power: float = 0.8, paired: bool = True
-) -> float | None:
-    """The smallest true difference that a two-sided t-test at `level` would find with probability `power`.
+def smallest_visible_effect(sd: float, n: int, level: float = LEVEL, power: float = POWER) -> float | None:
+    """The smallest true difference that a paired two-sided t-test of n pairs would find with probability `power`.
 
-    paired: n pairs, and `sd` is the standard deviation of their differences. Otherwise two groups of n, and `sd` is
-    that within a group. In the unit of `sd`; None for n = 1, where no test can be made. Exact: by the noncentral t
-    distribution, both tails counted (Cohen 1988, chapter 2), not by the normal approximation, which promises far too
-    much at n = 5. Takes `sd` as known; estimated from few runs it is itself uncertain.
+    `sd`, its unit and the result's, is the standard deviation of the differences, taken as known; estimated from few
+    runs it is itself uncertain. None for n = 1, where no test can be made. By the noncentral t distribution, not by
+    the normal approximation, which promises far too much at n = 5.
     """
-    if not (sd >= 0 and math.isfinite(sd) and n >= 1 and 0 < level < 1 and 1 - level < power < 1):
-        raise ValueError(f"no effect for sd {sd}, n {n}, level {level}, power {power} (power lies above 1 - level)")
+    from scipy.optimize import brentq
+
+    _check_power(sd, level, power)
+    if n < 1:
+        raise ValueError(f"no test of {n} pairs")
     if n == 1:
         return None
-    df, error = (n - 1, sd / math.sqrt(n)) if paired else (2 * n - 2, sd * math.sqrt(2 / n))
-    threshold = _quantile(df, level)
-    low, high = 0.0, 1.0  # in units of the standard error
-    while _power(threshold, df, high) < power:
-        low, high = high, 2 * high
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _power(threshold, df, middle) >= power else (middle, high)
-    return high * error
+    most = 1.0
+    while _power(most, n, level) < power:
+        most *= 2
+    return sd * float(brentq(lambda effect: _power(effect, n, level) - power, 0, most, xtol=1e-12))
 
 
-def _power(threshold: float, df: int, shift: float) -> float:
-    """The chance that |t| passes the threshold when the true difference is `shift` standard errors."""
-    from scipy.stats import nct
+def seeds_needed(sd: float, effect: float, level: float = LEVEL, power: float = POWER) -> int | None:
+    """How many pairs such a test needs for an effect of that size; None for more than MANY.
 
-    # The lower tail by symmetry: nct.cdf(-threshold, df, shift) answers NaN for many shifts (scipy 1.17).
-    return float(nct.sf(threshold, df, shift) + nct.sf(threshold, df, -shift))
+    sd, effect: in one unit. Two pairs at least: one has no spread.
+    """
+    _check_power(sd, level, power)
+    if not effect > 0:
+        raise ValueError(f"an effect to be seen is above 0; came {effect}")
+    if sd < 1e-9 * effect:  # all differences are equal but for rounding
+        return 2
+    pairs = 2 + bisect_left(range(2, MANY + 1), True, key=lambda n: _power(effect / sd, n, level) >= power)
+    return pairs if pairs <= MANY else None
 
 
-def _check(values: Sequence[float]) -> None:
-    if not len(values):
+def _power(effect: float, n: int, level: float) -> float:
+    """The chance that a paired test of n pairs finds an effect, in standard deviations of the differences."""
+    from scipy.stats import nct, t
+
+    # Not statsmodels' TTestPower: its lower tail, scipy's nctdtr, is NaN at many shifts (scipy 1.17). By symmetry here.
+    threshold, shift = t.ppf((1 + level) / 2, n - 1), effect * math.sqrt(n)
+    return float(nct.sf(threshold, n - 1, shift) + nct.sf(threshold, n - 1, -shift))
+
+
+def _check(values: Sequence[float], least: int = 1) -> None:
+    if len(values) < least:
         raise ValueError("no values")
     for i, value in enumerate(values):
         if value is None or not math.isfinite(value):
-            raise ValueError(f"value {i} is {value}: leave out what was not measured with complete()")
+            raise ValueError(f"value {i} is {value}: leave out what was not measured")
 
 
-def _sd(values: Sequence[float]) -> float:
-    """Sample standard deviation (n - 1); 0 for one value. By hypot, which neither overflows nor underflows."""
+def _check_power(sd: float, level: float, power: float) -> None:
+    if not (sd >= 0 and math.isfinite(sd) and 0 < level < 1 and 1 - level < power < 1):
+        raise ValueError(f"no effect for sd {sd}, level {level}, power {power} (power lies above 1 - level)")
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation (n - 1) of two values and more. By hypot, which neither overflows nor underflows."""
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} values have no spread")
     mean = math.fsum(values) / len(values)
-    return math.hypot(*(value - mean for value in values)) / math.sqrt(max(len(values) - 1, 1))
-
-
-def _quantile(df: float, level: float) -> float:
-    """The t beyond which, on both sides together, 1 - level of Student's distribution lies."""
-    from scipy.special import stdtrit
-
-    if not 0 < level < 1:
-        raise ValueError(f"a level lies in (0, 1); came {level}")
-    return float(stdtrit(df, (1 + level) / 2))
-
-
-def _around(mean: float, error: float, df: float, level: float) -> tuple[float, float] | tuple[None, None]:
-    reach = _quantile(max(df, 1), level) * error
-    return (mean - reach, mean + reach) if df > 0 else (None, None)
-
-
-def _difference(mean: float, error: float, df: float, level: float, n: tuple[int, int]) -> Difference:
-    from scipy.special import stdtr
-
-    low, high = _around(mean, error, df, level)
-    if low is None:
-        p = None
-    elif error == 0:
-        p = 1.0 if mean == 0 else 0.0
-    else:
-        p = float(2 * stdtr(df, -abs(mean / error)))
-    return Difference(mean, low, high, p, n)
+    return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3 import S3, served
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests of tiny networks are fastest on one thread
 
@@ -50,6 +52,20 @@ def write_sweep(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[S3]:
+    """A simulated S3, begun once a session."""
+    with served() as s3:
+        yield s3
+
+
+@pytest.fixture
+def s3(service: S3) -> S3:
+    """The same with its door open."""
+    service.door.open_again()
+    return service
 
 
 @pytest.fixture(scope="session")

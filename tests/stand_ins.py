@@ -21,7 +21,7 @@ def subject(
     network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None, data_dir: Path = NOWHERE
 ) -> Subject:
     """What an evaluator is given."""
-    return Subject(network, data, Context(data_dir), teacher=teacher, seed=seed)
+    return Subject(network, data, Context(data_dir), ask_teacher=lambda: teacher, seed=seed)
 
 
 def cifar10c_folder(path: Path, data: Data, monkeypatch, families) -> tuple[Path, dict[str, np.ndarray]]:

@@ -14,7 +14,7 @@ from conftest import SMALL
 
 import kdtune
 from kdtune.data import loading
-from kdtune.data.files import DataError
+from kdtune.data.error import DataError
 from kdtune.report.table import TableError
 from kdtune.store.store import DamagedError
 from kdtune.sweepfile.tree import SweepFileError
@@ -107,6 +107,16 @@ def test_results_and_data_may_come_from_the_environment(small, monkeypatch: pyte
     assert kdtune.load(next(iter(small.plan.runs))) is not None
 
 
+def test_run_sweep_goes_where_the_command_would_go(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """row D9: RAY_ADDRESS was read by the command alone."""
+    monkeypatch.setattr("kdtune.cli.sweep.run", lambda options: options.address)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert kdtune.run_sweep(small.file) == "10.0.0.1:6379"
+    assert kdtune.run_sweep(small.file, here=True) is kdtune.run_sweep(small.file, address="local") is None
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert kdtune.run_sweep(small.file) is None
+
+
 def test_trainable_refuses_a_wrong_file_at_once(small) -> None:
     with pytest.raises(SweepFileError, match="nope"):
         kdtune.trainable(small.file, profile="nope")
@@ -122,3 +132,18 @@ def test_importing_is_quick_and_its_docstring_names_everything() -> None:
     program = f"import sys, kdtune; print(len({ours}), 'click' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["2", "False"], "kdtune and kdtune.api"
+
+
+def test_overrides_may_be_values_of_pythons_own(small) -> None:
+    """Row D5: numpy's numbers too."""
+    numpy = pytest.importorskip("numpy")
+    given = {"recipe.epochs": numpy.int64(2), "student.model": {"mlp": {"hidden": (numpy.int32(4),)}}, "seeds": 1}
+    plan = kdtune.plan(small.file, overrides=given, data=str(small.root))
+    text = ["recipe.epochs=2", "student.model={mlp: {hidden: [4]}}", "seeds=1"]
+    assert plan.runs.keys() == kdtune.plan(small.file, overrides=text, data=str(small.root)).runs.keys()
+    assert kdtune.run_sweep(small.file, {"recipe.epochs": numpy.int64(2)}, dry_run=True, **small.where) == 0
+
+
+def test_a_limit_of_cost_without_a_price_is_refused(small, tmp_path: Path, capsys) -> None:
+    assert kdtune.run_sweep(small.file, results=str(tmp_path), data=str(small.root), here=True, max_cost=5.0) == 4
+    assert "--max-cost needs --price" in capsys.readouterr().err

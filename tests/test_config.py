@@ -7,7 +7,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from kdtune.config import Noise, Run
+from kdtune.config import Run
+from kdtune.noise.noise import Noise
 from kdtune.recipe import Optimizer, Recipe
 
 RECIPE = {
@@ -32,7 +33,7 @@ def run(**changes) -> Run:
 
 def test_an_id_is_pinned():
     """If this fails, every run of every user has a new id: raise RECIPE_VERSION and say so in CHANGELOG."""
-    assert run().id == "d728266936c8"
+    assert run().id == "c3d5a49277f4"
 
 
 def test_what_is_off_is_not_written():
@@ -108,6 +109,17 @@ def test_where_things_lie_does_not_count():
     assert run(dataset=folders[0]).id == run(dataset=folders[1]).id
     checkpoints = [run(recipe=None, seed=None, checkpoint=path, checkpoint_digest="d") for path in ("/a.pt", "/b.pt")]
     assert checkpoints[0].id == checkpoints[1].id
+
+
+def test_a_renaming_counts_in_its_order_and_none_leaves_no_trace():
+    """The same file with other weights at other places is another teacher."""
+    given = {"recipe": None, "seed": None, "checkpoint": "a.pt", "checkpoint_digest": "d"}
+    entries = [("conv1", "a"), ("conv2", "b")]
+    plain, one, other = (run(**given, rename=each) for each in ((), entries, entries[::-1]))
+    assert "rename" not in plain.description
+    assert len({plain.id, one.id, other.id}) == 3
+    again = Run.model_validate(json.loads(json.dumps(one.model_dump(mode="json"))))
+    assert again.id == one.id
 
 
 def test_a_run_survives_the_way_to_another_process():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def test_sweep_commands_of_the_readme_resolve_and_only_finds_its_run(readme: str
     """Profiles, overrides and `--only` of the examples are right too."""
     for words in shell(readme):
         context = parse(words)
-        if context is None or "file" not in context.params:
+        if context is None or "overrides" not in context.params:  # not of a sweep, or of what stands
             continue
         params = context.params
         overrides = [each for each in params["overrides"] if "path:" not in each]  # images that only the reader has
@@ -324,6 +325,31 @@ def test_every_dependency_is_constrained_within_its_bounds() -> None:
         assert requirement.specifier.contains(pins[name]), f"{requirement} is not met by {pins[name]}"
 
 
+def test_what_is_required_is_used_and_what_is_used_is_required() -> None:
+    """row D10: optuna was required, and nothing imported it."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    called = {"grpcio": "grpc", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+    required, optional = (
+        {called.get(name, name) for name in (Requirement(each).name for each in asked)}
+        for asked in (project["dependencies"], project["optional-dependencies"]["autoattack"])
+    )
+    text = "\n".join(path.read_text() for room in ("kdtune", "analysis") for path in (ROOT / room).rglob("*.py"))
+    imported = set(re.findall(r"^ *(?:import|from) ([A-Za-z_]\w*)[\w.]*(?: import| as|$)", text, re.MULTILINE))
+    ours = {"kdtune", *(path.stem for path in (ROOT / "analysis").glob("*.py"))}
+    assert required <= imported, f"required, and never imported: {', '.join(required - imported)}"
+    unknown = imported - required - optional - ours - set(sys.stdlib_module_names) - {"pydantic_core"}  # pydantic's own
+    assert not unknown, f"imported, and not required: {', '.join(unknown)}"
+
+
+def test_make_test_installs_all_that_its_tests_compare_with() -> None:
+    """row D10: on a clean clone the references of corruptions and of AutoAttack were skipped."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras["dev"]) >= {"foolbox", "opencv-python-headless", *extras["autoattack"], *extras["search"]}
+
+
 def test_constraints_hold_what_each_pinned_package_needs_in_turn() -> None:
     """Else a fresh machine takes whatever is newest on the day."""
     from importlib.metadata import PackageNotFoundError, requires, version
@@ -350,3 +376,15 @@ def test_the_license_is_apache_2() -> None:
         assert section in text
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"]
+
+
+def test_every_test_that_the_table_of_rows_names_is_there() -> None:
+    """tests/README.md: `path.py::test_name`, and `::test_name` for another of the file before."""
+    path, missing = Path(), []
+    for file, name in re.findall(
+        r"`((?:\w+/)*test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "tests" / "README.md").read_text()
+    ):
+        path = ROOT / "tests" / file if file else path
+        if not path.is_file() or (name and f"def {name}(" not in path.read_text()):
+            missing.append(f"{path.name}::{name}")
+    assert not missing

@@ -130,8 +130,8 @@ def test_a_kind_is_frozen_and_hashable() -> None:
         ("circel", [("shape", "unknown shape 'circel'; did you mean circle?")]),
         ({"circel": {}}, [("shape.circel", "unknown shape 'circel'; did you mean circle?")]),
         ("gird-2-3", [("shape", "unknown shape 'gird-2-3'; did you mean grid-2-3?")]),
-        ({"circle": 3}, [("shape.circle", "came 3; its settings are a mapping")]),
-        ({"circle": None}, [("shape.circle", "came None; its settings are a mapping")]),
+        ({"circle": 3}, [("shape.circle", "came 3; its settings are a mapping, such as {}")]),
+        ({"circle": None}, [("shape.circle", "came None; its settings are a mapping, such as {}")]),
         ("circle", [("shape.circle.radius", "Field required")]),
         ({"circle": {"radius": 1}, "color": 2}, [("shape.color", "unknown key 'color'; did you mean colour?")]),
         (

@@ -17,7 +17,7 @@ from stand_ins import subject
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Noise, Run, Select
+from kdtune.config import Run, Select
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.evaluator import EvaluationError, predict
@@ -26,6 +26,7 @@ from kdtune.losses.kd import KD, kd_loss
 from kdtune.models.networks.normalized import Normalized
 from kdtune.noise.input import Gaussian
 from kdtune.noise.labels import Corruption
+from kdtune.noise.noise import Noise
 from kdtune.noise.target import Variability
 from kdtune.noise.teacher import Dropout, SignalNoise, Swap
 from kdtune.planning.plan import build_plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,27 @@ def takes(leaf: str, value: Any) -> bool:
 def test_a_leaf_takes_its_own_type_and_range_alone(value: Any, leaves: set[str]) -> None:
     """No string passes for a number, no truth value for a count, nothing that is not finite."""
     assert {leaf for leaf in LEAVES if takes(leaf, value)} == leaves
+
+
+@pytest.mark.parametrize("size", [0, 0.031, 8 / 255, 1])
+def test_a_distance_between_pixels(size: float) -> None:
+    assert TypeAdapter(settings.Pixels).validate_python(size) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (8, "; 8/255 is 0.0314"),
+        (1.5, "; 1.5/255 is 0.00588"),
+        (255, "; 255/255 is 1"),
+        (256, ""),
+        (-0.1, ""),
+        (1e300, ""),
+    ],
+)
+def test_a_distance_that_is_none_between_pixels(size: float, told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(f"pixels are in [0, 1]{told} [")):
+        TypeAdapter(settings.Pixels).validate_python(size)
 
 
 @given(st.integers(-(10**9), 10**9))

@@ -17,10 +17,10 @@ from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.shift import Cinic, Shift
 from kdtune.evaluation.subject import Context, Subject
 from kdtune.models.model import Model
-from kdtune.planning.plan import Plan, PlannedRun, build_plan
+from kdtune.planning.plan import Place, Plan, build_plan
 from kdtune.report.table import flat
 from kdtune.sweepfile.load import load_sweep
-from kdtune.training.run import build_network
+from kdtune.training.network import build_network
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
@@ -37,11 +37,11 @@ def header(name: str) -> str:
     return " ".join(line.removeprefix("#").strip() for line in text[: text.index("\nname:")].splitlines())
 
 
-def students(name: str, profile: str = "paper") -> list[PlannedRun]:
+def students(name: str, profile: str = "paper") -> list[Place]:
     return [planned for planned in plan(name, profile).runs.values() if planned.role == "student"]
 
 
-def teachers(name: str, profile: str = "paper") -> list[PlannedRun]:
+def teachers(name: str, profile: str = "paper") -> list[Place]:
     return [planned for planned in plan(name, profile).runs.values() if planned.role == "teacher"]
 
 
@@ -78,7 +78,7 @@ def test_readme_counts_them_too() -> None:
 # What they share
 
 
-def settings_of(planned: PlannedRun) -> dict[str, Any]:
+def settings_of(planned: Place) -> dict[str, Any]:
     """All that a run is made of but its seed; of its teachers, how one is chosen."""
     made = flat({key: value for key, value in planned.run.description.items() if key not in ("seed", "teacher")})
     if choice := planned.run.teacher:
@@ -86,7 +86,7 @@ def settings_of(planned: PlannedRun) -> dict[str, Any]:
     return made
 
 
-def whole(sweep: Plan, planned: PlannedRun) -> dict[str, Any]:
+def whole(sweep: Plan, planned: Place) -> dict[str, Any]:
     """The same, and under `taught_by.` its teachers' settings."""
     made = settings_of(planned)
     if planned.waits_for:
@@ -94,7 +94,7 @@ def whole(sweep: Plan, planned: PlannedRun) -> dict[str, Any]:
     return made
 
 
-def noiseless(planned: PlannedRun) -> bool:
+def noiseless(planned: Place) -> bool:
     run = planned.run
     on = [run.noise.knobs(point) for point in ("input", "teacher", "target")]
     return not any(on) and not run.dataset.label_knobs and not getattr(run.model, "dropout", 0)

@@ -1,4 +1,4 @@
-"""Projected gradient descent in the l-infinity ball, for evaluation and for the adversarial input knob.
+"""Projected gradient descent in the l-infinity ball, for evaluation, as the paper defines it.
 
 As Arani et al. (arXiv 1910.05057) use it: a random start, the sign of the gradient of the cross-entropy, judged at the
 iterate that is reached, not at the best one on the way. Pixels lie in [0, 1]; a network normalises inside. Two further
@@ -76,18 +76,56 @@ def pgd(
     lowest, highest = (images - radius).clamp(min=0), (images + radius).clamp(max=1)
     iterate = start.detach().clamp(lowest, highest)
     iterates, finite = {0: iterate}, images.new_ones((), dtype=torch.bool)
-    with evaluating(network), torch.enable_grad():
+    with evaluating(network):
         for count in range(1, wanted[-1] + 1):
-            iterate.requires_grad_()
-            # Asked for the input alone: weights get no gradient, neither computed nor left in .grad.
-            (gradient,) = torch.autograd.grad(loss(network(iterate), labels), iterate)
-            finite &= gradient.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
-            iterate = (iterate.detach() + stride * gradient.sign()).clamp(lowest, highest)
+            uphill = gradient(network, iterate, labels, loss)
+            finite &= uphill.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
+            iterate = (iterate + stride * uphill.sign()).clamp(lowest, highest)
             if count in wanted:
                 iterates[count] = iterate
     if not finite:  # looked at only here: a look waits for the GPU
         raise FloatingPointError("the loss has gradients that are not finite; the network cannot be attacked with it")
-    return {count: iterates[count].detach() for count in wanted}
+    return {count: iterates[count] for count in wanted}
+
+
+def gradient(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """The gradient of the loss in the pixels [N, C, H, W]; 0 where autograd sees no way from the loss to them."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        value = loss(network(images), labels)
+        if not value.requires_grad:
+            return torch.zeros_like(images)
+        # Asked for the input alone: weights get no gradient, neither computed nor left in .grad.
+        return torch.autograd.grad(value, images, allow_unused=True, materialize_grads=True)[0].detach()
+
+
+def differentiable(network: nn.Module, images: Tensor, labels: Tensor) -> bool:
+    """Whether autograd finds its way from the logits to the pixels of these few images, which `network` can answer.
+
+    It does not where a front-end is detached, works in NumPy or in torch's inference mode; the last two raise a
+    RuntimeError as soon as gradients are asked for.
+    """
+    with evaluating(network), torch.enable_grad():
+        images = images.detach().requires_grad_()
+        try:
+            value = margin(network(images), labels)
+            return value.requires_grad and torch.autograd.grad(value, images, allow_unused=True)[0] is not None
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return False
+
+
+class Detached(nn.Module):
+    """A network that is asked for no gradient, as it has none to give. Attacks meet one of 0."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.network(images.detach())
 
 
 def withstood(network: nn.Module, iterates: Mapping[int, Tensor], labels: Tensor) -> dict[int, Tensor]:

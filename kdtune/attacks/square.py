@@ -1,7 +1,10 @@
 """The Square Attack in the l-infinity ball: random search that asks for logits only (Andriushchenko et al. 2020).
 
 It sees no gradient, so a network cannot hide from it by having none. Algorithms 1 and 2 of the paper (arXiv 1912.00049)
-with the margin as loss; first share of pixels and its halvings as in AutoAttack.
+with the margin as loss; first share of pixels and its halvings as in AutoAttack's code. The paper states the halvings
+for 10,000 queries; where the budget is another one they are moved in proportion, as its own code does, so that squares
+become as small whatever it is. AutoAttack's class can do that, but its standard version switches it off
+(`resc_schedule=False` in autoattack.py): its 5,000 queries are the first half of those 10,000.
 """
 
 from __future__ import annotations

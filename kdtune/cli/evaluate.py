@@ -2,79 +2,125 @@
 
 from __future__ import annotations
 
-import json
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 from pydantic import ValidationError
 
-from kdtune.cli.sweep import Options, Refused, sweep
-from kdtune.data.files import DataError
-from kdtune.evaluation.evaluator import EvaluationError, Evaluator
+from kdtune.cli import check
+from kdtune.cli.console import losable_output
+from kdtune.cli.options import Options, Refused, status_of
+from kdtune.cli.sweep import sweep
+from kdtune.data.error import DataError
+from kdtune.evaluation.evaluation import told_apart
+from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
-from kdtune.report.table import TableError, profile_folder
-from kdtune.store.objects import StorageError
+from kdtune.report.late import Late, kept
+from kdtune.report.mirror import results_of
+from kdtune.report.summary import near
+from kdtune.report.table import TableError, plan_of, profile_folder
+from kdtune.store.done import DamagedError
+from kdtune.store.layout import WEIGHTS
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
+from kdtune.sweepfile.overrides import typed
 from kdtune.sweepfile.reader import parse_value
-from kdtune.sweepfile.tree import COMMAND_LINE, SweepFileError
+from kdtune.sweepfile.tree import COMMAND_LINE
+from kdtune.sweepfile.values import grown
 
 
-def evaluate_late(folder: Path, profile: str | None, evaluation: str, **flags: Any) -> int:
+def evaluate_late(folder: str | Path, profile: str | None, evaluation: str, **flags: Any) -> int:
     """Measures the finished runs of a sweep's folder and renews its table; returns the exit status.
 
-    `evaluation` is an evaluator as a sweep file writes it: `pgd`, or `{pgd: {eps: [0.1], step: 0.01}}`. It stands for
-    the one that wrote the same metrics, if the sweep had one.
+    `evaluation` is an evaluator as a sweep file writes it: `pgd`, or `{pgd: {eps: [0.1], step: 0.01}}`. It is added to
+    what the folder has: where its metrics would have the names of another's, they say in what it differs.
     """
-    try:
-        place = profile_folder(folder, profile)
-        file, plan, standing = finished_plan(place, evaluation, flags.get("data"))
-        options = Options(file=place / "sweep.yaml", results=str(place.parent.parent), **flags)
-        view = View(standing, plan, label=place.name)
-        return sweep(options, file, plan, view, lambda value: None)
-    except (SweepFileError, TableError) as error:
-        click.echo(str(error), err=True)
-        return 2
-    except (DataError, StorageError, EvaluationError, Refused, OSError) as error:
-        click.echo(f"refused: {error}", err=True)
-        return 4
+    with losable_output("the evaluation"):
+        return status_of(lambda: _evaluate(profile_folder(folder, profile), evaluation, flags), OSError)
 
 
-def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[SweepFile, Plan, Standing]:
-    """The folder's own sweep with the evaluation changed, and its plan with the finished runs alone; how they stand."""
+def _evaluate(place: Path, evaluation: str, flags: Mapping[str, Any]) -> int:
+    file, whole, standing, late = finished_plan(place, evaluation, flags.get("data"))
+    plan = whole.of([id for id in whole.runs if standing.look(id).done is not None])
+    if not plan.runs:
+        raise Refused(f"{standing.store.objects.path('runs')} has no finished run of {place}: nothing to measure")
+    options = Options(file=place / "sweep.yaml", results=results_of(place), **flags)
+    if damaged := unreadable(plan, standing):
+        raise Refused(check.listed(damaged))
+    measured = {each.hash for each in late}
+    own = tuple(each for each in whole.evaluation if each.hash not in measured)
+    view = View(standing, replace(whole, evaluation=own), label=place.name, measured_late=late)
+    return sweep(options, file, plan, view, lambda value: None, again(place, evaluation, options))
+
+
+def unreadable(plan: Plan, standing: Standing) -> list[str]:
+    """Of the runs that are to be measured those whose weights are not as they were written: they would be trained."""
+    found = []
+    for id in plan.runs:
+        look = standing.look(id)
+        if look.done is None or WEIGHTS not in look.done.files or not look.missing(standing.evaluators):
+            continue
+        try:
+            standing.store.file(id, look.done, WEIGHTS)
+        except DamagedError as error:
+            found.append(f"{plan.runs[id].name}: {error}")
+    return found
+
+
+def again(place: Path, evaluation: str, options: Options) -> str:
+    """The command that does this again. Not the sweep's own, which does not ask for this evaluator."""
+    words = ["kdtune", "evaluate", str(near(place)), "--evaluation", evaluation]
+    words += ["--data", options.data] if options.data else []
+    words += ["--address", options.address] if options.address else []
+    return shlex.join(words + (["--here"] if options.here else []))
+
+
+def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[SweepFile, Plan, Standing, list[Late]]:
+    """The folder's own sweep; its plan with the evaluator that is asked for, how its runs stand, and what was measured
+    late: before, which is left as it is, and now."""
     from kdtune import paths
 
-    about = json.loads((place / "plan.json").read_bytes())
-    before = load_sweep(place / "sweep.yaml", folder=about["folder"])
-    asked = parse_value(evaluation, COMMAND_LINE, ("evaluation",))
-    kept = [entry for entry in before.tree["evaluation"] if _writes(entry) != _writes(asked)]
-    override = f"evaluation={json.dumps([*kept, asked])}"
-    file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"])
+    about = plan_of(place)
+    before = load_sweep(place / "sweep.yaml", folder=about["folder"], max_runs=None)
+    own = before.points[0].sweep.evaluation
+    asked = typed(parse_value(evaluation, COMMAND_LINE, ("evaluation",)))  # paths in it: relative to where it is typed
+    known = kept(about)
+    entries = grown([*before.tree["evaluation"], *_beside(own, known, asked)])
+    override = ("evaluation", entries)
+    file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"], max_runs=None)
+    file = replace(file, origin=about.get("file"), tree=before.tree)
     plan = replace(build_plan(file, paths.data_folder(data)), profile=about["profile"])
     _refuse_others(place, {run["id"] for run in about["runs"]}, set(plan.runs))
-    standing = Standing(Store(place.parent.parent), plan.evaluators)
+    standing = Standing(Store(results_of(place)), plan.evaluators)
     standing.preload(plan.runs)
-    runs = {id: planned for id, planned in plan.runs.items() if standing.look(id).done is not None}
-    return file, replace(plan, runs=runs), standing
+    late = {each.hash: each for each in known}  # in the order in which they came
+    late |= {each.hash: Late(each.hash, each, each.version) for each in plan.evaluation if each not in own}
+    return file, plan, standing, [*late.values()]
+
+
+def _beside(own: Sequence[Evaluator], late: Sequence[Late], asked: Any) -> list[Any]:
+    """The entry that stands beside the sweep's own, told apart from these and from what was measured late before; none
+    where it is one of them."""
+    known: list[Evaluator] = []
+    for each in late:
+        known.append(told_apart(each.evaluator, [*own, *known]))
+    try:
+        wanted = told_apart(Evaluator.model_validate(asked), [*own, *known])
+    except (DataError, ValidationError):  # told with its place when the whole is read
+        return [asked]
+    return [] if wanted in own else [wanted.dumped()]
 
 
 def _refuse_others(place: Path, known: set[str], now: set[str]) -> None:
     """Raises TableError where the folder's runs are not those of its sweep any more: their table would be lost."""
     if lost := known - now:
         raise TableError(
-            f"{place}: {len(lost)} of its {len(known)} runs are other runs by now, as the images or kdtune's way of "
-            "computing (RECIPE_VERSION, see CHANGELOG) have changed. Nothing was measured and the table is as it was; "
-            "the sweep's own command makes the new runs, in this folder"
+            f"{place}: {len(lost)} of its {len(known)} runs are other runs by now, as images, labels or weights in "
+            "files, or kdtune's way of computing (RECIPE_VERSION, see CHANGELOG), changed. Nothing was measured, the "
+            "table is as it was; the sweep's own command makes the new runs, in this folder"
         )
-
-
-def _writes(entry: Any) -> str:
-    """What an entry's metrics begin with; of one that is wrong, which is told when the whole is read, itself."""
-    try:
-        return Evaluator.model_validate(entry).writes_under
-    except ValidationError:
-        return repr(entry)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from kdtune import paths
-from kdtune.cli.console import json_to_stdout
-from kdtune.cli.sweep import Options, read, say
-from kdtune.data.files import DataError
-from kdtune.data.loading import preflight
-from kdtune.evaluation.evaluator import EvaluationError
+from kdtune.cli import check
+from kdtune.cli.console import json_to_stdout, losable_output
+from kdtune.cli.options import Options, Refused, say, status_of
+from kdtune.cli.sweep import read
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt
+from kdtune.planning import space
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import described
 from kdtune.report.progress import Progress
-from kdtune.store.objects import StorageError
+from kdtune.store.layout import run_folder
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Store
@@ -30,58 +31,98 @@ BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
 
 def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> int:
     """Does the runs that `only` names, and their teachers; prints their metrics. Returns the exit status."""
-    with json_to_stdout(options.json) as print_json:
-        try:
-            plan, store = prepare(options, only, epochs)
-        except SweepFileError as error:
-            click.echo(str(error), err=True)
-            return 2
-        except (DataError, StorageError, EvaluationError) as error:
-            click.echo(f"refused: {error}", err=True)
-            return 4
-        standing = Standing(store, plan.evaluators)
-        dispatch = Dispatch(plan, standing)
-        progress = Progress(plan, dispatch, verbosity=options.verbosity)
-        with Interrupt() as interrupt:
-            launch_here(dispatch, progress, options.data_dir, options.checkpoint_every, interrupt, debug)
-        progress.close()
-        metrics = {id: standing.measured(id) for id in plan.runs}
-        runs = [{**run, "metrics": metrics[run["id"]]} for run in described(plan, dispatch.states)]
-        print_json({"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset, "runs": runs})
-        for id, planned in plan.runs.items():
-            say(options, f"{dispatch.states[id]:9s} {planned.name}  {store.objects.path(f'runs/{id}')}")
-            for name, value in metrics[id].items():
-                say(options, f"          {name} {value:.4g}" if value is not None else f"          {name} -")
+    with losable_output("the run"), json_to_stdout(options.json) as print_json:
+        return status_of(lambda: run_plan(options, *prepare(options, only, epochs), debug, print_json))
+
+
+def run_plan(options: Options, plan: Plan, standing: Standing, debug: bool, print_json: Callable[[Any], None]) -> int:
+    """All runs of a small plan, in this process; returns the exit status."""
+    dispatch = Dispatch(plan, standing)
+    progress = Progress(plan, dispatch, verbosity=options.verbosity)
+    with Interrupt() as interrupt:
+        launch_here(dispatch, progress, options.data_dir, options.checkpoint_every, interrupt, debug)
+    dispatch.stop()
+    progress.close()
+    if dispatch.stopped:
+        click.echo(f"stopped: {dispatch.stopped}", err=True)
+    if dispatch.storage_is_gone:
+        return 5
+    metrics = {id: standing.measured(id) for id in plan.runs}
+    runs = [{**run, "metrics": metrics[run["id"]]} for run in described(plan, dispatch.states)["runs"]]
+    print_json({"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset, "runs": runs})
+    for id, planned in plan.runs.items():
+        say(options, f"{dispatch.states[id]:9s} {planned.name}  {standing.store.objects.path(run_folder(id))}")
+        for line in told(plan, metrics[id]):
+            say(options, f"          {line}")
     if interrupt.signal:
         return 128 + interrupt.signal
+    if dispatch.storage_is_gone:
+        return 5
     return 0 if set(dispatch.counts) == {State.DONE} else 3
 
 
-def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Store]:
-    """The runs that `only` names with their teachers, and the store; data and storage are there after this."""
+def told(plan: Plan, metrics: Mapping[str, float | None]) -> Iterator[str]:
+    """What stands for the run, a line each, and where the rest is: there may be hundreds."""
+    shown = [metric.name for metric in plan.headlines if metrics.get(metric.name) is not None]
+    yield from (f"{name} {metrics[name]:.4g}" for name in shown)
+    if len(metrics) > len(shown):
+        yield f"and {len(metrics) - len(shown)} more metrics: --json"
+
+
+def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Standing]:
+    """The runs that `only` names with their teachers, and how they stand. What can be known to fail has been told."""
     file, first_line = read(options)
     whole = build_plan(file, options.data_dir, epochs)
     plan = whole.only(wanted(only, whole))
     if not plan.runs:
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), f"no run has {only}; --dry-run lists them")])
+        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), f"no run has {only}; kdtune plan -v lists them")])
     say(options, first_line)
-    store = Store(paths.results_folder(options.results))
-    store.objects.probe()
-    for evaluator in plan.evaluation:
-        evaluator.preflight()
-    for planned in plan.runs.values():
-        preflight(planned.run.dataset, options.data_dir)
-    return plan, store
+    standing = Standing(Store(paths.results_folder(options.results)), plan.evaluators)
+    standing.store.objects.probe()
+    states = standing.states(plan.runs)
+    short = space.shortage(plan, states, standing, at_once=1)
+    if problems := [short] if short else check.failing(plan, standing, states, options.data_dir):
+        raise Refused(check.listed(problems))
+    return plan, standing
 
 
 def wanted(only: str, plan: Plan) -> dict[str, Any]:
-    """`dropout=0.2,seed=1` as values by axis. Raises SweepFileError for what is no axis of the plan."""
-    values = {}
-    for part in only.split(","):
+    """`dropout=0.2,seed=1` as values by axis, each as a sweep file would write it: `kd={alpha: 0.9, temperature: 4}`.
+
+    Raises SweepFileError for what is no axis of the plan, and for one that is written twice.
+    """
+    values: dict[str, Any] = {}
+    for part in parts(only):
         axis, equals, text = part.strip().partition("=")
         if not equals or axis not in (*plan.axes, *BESIDE):
             known = ", ".join([*plan.axes, *BESIDE])
             message = f"came {part.strip()!r}; write axis=value with one of {known}"
             raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
-        values[axis] = text if axis == "id" else parse_value(text, COMMAND_LINE)
+        if axis in values:
+            message = f"{axis} is written twice: one value each; several runs take several commands"
+            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+        values[axis] = text if axis == "id" else _value(text)
     return values
+
+
+def _value(text: str) -> Any:
+    """As a sweep file writes it, or, for a mapping, as names have it: `{alpha=0.9,temperature=4}`, which stays text."""
+    value = parse_value(text, COMMAND_LINE)
+    return text if isinstance(value, dict) and any("=" in key for key in value) else value
+
+
+def parts(only: str) -> list[str]:
+    """Split at the commas that stand neither in brackets nor in quotes."""
+    found, depth, quote = [""], 0, ""
+    for character in only:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "[{") - (character in "]}")
+        if character == "," and depth <= 0 and not quote:
+            found.append("")
+        else:
+            found[-1] += character
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdtune.data.files import DataError
+from kdtune.data.error import DataError
 
 TITLE = "CIFAR-10-C"
 WHERE = "https://zenodo.org/records/2535967"
@@ -91,7 +91,7 @@ def _checked(folder: Path, name: str) -> np.ndarray:
     file = _file(folder, name)
     try:
         stat = file.stat()
-        found = _md5(file, stat.st_size, stat.st_mtime_ns)
+        found = _md5(file, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
         if found != MD5[name]:
             raise DataError(f"{file}: not the published file (MD5 {found}, not {MD5[name]}); get it again from {WHERE}")
         return np.load(file, mmap_mode="r", allow_pickle=False)
@@ -100,6 +100,7 @@ def _checked(folder: Path, name: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _md5(file: Path, size: int, changed_ns: int) -> str:
+def _md5(file: Path, seen: tuple[int, ...]) -> str:
+    """`seen` is another tuple whenever the file was touched."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "md5").hexdigest()

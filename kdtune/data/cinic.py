@@ -7,9 +7,11 @@ another domain: 21,000 a class over train, valid and test, 7,000 of them in test
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
-from kdtune.data.files import DataError, Listing, list_images
+from kdtune.data.error import DataError
+from kdtune.data.listing import Listing, list_images
 
 OWN = "cifar10-"  # how the names of CIFAR-10's images begin
 PARTS = {"test": ("test",), "all": ("train", "valid", "test")}
@@ -37,4 +39,6 @@ def imagenet_part(path: Path, part: str, per_class: int | None, seed: int) -> Li
             kept = {file.path for file in sorted(every, key=lambda file: order[file.path])[:per_class]}
             for classes in found.files.values():
                 classes[index] = [file for file in classes[index] if file.path in kept]
-    return found._replace(files={name: classes for name, classes in files.items() if any(classes)})
+    # The folder's other parts and its papers are left out because nobody asks for them: no word about them.
+    odd = tuple(name for name in found.passed_over if os.path.dirname(name))
+    return found._replace(files={name: classes for name, classes in files.items() if any(classes)}, passed_over=odd)

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from kdtune.data.files import Arrays, DataError
+from pydantic import field_validator
+
+from kdtune.data.error import DataError
+from kdtune.data.files import Arrays
 from kdtune.kinds import Kind, Several
 from kdtune.noise.labels import LabelsKnob
 from kdtune.settings import Count, Fraction, Whole
@@ -22,13 +26,28 @@ class Dataset(Kind, home="kdtune.data.sets"):
     holds that share of them out, the same share of every class. `labels` are knobs (`noise.labels`): what they
     make of the training images' labels is what there is to train on and to choose by, for the images held out are as
     wrongly labelled as the others. Only test labels stay clean. An image's wrong label hangs on `seed` alone, and
-    which images are kept and held out does not hang on wrong labels.
+    which images are kept and held out does not hang on wrong labels. `only` leaves of both the images that the run's
+    teacher answers wrongly (rightly), whatever label knobs then write on them, or `clean`, those whose label is true.
     """
+
+    shifted: ClassVar[tuple[str, ...]] = ()  # names of the shifted sets that it holds beside train and test
+    image_shape: ClassVar[tuple[int, int, int] | None] = None  # where it is known without the files
 
     train_size: Count | None = None
     validation: Fraction | None = None
     seed: Whole = 0
     labels: Annotated[tuple[LabelsKnob, ...], Several(LabelsKnob)] = ()
+    only: Literal["errors", "correct", "clean"] | None = None
+
+    @field_validator("labels")
+    @classmethod
+    def _no_effect_is_lost(cls, knobs: tuple[LabelsKnob, ...]) -> tuple[LabelsKnob, ...]:
+        for earlier, later in pairwise(knob for knob in knobs if not knob.off):
+            if later.replaces:
+                raise ValueError(
+                    f"{later.key} stands after {earlier.key}, and replaces every label: write it before {earlier.key}"
+                )
+        return knobs
 
     @property
     @abstractmethod
@@ -61,6 +80,23 @@ class Dataset(Kind, home="kdtune.data.sets"):
         and cannot be had, or are damaged."""
 
     @property
+    def asking(self) -> str | None:
+        """The first of what asks a run's teacher what there is to train on; None: nothing does."""
+        for name, knob in self.label_knobs.items():
+            if knob.asks_teacher:
+                return f"labels.{name}"
+        return f"only: {self.only}" if self.only in ("errors", "correct") else None
+
+    @property
+    def asks(self) -> bool:
+        return self.asking is not None
+
+    def untaught(self) -> Self:
+        """The set without what only a teacher can say: every image, with the labels that it has otherwise."""
+        labels = tuple(knob for knob in self.labels if not knob.asks_teacher)
+        return self.model_copy(update={"labels": labels, "only": "clean" if self.only == "clean" else None})
+
+    @property
     def label_knobs(self) -> dict[str, LabelsKnob]:
         """The knobs of `labels` that are on, by name, in written order."""
         return {knob.key: knob for knob in self.labels if not knob.off}
@@ -80,7 +116,17 @@ class Dataset(Kind, home="kdtune.data.sets"):
 
     def description(self, data_dir: Path) -> dict[str, Any]:
         """What a run's id is made from: content, never a path, and nothing that is off."""
-        asked = {"train_size": self.train_size, "validation": self.validation}
+        labels = self.stated_labels() or None
+        asked = {"train_size": self.train_size, "validation": self.validation, "labels": labels, "only": self.only}
         known = {"name": self.known_as, "digest": self.digest(data_dir), "seed": self.seed}
-        noise = {"labels": self.model_dump(mode="json", include={"labels"})["labels"]} if self.label_knobs else {}
-        return known | {key: value for key, value in asked.items() if value is not None} | noise
+        return known | {key: value for key, value in asked.items() if value is not None}
+
+    def stated_labels(self) -> dict[str, Any]:
+        """What the description says of `labels`, in written order: of a file its digest. DataError without it."""
+        stated: dict[str, Any] = {}
+        for name, knob in self.label_knobs.items():
+            try:
+                stated |= knob.identity()
+            except ValueError as error:
+                raise DataError(f"dataset.labels.{name}: {error}") from error
+        return stated

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy
 
-from kdtune.data.files import DataError, locked
+from kdtune.data.error import DataError
+from kdtune.data.files import locked
 
 TIMEOUT = 15.0  # seconds without an answer after which a download is given up
 

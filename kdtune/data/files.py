@@ -1,9 +1,8 @@
 """Folders of image files: their content digest, and their pixels, decoded once per machine and memory-mapped after.
 
-A folder is read as SPLIT/CLASS/FILE, or CLASS/FILE when it holds a single set. Files are .jpg, .jpeg or .png; any other
-file and whatever starts with a dot is passed over. The data folder then holds
+What lies there is `listing`'s matter. The data folder then holds
 
-    decoded/digests/<key>        the digest of a folder whose names, sizes and times were seen before
+    decoded/digests/<key>        the digest of a folder whose names, sizes, times and inodes were seen before
     decoded/<digest>/            one .npy of pixels per split, and contents.json, written last
 
 Nothing here loads torch.
@@ -12,11 +11,12 @@ Nothing here loads torch.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +25,14 @@ from typing import Any, NamedTuple
 import numpy
 from filelock import FileLock
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from kdtune.data.error import DataError
+from kdtune.data.listing import Listing, tell
+from kdtune.data.pixels import read_pixels
 
+log = logging.getLogger(__name__)
 
-class DataError(Exception):
-    """Missing or damaged data. The message says where it was looked for and what would do."""
+DECODING = 2  # of `pixels`: rises where the same files give other pixels; what an earlier one decoded is done again
+TICK_S = 0.1  # a file system's clock goes in ticks of 10 ms at most; a file changed within one may look untouched
 
 
 class Arrays(NamedTuple):
@@ -39,74 +42,40 @@ class Arrays(NamedTuple):
     splits: dict[str, tuple[numpy.ndarray, numpy.ndarray]]
 
 
-class Listing(NamedTuple):
-    """The image files of a folder: by split, the files of every class in order of class and name."""
-
-    path: Path
-    class_names: tuple[str, ...]
-    files: dict[str, list[list[os.DirEntry[str]]]]
-
-    def all(self) -> list[os.DirEntry[str]]:
-        return [file for classes in self.files.values() for files in classes for file in files]
-
-    def relative(self, file: os.DirEntry[str]) -> bytes:
-        return os.fsencode(file.path[len(str(self.path)) + 1 :].replace(os.sep, "/"))
-
-
-def list_images(path: Path, splits: tuple[str, ...]) -> Listing:
-    """What lies under path/SPLIT/CLASS; `splits` is ("",) for path/CLASS. Classes are ordered by name.
-
-    Errors: DataError for a missing folder, a split without classes, an empty class, splits of different classes.
-    """
-    path = path.absolute()
-    names: dict[str, tuple[str, ...]] = {}
-    files: dict[str, list[list[os.DirEntry[str]]]] = {}
-    for split in splits:
-        folder = path / split
-        classes = sorted((entry for entry in _visible(folder) if entry.is_dir()), key=lambda entry: entry.name)
-        if not classes:
-            raise DataError(f"{folder}: no class folders; expected {folder / 'CLASS' / 'FILE.png'} (or .jpg)")
-        names[split] = tuple(entry.name for entry in classes)
-        files[split] = [_images(Path(entry.path)) for entry in classes]
-    first, *others = names
-    for other in others:
-        if names[other] != names[first]:
-            odd = ", ".join(sorted(set(names[first]) ^ set(names[other])))
-            raise DataError(f"{path}: {first} and {other} must hold the same classes; only one of them has {odd}")
-    return Listing(path, names[first], files)
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot list this folder of images ({error.strerror}); check `path`") from error
-
-
-def _images(folder: Path) -> list[os.DirEntry[str]]:
-    found = [entry for entry in _visible(folder) if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
-    if not found:
-        raise DataError(f"{folder}: no image files ({', '.join(SUFFIXES)}); add some, or remove the class folder")
-    return sorted(found, key=lambda entry: entry.name)
-
-
 def digest(listing: Listing, data_dir: Path) -> str:
-    """16 hex digits of a SHA-256 over relative names and bytes. Quick when nothing was touched since the last time."""
+    """16 hex digits of a SHA-256 over relative names and bytes. Quick when nothing was touched since the last time.
+
+    Says, once in a process, what was passed over.
+    """
+    tell(listing.path, listing.passed_over)
+    known = data_dir / "decoded" / "digests" / _seen(listing)
+    if _remembered(known):
+        return known.read_text()
+    with locked(known):
+        if _remembered(known):
+            return known.read_text()
+        newest = max(file.stat().st_ctime for file in listing.all())
+        time.sleep(min(max(newest + TICK_S - time.time(), 0), TICK_S))  # after that, who writes moves a ctime
+        content = hashlib.sha256()
+        for file in listing.all():
+            _read(listing, file, content)
+        known.with_suffix(".part").write_text(content.hexdigest()[:16])
+        known.with_suffix(".part").replace(known)
+        return known.read_text()
+
+
+def _seen(listing: Listing) -> str:
+    """Another text whenever a file was written to, replaced or renamed, even if size and time of change were restored:
+    nobody can set a file's ctime. 32 hex digits."""
     seen = hashlib.sha256(os.fsencode(listing.path.resolve()))
     for file in listing.all():
-        stat = file.stat()
-        seen.update(b"\0%s\0%d\0%d" % (listing.relative(file), stat.st_size, stat.st_mtime_ns))
-    known = data_dir / "decoded" / "digests" / seen.hexdigest()[:32]
-    if not _remembered(known):
-        with locked(known):
-            if not _remembered(known):
-                content = hashlib.sha256()
-                for file in listing.all():
-                    _read(listing, file, content)
-                known.with_suffix(".part").write_text(content.hexdigest()[:16])
-                known.with_suffix(".part").replace(known)
-    return known.read_text()
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise DataError(f"{file.path}: cannot be read ({error.strerror})") from error
+        numbers = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+        seen.update(b"\0%s\0%d\0%d\0%d\0%d" % (listing.relative(file), *numbers))
+    return seen.hexdigest()[:32]
 
 
 def _remembered(known: Path) -> bool:
@@ -138,7 +107,7 @@ def decoded(listing: Listing, data_dir: Path) -> Arrays:
 
 def _decode(listing: Listing, expected: str, folder: Path) -> None:
     content, first = hashlib.sha256(), listing.all()[0]
-    contents: dict[str, Any] = {"class_names": listing.class_names, "splits": {}}
+    contents: dict[str, Any] = {"decoding": DECODING, "class_names": listing.class_names, "splits": {}}
     shape = _pixels(first, _read(listing, first)).shape
     for split, classes in listing.files.items():
         images = numpy.empty((sum(map(len, classes)), *shape), numpy.uint8)
@@ -160,6 +129,8 @@ def _kept(folder: Path) -> Arrays | None:
     """What an earlier call decoded, or None where there is nothing or it is not what was written."""
     try:
         contents = json.loads((folder / "contents.json").read_text())
+        if contents["decoding"] != DECODING:
+            return None
         splits = {}
         for split, about in contents["splits"].items():
             saved = folder / f"{split or 'all'}.npy"
@@ -180,13 +151,10 @@ def image_shape(listing: Listing) -> tuple[int, int, int]:
 
 
 def _pixels(file: os.DirEntry[str], encoded: bytes) -> numpy.ndarray:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return numpy.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file.path}: not a readable image ({error}); replace or remove it") from error
+        return read_pixels(encoded)
+    except ValueError as error:
+        raise DataError(f"{file.path}: {error}") from error
 
 
 def _read(listing: Listing, file: os.DirEntry[str], content: Any = None) -> bytes:

@@ -5,12 +5,14 @@ All of it is drawn from the dataset's seed, on the CPU: the same on every device
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kdtune.data.error import DataError
 from kdtune.randomness import Draw, draw
 
 if TYPE_CHECKING:
@@ -35,16 +37,35 @@ def split(labels: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
     return images[order[held_out:].sort().values], images[order[:held_out].sort().values]
 
 
-def relabelled(labels: Tensor, dataset: Dataset, classes: int) -> list[Tensor]:
+Answers = Callable[[], Tensor]  # a teacher's classes of all training images, int64 [N]
+
+
+def relabelled(labels: Tensor, dataset: Dataset, classes: int, answers: Answers | None = None) -> list[Tensor]:
     """The labels of all training images as they came, then after each knob of `dataset.labels`, in written order.
 
     A draw is made for every image, whether it is used or not, so that neither `train_size` nor `validation` changes
-    which images are wrongly labelled.
+    which images are wrongly labelled. Errors: DataError for labels that a knob is not for.
     """
     stages = [labels]
     for name, knob in dataset.label_knobs.items():
-        stages.append(knob(stages[-1], classes, draw(dataset.seed, f"labels.{name}"), None))
+        try:
+            knob.check(labels)
+            stages.append(knob(stages[-1], classes, draw(dataset.seed, f"labels.{name}"), answers))
+        except ValueError as error:
+            raise DataError(f"dataset.labels.{name} on {dataset.title}: {error}") from error
     return stages
+
+
+def asked_for(stages: list[Tensor], dataset: Dataset, answers: Answers | None) -> Tensor | None:
+    """Which of all training images `dataset.only` leaves, bool [N]; None: all. `stages` as `relabelled` gives them."""
+    if dataset.only is None:
+        return None
+    if dataset.only == "clean":
+        return stages[-1] == stages[0]
+    if answers is None:
+        raise DataError(f"dataset.only: {dataset.only} on {dataset.title}: there is no teacher to ask")
+    right = answers() == stages[0]
+    return right if dataset.only == "correct" else ~right
 
 
 def measured(stages: list[Tensor], dataset: Dataset) -> dict[str, float]:

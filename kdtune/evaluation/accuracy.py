@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from kdtune.evaluation.evaluator import Evaluator, Measurement, correct, pack, percent, predict
+from kdtune.evaluation.flags import DEGENERATE, degenerate
+from kdtune.evaluation.metric import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdtune.data.dataset import Dataset
     from kdtune.data.loading import Split
     from kdtune.evaluation.subject import Subject
 
@@ -18,16 +21,28 @@ BINS = 15  # Guo et al. 2017, section 2
 
 
 class Accuracy(Evaluator):
-    """`test/accuracy` (percent), `test/nll` (nats, mean), `test/ece` (percent points); `val/*` with a hold-out.
+    """`test/accuracy` (percent), `test/nll` (nats, mean), `test/ece` (percent points); `val/*` with a hold-out;
+    `flags/collapsed` and `flags/near_chance`, 0 or 1, of the test images.
 
     Arrays: `test/softmax` float32 [N, K] of every test image, `test/correct` its packed bits.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     also_held_out: ClassVar[bool] = False  # it is measured on both already
 
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        found: list[Metric] = []
+        for part in ("test", "val") if dataset.validation else ("test",):
+            found += [
+                Metric(f"{part}/accuracy", better="higher", headline=part == "test"),
+                Metric(f"{part}/nll", "nats", "lower"),
+                Metric(f"{part}/ece", "percentage points", "lower"),
+            ]
+        return (*found, *(Metric(f"flags/{name}", "0 or 1") for name in DEGENERATE))
+
     def measure(self, subject: Subject) -> Measurement:
-        metrics, arrays = {}, {}
+        metrics: dict[str, float] = {}
+        arrays: dict[str, np.ndarray] = {}
         parts = {"test": subject.data.test, "val": subject.data.validation}
         for part, split in parts.items():
             if split is None:
@@ -41,6 +56,8 @@ class Accuracy(Evaluator):
             metrics[f"{part}/ece"] = expected_calibration_error(softmax.max(1), bits)
             if part == "test":
                 arrays = {"test/softmax": softmax.astype(np.float32), "test/correct": pack(bits)}
+                flags = degenerate(logits.argmax(1).numpy(), labels.numpy())
+                metrics |= {f"flags/{name}": float(up) for name, up in flags.items()}
         return Measurement(metrics, arrays)
 
 

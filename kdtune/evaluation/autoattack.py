@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from kdtune.evaluation.evaluator import (
     BATCH,
@@ -26,13 +27,16 @@ from kdtune.evaluation.evaluator import (
     pixels,
     predict,
 )
-from kdtune.evaluation.pgd import Several, balanced
-from kdtune.settings import Count, Positive
+from kdtune.evaluation.metric import Metric
+from kdtune.evaluation.pgd import Several, balanced, sloping
+from kdtune.settings import Count, Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.evaluation.subject import Subject
+    from kdtune.data.dataset import Dataset
+    from kdtune.data.loading import Data
+    from kdtune.evaluation.subject import Context, Subject
 
 PACKAGE = "pyautoattack"
 TARGETS = 9  # classes that the targeted attacks try, at most
@@ -49,37 +53,54 @@ class Autoattack(Evaluator):
     first of `eps` is the headline, further ones are `robust/autoattack@<eps>`. `robust/autoattack/clean` is the
     accuracy on the same images. Where none is right when clean, conditional metrics are absent.
     Arrays: packed bits [ceil(N / 8)] under the metric's name and `robust/autoattack/clean`;
-    `robust/autoattack/images`, the attacked images' places in the test set, int64 [N].
+    `robust/autoattack/images`, the attacked images' places among those measured on, int64 [N].
     """
 
-    eps: Annotated[tuple[Positive, ...], *Several] = (0.031,)  # pixel units, images in [0, 1]
-    images: Count = 1000  # at most so many test images, drawn once, balanced by class
+    eps: Annotated[tuple[Annotated[Pixels, Field(gt=0)], ...], *Several] = (0.031,)  # pixel units, images in [0, 1]
+    images: Count = 1000  # at most so many images, drawn once, balanced by class
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    conditional: ClassVar[bool] = True
 
-    def preflight(self) -> None:
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        found = [Metric("robust/autoattack/clean", better="higher")]
+        for eps in self.eps:
+            name, first = self._name(eps), eps == self.eps[0]
+            found.append(Metric(name, better="higher", headline=first, always=False))
+            found.append(Metric(f"{name}/unconditional", better="higher", headline=first))
+        return tuple(found)
+
+    def _name(self, eps: float) -> str:
+        return "robust/autoattack" + ("" if eps == self.eps[0] else f"@{eps:g}")
+
+    def preflight(self, data: Data, context: Context) -> None:
+        super().preflight(data, context)
+        lacking = []
         if find_spec(PACKAGE) is None:
-            raise EvaluationError(
-                f"evaluation.autoattack needs the package {PACKAGE}, which is not installed: "
-                "pip install 'kdtune[autoattack]', or take autoattack out of `evaluation`"
+            lacking.append(
+                f"needs the package {PACKAGE}, which is not installed: pip install 'kdtune[autoattack]', or take "
+                "autoattack out of `evaluation`"
             )
+        if data.classes < CLASSES:
+            lacking.append(f"needs {CLASSES} classes; {data.title} has {data.classes}")
+        if lacking:
+            raise EvaluationError(f"evaluation.autoattack {'; and it '.join(lacking)}")
 
     def passes(self, test: int, validation: int) -> int:
         each = GRADIENT * FIRST + STANDING * (GRADIENT * TARGETED + QUERIES)
         return round(each) * len(self.eps) * min(self.images, test) + test + validation
 
     def measure(self, subject: Subject) -> Measurement:
-        self.preflight()
         network, data, split, seed = subject.network, subject.data, subject.split, subject.seed
-        if data.classes < CLASSES:
-            raise EvaluationError(f"autoattack needs {CLASSES} classes; {data.title} has {data.classes}")
+        self.preflight(data, subject.context)
         places = balanced(split.labels.cpu().numpy(), self.images, seed)
         images, labels = pixels(split.images[places]), split.labels[places]
         clean = correct(predict(network, split.images[places]), labels)
+        sloping(network, images[:1], labels[:1])
         metrics = {"robust/autoattack/clean": percent(clean)}
         arrays = {"robust/autoattack/clean": pack(clean), "robust/autoattack/images": places}
         for eps in self.eps:
-            name = "robust/autoattack" + ("" if eps == self.eps[0] else f"@{eps:g}")
+            name = self._name(eps)
             robust = clean & standing(network, images, labels, eps, data.classes, seed)
             arrays[name] = pack(robust)
             metrics[f"{name}/unconditional"] = percent(robust)

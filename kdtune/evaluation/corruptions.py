@@ -12,16 +12,18 @@ import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from kdtune.data import cifar10c
-from kdtune.evaluation.evaluator import Evaluator, Measurement, correct, pack, percent, predict
+from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement, correct, pack, percent, predict
 from kdtune.evaluation.families import FAMILIES, SEVERITIES, USUAL, corrupt, unsuited
+from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import balanced
 from kdtune.settings import Count, PathText, Settings, Text
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
+    from kdtune.data.dataset import Dataset
     from kdtune.data.loading import Data
-    from kdtune.evaluation.subject import Subject
+    from kdtune.evaluation.subject import Context, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +65,32 @@ class Corruptions(Evaluator):
     used and 0 where corruptions were computed. Where no image is right when clean, conditional metrics are absent.
     Families that make nothing of these images (saturation of grey ones, blur by less than a pixel) are left out.
     Arrays: `corruption/<family>` packed bits [severities, ceil(N / 8)]; `corruption/clean` [ceil(N / 8)];
-    `corruption/images`, places in the test set, int64 [N]; `corruption/severities`; `corruption/left_out`, text
+    `corruption/images`, places among those measured on, int64 [N]; `corruption/severities`; `corruption/left_out`, text
     "family: reason"; `corruption/source`, text.
     """
 
     families: Families | None = None  # None: all that make something of the images
     severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = SEVERITIES
-    images: Count | None = None  # at most so many test images, those of `pgd`; None: all of them
+    images: Count | None = None  # at most so many images, those of `pgd`; None: all of them
     files: Files | None = None  # None: computed
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    conditional: ClassVar[bool] = True
+
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        left_out = unsuited(dataset.image_shape[0]) if dataset.image_shape else {}
+        families = [family for family in self.families or FAMILIES if family not in left_out]
+        means = ["mca", "mca15"] if USUAL.keys() <= set(families) else ["mca"]
+        return (
+            Metric("corruption/clean", better="higher"),
+            Metric("corruption/families", "families"),
+            Metric("corruption/published", "0 or 1"),
+            *(
+                Metric(f"corruption/{name}{tail}", better="higher", headline=name == "mca", always=False)
+                for name in (*families, *means)
+                for tail in ("", "/unconditional")
+            ),
+        )
 
     @model_validator(mode="after")
     def _files_are_of_the_test_images(self) -> Self:
@@ -98,6 +116,20 @@ class Corruptions(Evaluator):
 
     def passes(self, test: int, validation: int) -> int:
         return self.per_image * min(self.images or test, test) + test + validation
+
+    def preflight(self, data: Data, context: Context) -> None:
+        """All files that are to be read, some 3 GB, are held against their digests here, for a sweep may take days."""
+        super().preflight(data, context)
+        if data.shape[0] not in (1, 3):
+            raise EvaluationError(f"evaluation.corruptions: images of {data.shape[0]} channels; they are grey or RGB")
+        if self.files is None:
+            return
+        folder = Path(self.files.path)
+        cifar10c.check_labels(folder, data.test.labels.numpy(), data.title)
+        clean = data.test.images.permute(0, 2, 3, 1).numpy()
+        for family in self.families or FAMILIES:
+            if family not in unsuited(data.shape[0]):
+                cifar10c.read(folder, family, clean, data.title)
 
     def measure(self, subject: Subject) -> Measurement:
         data, split, seed = subject.data, subject.split, subject.seed

@@ -5,26 +5,47 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from kdtune.evaluation.flags import DEGENERATE, degenerate
+from kdtune.evaluation.metric import Metric
 from kdtune.kinds import Kind
+from kdtune.settings import Text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kdtune.evaluation.subject import Subject
+    from kdtune.data.dataset import Dataset
+    from kdtune.data.loading import Data
+    from kdtune.evaluation.subject import Context, Subject
 
 BATCH = 500  # fixed: float32 logits differ in their last bits between batch sizes
 GRADIENT = 3  # forward passes that one pass with its gradient costs
-REPEATABLE = 1e-4  # largest difference of logits between two passes; AutoAttack's bound (checks.py)
+REPEATABLE = 1e-4  # largest distance of logits of length 1 between two passes; AutoAttack's bound (checks.py)
 
 
 class EvaluationError(Exception):
-    """A network that must not be measured: it answers at random, or not with finite float32 logits."""
+    """A network that must not be measured: it does not answer with finite float32 logits."""
+
+
+class NotFinite(EvaluationError):
+    """Logits that are no numbers: a network that training broke, though its weights may still be finite."""
+
+
+UNMEASURED = ("randomised", "zero_gradient")  # flags that may stand where numbers would
+
+
+class Unmeasured(EvaluationError):
+    """A network of which a number would say nothing. The run goes on: the flag stands where the number would."""
+
+    def __init__(self, flag: str, reason: str) -> None:
+        super().__init__(reason)
+        self.flag = flag
 
 
 @dataclass(frozen=True)
@@ -35,18 +56,26 @@ class Measurement:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+Label = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+,-]{0,199}$")]
+
+
 class Evaluator(Kind, home="kdtune.evaluation"):
     """The family of evaluators. Results are kept under `hash`: raise `version` when the same keys give other numbers.
 
-    Beside each stand `on: val`, which measures on the images held out, under `val/`, and `of: last | average`, other
-    weights of the same run.
+    Beside each stand `on: val`, which measures on the images held out, under `val/`; `of: last | average`, other
+    weights of the same run; and `label: TEXT`, which tells two entries of one name apart: behind an @ in the names of
+    all that it measures.
     """
 
     version: ClassVar[int]
     also_held_out: ClassVar[bool] = True  # whether `on: val` means something
+    # Whether it counts among images that are right when clean: then a network that always gives one answer looks
+    # robust, and the flags of `flags.degenerate` stand beside its numbers.
+    conditional: ClassVar[bool] = False
 
     on: Literal["val"] | None = None
     of: Literal["last", "average"] | None = None
+    label: Label | None = None
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
@@ -60,22 +89,63 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     def measure(self, subject: Subject) -> Measurement:
         """Metrics and arrays of `subject.network` on `subject.split`.
 
-        Raises EvaluationError or FloatingPointError for a network that cannot be measured.
+        Raises EvaluationError or FloatingPointError for a network that cannot be measured, Unmeasured where that is to
+        be said and the run goes on.
         """
 
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        """Every metric that `measure` may give on this data set. Neither images nor torch are needed to say so.
+
+        One that is not named here stands in the table all the same, but nothing is chosen by it.
+        """
+        return ()
+
     def measured(self, subject: Subject) -> Measurement:
-        """What `measure` gives for the images that are asked for, under names that say so."""
-        found = self.measure(subject.on(self.on))
-        metrics = {f"{self.prefix}{name}": value for name, value in found.metrics.items()}
-        arrays = {f"{self.prefix}{name}": value for name, value in found.arrays.items()}
-        return Measurement(metrics, arrays)
+        """What `measure` gives for the images that are asked for, under names that say so; of a network that a number
+        would say nothing of, the flag that says why."""
+        subject = subject.on(self.on)
+        try:
+            found = self.measure(subject)
+        except Unmeasured as unmeasured:
+            found = Measurement({f"flags/{unmeasured.flag}": 1.0})
+        metrics = {self.column(name): value for name, value in found.metrics.items()}
+        if self.conditional:
+            with suppress(Unmeasured):  # which is told already
+                metrics |= {f"{self.prefix}{name}": value for name, value in answering(subject).items()}
+        return Measurement(metrics, {self.column(name): value for name, value in found.arrays.items()})
+
+    def declared(self, dataset: Dataset) -> dict[str, Metric]:
+        """Every metric that `measured` may give on this data set, by name.
+
+        Headlines are of test images, and of one entry among several of a name: that without a label.
+        """
+        shown = self.on is None and self.label is None
+        found = {self.column(metric.name): metric for metric in self.metrics(dataset)}
+        if self.conditional:
+            found |= {f"{self.prefix}flags/{name}": Metric(f"flags/{name}", "0 or 1") for name in DEGENERATE}
+        told = {f"flags/{name}": Metric(f"flags/{name}", "0 or 1", always=False) for name in UNMEASURED}
+        found = {self.column(name): metric for name, metric in told.items()} | found
+        return {name: replace(metric, name=name, headline=metric.headline and shown) for name, metric in found.items()}
+
+    def column(self, name: str) -> str:
+        """A metric's name in the table: `val/robust/pgd20@restarts=1/worst`."""
+        if self.label is not None:
+            parts = name.split("/")
+            of = "/".join(parts[:2])
+            name = "/".join([f"{of}{',' if '@' in of else '@'}{self.label}", *parts[2:]])
+        return f"{self.prefix}{name}"
 
     @property
     def prefix(self) -> str:
         return "val/" if self.on == "val" else ""
 
-    def preflight(self) -> None:
-        """Raises EvaluationError where this machine lacks what the evaluator needs. Called once, before any run."""
+    def preflight(self, data: Data, context: Context) -> None:
+        """Raises EvaluationError or DataError for what the evaluator lacks on this machine and for these data.
+
+        Called before any run starts. An evaluator that asks for more says so in its own, after this.
+        """
+        if self.on == "val" and data.validation is None:
+            raise EvaluationError(f"evaluation.{self.key}: on: val, but nothing is held out: set dataset.validation")
 
     def passes(self, test: int, validation: int) -> int:
         """About how many images go forward through the network, of sets of these sizes; a gradient counts GRADIENT."""
@@ -88,7 +158,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
 
     @property
     def writes_under(self) -> str:
-        return f"{self.prefix}{self.writes}"
+        return f"{self.prefix}{self.writes}{f'@{self.label}' if self.label else ''}"
 
     @property
     def hash(self) -> str:
@@ -107,7 +177,8 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
     """Logits of images, float32 [N, K] on the CPU, in eval mode, in batches of fixed size and order.
 
     images: uint8 [N, C, H, W] on the network's device. The first batch is asked twice.
-    Raises EvaluationError where the answers differ, or are no finite float32 logits, or where there is no image.
+    Raises Unmeasured where the answers differ; EvaluationError where they are no finite float32 logits, or where there
+    is no image.
     """
     import torch
 
@@ -119,10 +190,17 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
     with evaluating(network), torch.no_grad():
         for batch in images.split(BATCH):
             answer = checked(network(pixels(batch)), len(batch))
-            if not logits and (answer - network(pixels(batch))).abs().max() > REPEATABLE:
-                raise EvaluationError("logits differ for the same images; a noise source is still on")
+            if not logits and randomised(torch.stack([answer, checked(network(pixels(batch)), len(batch))])):
+                raise Unmeasured("randomised", "logits differ for the same images; a noise source is still on")
             logits.append(answer.cpu())
     return torch.cat(logits)
+
+
+def answering(subject: Subject) -> dict[str, float]:
+    """The flags of `flags.degenerate`, 0 or 1, from the clean answers to all images that are measured on."""
+    split = subject.split
+    answers = predict(subject.network, split.images).argmax(1).numpy()
+    return {f"flags/{name}": float(up) for name, up in degenerate(answers, split.labels.cpu().numpy()).items()}
 
 
 def checked(answer: Tensor, count: int) -> Tensor:
@@ -134,8 +212,18 @@ def checked(answer: Tensor, count: int) -> Tensor:
         raise EvaluationError(f"the network answers with {came} where {wanted} was expected")
     if not answer.isfinite().all():
         broken = int((~answer.isfinite()).any(1).sum())
-        raise EvaluationError(f"logits are not finite for {broken} of {count} images; has the run diverged?")
+        raise NotFinite(f"logits are not finite for {broken} of {count} images; has the run diverged?")
     return answer
+
+
+def randomised(answers: Tensor) -> bool:
+    """Whether passes differ, each image's logits being scaled to length 1. answers: [passes, N, K].
+
+    In float64: the squares of logits of 1e-30 are nothing in float32.
+    """
+    answers = answers.double()
+    unit = answers / answers.norm(dim=2, keepdim=True).clamp(min=1e-100)
+    return bool((unit[:, None] - unit[None]).norm(dim=3).max() > REPEATABLE)
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -156,11 +244,6 @@ def percent(bits: np.ndarray) -> float:
 def pack(bits: np.ndarray) -> np.ndarray:
     """Bits along the last axis, eight to a byte: uint8 [..., ceil(N / 8)], the tail filled with zeros."""
     return np.packbits(bits, axis=-1)
-
-
-def unpack(packed: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` bits of what `pack` wrote: bool [..., count]."""
-    return np.unpackbits(packed, axis=-1, count=count).astype(bool)
 
 
 def _content(value: Any) -> Any:

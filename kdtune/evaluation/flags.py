@@ -6,6 +6,9 @@ A subset of a hundred images is small. Two rules keep chance out of what raises 
   they are more than 0.2 points (AutoAttack's bound for Square, checks.py, which is 2 images of 1,000);
 - accuracies under two attacks are compared image by image, and their difference must exceed its bound by two standard
   errors (of a paired difference of proportions).
+
+Two flags need no attack: a network that gives one answer to everything is right under every attack wherever it was
+right before, so that a number among images that are right when clean says nothing (`degenerate`).
 """
 
 from __future__ import annotations
@@ -24,8 +27,14 @@ LOSS_POINTS = 5.0
 MARGIN_POINTS = 10.0
 FLOOR = 5.0  # percent that may stand where the ball is the whole range of pixels; measured: 0, of honest networks
 ERRORS = 2.0  # standard errors
+FEW = 0.25  # of the classes: where no more are answered, the network has collapsed. Argued: 1 or 2 of 10
+SELDOM = 0.1  # a class of which so little is answered as of its own images, by count, does not count as answered
 
-FLAGS = {
+DEGENERATE = {
+    "collapsed": "at most a quarter of the classes, or one alone, are ever answered",
+    "near_chance": "accuracy is that of one answer for all images, within two standard errors",
+}
+FLAGS = DEGENERATE | {
     "randomised": "repeated forward passes differ",
     "softmax_output": "the logits are probabilities",
     "dynamic": "gradients are computed inside the forward pass",
@@ -33,16 +42,48 @@ FLAGS = {
     "steps_do_not_help": "100 steps, or another loss, are weaker than 10 steps on the cross-entropy",
     "other_loss_wins": "margin or scaled logits break many images that the cross-entropy does not",
     "floor_not_reached": "accuracy does not go to 0 where every image may become any other",
+    "smoothed_wins": "gradients averaged over neighbours break images that withstood the exact ones",
     "square_wins": "a gradient-free attack breaks images that withstood gradients",
     "transfer_wins": "the teacher's adversarial examples break images that withstood gradients",
 }
 
 
-def flags_of(row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The flags that are up for a run, given its metrics or its row of the table; None where none was looked for."""
-    known = {name: row.get(f"flags/{name}") for name in FLAGS}
-    measured = {name: value for name, value in known.items() if value is not None and value == value}  # NaN: empty
-    return tuple(name for name, value in measured.items() if value) if measured else None
+def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ...] | None:
+    """The flags that are up for a run, given its metrics or its row of the table; None where none was looked for.
+
+    With `metric` those alone that bear on it: all on `robust/*`, those of DEGENERATE on `corruption/*`, none on others.
+    """
+    found: dict[str, bool] = {}
+    for column, value in row.items():
+        name = str(column).removeprefix("flags/").partition("@")[0]  # behind an @: the label of one entry of several
+        if str(column).startswith("flags/") and name in FLAGS and value is not None and value == value:  # NaN: empty
+            found[name] = found.get(name, False) or bool(value)
+    if not found:
+        return None
+    if metric is not None:
+        bearing = FLAGS if metric.startswith("robust/") else DEGENERATE if metric.startswith("corruption/") else {}
+        return tuple(name for name in bearing if found.get(name))
+    return tuple(name for name in FLAGS if found.get(name))
+
+
+def degenerate(answers: np.ndarray, labels: np.ndarray) -> dict[str, bool]:
+    """Whether a network answers as if it saw nothing, by its answers to clean images. answers, labels: classes [N].
+
+    `collapsed`: at most a quarter of the classes that the labels have, or one alone, are answered; a class counts as
+    answered where it is given to a tenth as many images as belong to it. Not where the labels have one class only.
+    `near_chance`: the accuracy is not above that of always answering the most frequent class, the share of that class,
+    by more than two of its standard errors, sqrt(share (1 - share) / N).
+    """
+    classes = 1 + int(max(answers.max(), labels.max()))
+    given, there = np.bincount(answers, minlength=classes), np.bincount(labels, minlength=classes)
+    answered = int(((given > 0) & (given >= SELDOM * there)).sum())
+    present = int((there > 0).sum())
+    share = float(there.max()) / len(labels)
+    error = sqrt(share * (1 - share) / len(labels))
+    return {
+        "collapsed": present > 1 and answered <= max(1, FEW * present),
+        "near_chance": bool((answers == labels).mean() <= share + ERRORS * error),
+    }
 
 
 def raised(found: Mapping[str, np.ndarray]) -> dict[str, bool]:
@@ -57,7 +98,7 @@ def raised(found: Mapping[str, np.ndarray]) -> dict[str, bool]:
         "other_loss_wins": any(weaker(found["pgd20"], found[other], LOSS_POINTS) for other in ("margin20", "scaled20")),
         "floor_not_reached": proven(found["floor"], FLOOR),
     }
-    for attack in ("square", "transfer"):
+    for attack in ("smoothed", "square", "transfer"):
         if attack in found:
             flags[f"{attack}_wins"] = proven(found["white_box"] & ~found[attack])
     return flags

@@ -15,26 +15,29 @@ from pydantic import Field
 from kdtune.evaluation.evaluator import (
     BATCH,
     GRADIENT,
-    REPEATABLE,
     Evaluator,
     Measurement,
     checked,
     pack,
     percent,
     pixels,
+    randomised,
 )
-from kdtune.evaluation.flags import raised
+from kdtune.evaluation.flags import DEGENERATE, FLAGS, raised
+from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import LossName, balanced, withstanding
-from kdtune.settings import Count, Positive
+from kdtune.settings import Count, Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdtune.data.dataset import Dataset
     from kdtune.evaluation.subject import Subject
 
 REPEATS = 5  # forward passes that must agree
 SLACK = 1e-5  # how far probabilities may be from a sum of 1; AutoAttack's bound
 STEPS = (10, 20, 50, 100)  # the ladder of steps
+NEIGHBOURS = 8  # whose gradients are averaged for a step of the smoothed attack
 COMPARED = 20  # steps at which losses are compared and the teacher attacked; steps of the ladder of radii
 RADII = (0.25, 0.5, 1.0, 2.0, 4.0)  # that ladder in units of eps, as far as below 1; the whole range of pixels ends it
 RETRIES = 5  # further starts of the white box against an image that another attack brought down
@@ -42,50 +45,77 @@ STRIDE = 2.5  # its step is STRIDE * radius / COMPARED, so that the ball can be 
 
 
 class Masking(Evaluator):
-    """`flags/<name>`, 0 or 1; `flags/raised`, how many are up; and under `masking/` what they were raised by.
+    """`flags/<name>`, 0 or 1; `flags/raised`, how many of these are up; and under `masking/` what they were raised by.
 
     Those of a few test images, balanced by class, that are right when clean are attacked within `eps`, all attacks from
     the same random start. In percent of them stand: after 10, 20, 50, 100 steps of size `step` `masking/pgd<k>`; after
-    20 on the other losses `masking/margin20` and `masking/scaled20`; after all of these `masking/white_box`; after the
-    Square Attack `masking/square`; on the teacher's adversarial examples `masking/transfer`, absent without a teacher;
-    where the radius is 1 `masking/floor`. The white box has RETRIES more starts for an image that one of the two last
+    20 on the other losses `masking/margin20` and `masking/scaled20`; after all of these `masking/white_box`; after 20
+    on gradients averaged over neighbours `masking/smoothed`; after `masking/queries` of the Square Attack
+    `masking/square`; on the teacher's adversarial examples `masking/transfer`, absent without a teacher; where the
+    radius is 1 `masking/floor`. The white box has RETRIES more starts for an image that smoothed, square or transfer
     breaks. `masking/zero_gradient` and `masking/zero_gradient_margin` have no gradient of the cross-entropy or the
-    margin at the start. Counts: `masking/images` were attacked; `masking/square_only` and `masking/transfer_only`
-    withstood the white box, but not this. `masking/clean`: percent that were right; where that is 0, no attack is
-    judged.
+    margin at the start. Counts: `masking/images` were attacked; `masking/smoothed_only`, `masking/square_only` and
+    `masking/transfer_only` withstood the white box, but not this. `masking/clean`: percent that were right; where that
+    is 0, no attack is judged. Of a network that answers at random there are flags alone; one without a gradient,
+    because its front-end is detached, is attacked as if its gradient were 0.
 
     Arrays: packed bits [ceil(masking/images / 8)] under these names; `masking/places` in the test set, int64; the
     ladders `masking/ladder/eps`, `masking/ladder/steps` and, in percent, `masking/ladder/*/standing`.
     """
 
-    eps: Positive = 0.031  # pixel units, images in [0, 1]: of the numbers that are to be believed
-    step: Positive = 0.003  # pixel units
+    eps: Annotated[Pixels, Field(gt=0)] = 0.031  # pixel units, images in [0, 1]: of the numbers that are to be believed
+    step: Annotated[Pixels, Field(gt=0)] = 0.003  # pixel units
     images: Annotated[Count, Field(le=BATCH)] = 100
-    queries: Count = 200  # of the Square Attack, for an image; AutoAttack spends 5,000
+    queries: Count = 1000  # of the Square Attack, for an image; AutoAttack spends 5,000. Fewer miss masked networks
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @property
     def radii(self) -> tuple[float, ...]:
         """The ladder of radii, in pixel units."""
         return (*(self.eps * share for share in RADII if self.eps * share < 1), 1.0)
 
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        attacks = [*(f"pgd{count}" for count in STEPS), f"margin{COMPARED}", f"scaled{COMPARED}", "white_box", "square"]
+        attacks += ["smoothed", "transfer", "floor"]
+        gradients = ("zero_gradient", "zero_gradient_margin")
+        counts = ("smoothed_only", "square_only", "transfer_only")
+        first = ("randomised", "softmax_output", "dynamic")  # the others need an image that is right when clean
+        flags = [name for name in FLAGS if name not in DEGENERATE]
+        return (
+            *(Metric(f"flags/{name}", "0 or 1", always=name in first) for name in flags),
+            Metric("flags/raised", "flags"),
+            Metric("masking/clean", better="higher"),
+            Metric("masking/images", "images"),
+            Metric("masking/queries", "queries"),
+            *(Metric(f"masking/{name}", better="higher", always=False) for name in attacks),
+            *(Metric(f"masking/{name}", always=False) for name in gradients),
+            *(Metric(f"masking/{name}", "images", always=False) for name in counts),
+        )
+
     def passes(self, test: int, validation: int) -> int:
-        steps = max(STEPS) + COMPARED * (3 + len(self.radii))
-        return (GRADIENT * steps + self.queries + REPEATS) * min(self.images, test)
+        gradients = max(STEPS) + COMPARED * (3 + NEIGHBOURS + len(self.radii))
+        return (GRADIENT * gradients + COMPARED + self.queries + REPEATS) * min(self.images, test)
 
     def measure(self, subject: Subject) -> Measurement:
+        from kdtune.attacks.pgd import Detached, differentiable
+
         network, split, seed = subject.network, subject.split, subject.seed
         places = balanced(split.labels.cpu().numpy(), self.images, seed)
         images, labels = pixels(split.images[places]), split.labels[places]
         answers = repeated(network, images)
+        if not differentiable(network, images[:1], labels[:1]):
+            network = Detached(network)
         right = (answers[0].argmax(1) == labels).cpu().numpy()
         flags = {
             "randomised": randomised(answers),
             "softmax_output": probabilities(answers[0]),
             "dynamic": differentiates(network, images[:1]),
         }
+        if flags["randomised"]:  # no number would be one of this network
+            return self._told(flags, {}, {})
         metrics = {"masking/clean": percent(right), "masking/images": float(right.sum())}
+        metrics["masking/queries"] = float(self.queries)
         arrays = {"masking/places": places[right]}
         if right.any():
             x, y = images[right], labels[right]
@@ -96,7 +126,7 @@ class Masking(Evaluator):
             metrics |= {f"masking/{name}": percent(bits) for name, bits in found.items()}
             metrics |= {
                 f"masking/{name}_only": float((found["white_box"] & ~found[name]).sum())
-                for name in ("square", "transfer")
+                for name in ("smoothed", "square", "transfer")
                 if name in found
             }
             arrays |= {f"masking/{name}": pack(bits) for name, bits in found.items()}
@@ -106,14 +136,18 @@ class Masking(Evaluator):
                 "masking/ladder/steps": np.array(STEPS),
                 "masking/ladder/steps/standing": np.array([percent(found[f"pgd{count}"]) for count in STEPS]),
             }
-        metrics |= {f"flags/{name}": float(up) for name, up in flags.items()}
-        return Measurement(metrics | {"flags/raised": float(sum(flags.values()))}, arrays)
+        return self._told(flags, metrics, arrays)
+
+    def _told(self, flags: dict[str, bool], metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> Measurement:
+        told = {f"flags/{name}": float(up) for name, up in flags.items()}
+        return Measurement(metrics | told | {"flags/raised": float(sum(flags.values()))}, arrays)
 
     def _attacked(
         self, network: nn.Module, images: Tensor, labels: Tensor, seed: int, teacher: nn.Module | None
     ) -> dict[str, np.ndarray]:
         """What `raised` asks for, but the floor: bool [N] by name."""
         from kdtune.attacks.pgd import pgd, withstood
+        from kdtune.attacks.smoothed import smoothed
         from kdtune.attacks.square import square
         from kdtune.randomness import draw
 
@@ -129,8 +163,12 @@ class Masking(Evaluator):
         found = {f"pgd{count}": bits for count, bits in standing(every, STEPS, "cross_entropy").items()}
         found |= {f"{loss}{COMPARED}": standing(every, (COMPARED,), loss)[COMPARED] for loss in ("margin", "scaled")}
         white_box = np.logical_and.reduce(list(found.values()))
+        numbers = {name: draw(seed, f"evaluation.masking.{name}") for name in ("smoothed", "square")}
         changed = {
-            "square": square(network, images, labels, self.eps, self.queries, draw(seed, "evaluation.masking.square"))
+            "smoothed": smoothed(
+                network, images, labels, begin[0], self.eps, COMPARED, NEIGHBOURS, numbers["smoothed"]
+            ),
+            "square": square(network, images, labels, self.eps, self.queries, numbers["square"]),
         }
         if teacher is not None:
             changed["transfer"] = pgd(teacher, images, labels, begin[0], self.eps, self.step, COMPARED)[COMPARED]
@@ -176,12 +214,6 @@ def repeated(network: nn.Module, images: Tensor) -> Tensor:
         return torch.stack([checked(network(images), len(images)) for _ in range(REPEATS)])
 
 
-def randomised(answers: Tensor) -> bool:
-    """Whether passes differ, each image's logits being scaled to length 1. answers: [passes, N, K]."""
-    unit = answers / answers.norm(dim=2, keepdim=True).clamp(min=1e-10)
-    return bool((unit[:, None] - unit[None]).norm(dim=3).max() > REPEATABLE)
-
-
 def probabilities(logits: Tensor) -> bool:
     """Whether logits [N, K] are probabilities: within [0, 1], with a sum of 1."""
     inside = bool((logits > -SLACK).all() and (logits < 1 + SLACK).all())
@@ -215,11 +247,8 @@ def differentiates(network: nn.Module, images: Tensor) -> bool:
 
 def without_gradient(network: nn.Module, images: Tensor, labels: Tensor, loss: LossName) -> np.ndarray:
     """Which images have a gradient of the loss that is 0 in every pixel: bool [N]."""
-    import torch
+    from kdtune.attacks.pgd import LOSSES, evaluating, gradient
 
-    from kdtune.attacks.pgd import LOSSES, evaluating
-
-    images = images.detach().requires_grad_()
-    with evaluating(network), torch.enable_grad():
-        (gradient,) = torch.autograd.grad(LOSSES[loss](network(images), labels), images)
-    return (gradient == 0).flatten(1).all(1).cpu().numpy()
+    with evaluating(network):
+        found = gradient(network, images, labels, LOSSES[loss])
+    return (found == 0).flatten(1).all(1).cpu().numpy()

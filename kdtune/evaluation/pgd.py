@@ -7,24 +7,27 @@ from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from kdtune.evaluation.evaluator import (
     BATCH,
     GRADIENT,
     Evaluator,
     Measurement,
+    Unmeasured,
     correct,
     pack,
     percent,
     pixels,
     predict,
 )
-from kdtune.settings import Count, Positive, Scale
+from kdtune.evaluation.metric import Metric
+from kdtune.settings import Count, Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdtune.data.dataset import Dataset
     from kdtune.evaluation.subject import Subject
 
 LossName = Literal["cross_entropy", "margin", "scaled"]
@@ -71,26 +74,59 @@ class PGD(Evaluator):
     `/worst_unconditional` count an image only if no restart changes it. Where none is right when clean, conditional
     metrics are absent. `robust/clean` is the accuracy on the same images.
 
-    Every eps is taken with every step and every loss, from the same starts. The first eps, the first step and the
-    cross-entropy are the headline; what differs from it stands behind an @, in that order:
-    `robust/pgd<k>@0.06`, `robust/pgd<k>@step=0.03`, `robust/pgd<k>@0.06,step=0.03,margin/worst`.
+    Every eps is taken with every step and every loss; it has starts of its own, which these share. The first eps, the
+    first step and the cross-entropy are the headline, at the largest number of steps; what differs from them stands
+    behind an @, in that order: `robust/pgd<k>@0.06`, `robust/pgd<k>@step=0.03`,
+    `robust/pgd<k>@0.06,step=0.03,margin/worst`.
 
     `report: worst` gives `/worst` and `/worst_unconditional` alone and no longer attacks images that are broken: the
     same numbers, up to the order in which floating-point sums are taken, for less.
 
     Arrays: packed bits under the metric's name, [restarts, ceil(N / 8)] (`report: worst`: `/worst`, [ceil(N / 8)]);
-    `robust/clean` [ceil(N / 8)]; `robust/images`, the attacked images' places in the test set, int64 [N].
+    `robust/clean` [ceil(N / 8)]; `robust/images`, the attacked images' places among those measured on, int64 [N].
     """
 
-    eps: Annotated[tuple[Scale, ...], *Several] = (0.031,)  # pixel units, images in [0, 1]
-    step: Annotated[tuple[Positive, ...], *Several] = (0.003,)  # pixel units; the paper's code, its text has 0.03
+    eps: Annotated[tuple[Pixels, ...], *Several] = (0.031,)  # pixel units, images in [0, 1]
+    step: Annotated[tuple[Annotated[Pixels, Field(gt=0)], ...], *Several] = (
+        0.003,
+    )  # pixel units; the paper's code, its text has 0.03
     steps: Annotated[tuple[Count, ...], *Several] = (10, 15, 20)
     restarts: Count = 5
-    images: Count | None = None  # at most so many test images, drawn once, balanced by class; None: all of them
+    images: Count | None = None  # at most so many images, drawn once, balanced by class; None: all of them
     loss: Annotated[tuple[LossName, ...], *Several] = ("cross_entropy",)
     report: Literal["worst"] | None = None  # None: everything
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    conditional: ClassVar[bool] = True
+
+    @property
+    def settings(self) -> list[Setting]:
+        """What is attacked with, one after the other."""
+        return [Setting(*each) for each in product(self.loss, self.eps, self.step)]
+
+    @property
+    def attack(self) -> str:
+        """The headline's attack, in words."""
+        return f"eps {self.eps[0]:g}, step {self.step[0]:g}, {self.restarts} restart{'s' * (self.restarts > 1)}"
+
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        found = [Metric("robust/clean", better="higher"), Metric("flags/zero_gradient", "0 or 1", always=False)]
+        first = Setting("cross_entropy" if "cross_entropy" in self.loss else self.loss[0], self.eps[0], self.step[0])
+        tails = {"/worst": self.report is not None, "/worst_unconditional": self.report is not None}
+        if self.report is None:
+            tails = {"": True, "/unconditional": True} | tails
+        for setting, count in product(self.settings, self.steps):
+            most = setting == first and count == max(self.steps)
+            found += [
+                Metric(
+                    f"robust/pgd{count}{self._suffix(setting)}{tail}",
+                    better="higher",
+                    headline=headline and most,
+                    always=tail.endswith("unconditional"),
+                )
+                for tail, headline in tails.items()
+            ]
+        return tuple(found)
 
     def passes(self, test: int, validation: int) -> int:
         attacks = len(self.loss) * len(self.eps) * len(self.step) * self.restarts
@@ -101,7 +137,8 @@ class PGD(Evaluator):
         chosen = balanced(split.labels.cpu().numpy(), self.images, seed)
         images, labels = split.images[chosen], split.labels[chosen]
         clean = correct(predict(network, images), labels)
-        metrics = {"robust/clean": percent(clean)}
+        slope = sloping(network, pixels(images[:BATCH]), labels[:BATCH])
+        metrics = {"robust/clean": percent(clean)} | ({} if slope else {"flags/zero_gradient": 1.0})
         arrays = {"robust/clean": pack(clean), "robust/images": chosen}
         for setting, kept in self._attack(network, pixels(images), labels, seed).items():
             for count, robust in zip(self.steps, kept, strict=True):
@@ -132,7 +169,7 @@ class PGD(Evaluator):
         With `report: worst` what is broken at every step count is left out of the later restarts, and stands as true
         there. Passes over few images share a batch, in a fixed layout.
         """
-        settings = [Setting(*each) for each in product(self.loss, self.eps, self.step)]
+        settings = self.settings
         shape = len(self.steps), self.restarts, len(images)
         robust = {setting: np.ones(shape, dtype=bool) for setting in settings}
         every = range(self.restarts)
@@ -162,6 +199,19 @@ class PGD(Evaluator):
         x, y, start, radii, strides = (torch.cat(part) for part in zip(*parts, strict=True))
         found = withstanding(network, x, y, start, radii, strides, self.steps, group[0].setting.loss)
         return np.stack([found[count] for count in self.steps])
+
+
+def sloping(network: nn.Module, images: Tensor, labels: Tensor) -> bool:
+    """Whether the margin has a gradient in any pixel of any of these images; if not, PGD stays where it starts.
+
+    Raises Unmeasured where there cannot be any, as autograd does not find its way to the pixels.
+    """
+    from kdtune.attacks.pgd import differentiable, evaluating, gradient, margin
+
+    if not differentiable(network, images[:1], labels[:1]):
+        raise Unmeasured("zero_gradient", "logits do not depend on the pixels by way of what autograd sees")
+    with evaluating(network):
+        return bool((gradient(network, images, labels, margin) != 0).any())
 
 
 def withstanding(

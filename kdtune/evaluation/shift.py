@@ -6,21 +6,25 @@ import logging
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from kdtune.data.cinic import imagenet_part
-from kdtune.data.files import DataError, Listing, digest, list_images
+from kdtune.data.error import DataError
+from kdtune.data.files import digest
+from kdtune.data.listing import Listing, list_images
 from kdtune.evaluation.evaluator import Evaluator, Measurement, correct, pack, percent, predict
-from kdtune.settings import Count, PathText, Settings, Text, Whole
+from kdtune.evaluation.metric import Metric
+from kdtune.settings import Count, PathText, PlaceName, Settings, Whole
 
 if TYPE_CHECKING:
     import torch
 
+    from kdtune.data.dataset import Dataset
     from kdtune.data.loading import Data, Split
-    from kdtune.evaluation.subject import Subject
+    from kdtune.evaluation.subject import Context, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ class Folder(Settings):
     """Images as CLASS/FILE, with the dataset's class names, in whatever order, and of its size."""
 
     path: PathText
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # the metric is `shift/<name>`
+    name: PlaceName  # the metric is `shift/<name>`
 
     def identity(self) -> dict[str, str]:
         """What the folder is, wherever it lies. Raises DataError where it is missing or damaged."""
@@ -72,7 +76,7 @@ class Shift(Evaluator):
     folder: Folder | None = None
     cinic: Cinic | None = None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     also_held_out: ClassVar[bool] = False  # its images are its own
 
     @model_validator(mode="after")
@@ -88,6 +92,15 @@ class Shift(Evaluator):
     @property
     def writes(self) -> str:
         return f"shift/{self.named.name}" if self.named else "shift"
+
+    def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
+        names = (self.named.name,) if self.named else dataset.shifted
+        return tuple(Metric(f"shift/{name}", better="higher", headline=True) for name in names)
+
+    def preflight(self, data: Data, context: Context) -> None:
+        super().preflight(data, context)
+        if self.named:
+            read(self.named, data, context.data_dir)
 
     def measure(self, subject: Subject) -> Measurement:
         data = subject.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -24,19 +25,24 @@ class Context:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. `seed` is the evaluation's own and never the run's; `teacher` is the network that this one
-    learned from, where there is one, on the same device."""
+    """What is measured. `seed` is the evaluation's own and never the run's. `ask_teacher` is called by `teacher`: who
+    does not look at the teacher does not need its weights."""
 
     network: nn.Module
     data: Data
     context: Context
-    teacher: nn.Module | None = None
+    ask_teacher: Callable[[], nn.Module | None] = lambda: None
     seed: int = 0
     part: str = "test"  # "val": the images held out
 
     def on(self, part: str | None) -> Self:
         """The same network on other images; None: as it is."""
         return replace(self, part=part) if part else self
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The network that this one learned from, on the same device; None where it learned alone."""
+        return self.ask_teacher()
 
     @property
     def split(self) -> Split:

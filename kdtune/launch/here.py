@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import pdb
 import time
 from pathlib import Path
 
 from kdtune.launch.interrupt import Interrupt
+from kdtune.launch.watchdog import Watchdog, write_down
 from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.plan import Place
+from kdtune.planning.setbacks import Cause
+from kdtune.store.layout import run_folder
+from kdtune.store.objects import is_gone
 from kdtune.training.loop import Row
-from kdtune.training.run import RunContext, perform
+from kdtune.training.run import Outcome, RunContext, perform
+
+log = logging.getLogger(__name__)
 
 
 def launch_here(
@@ -24,9 +32,6 @@ def launch_here(
 
     With `post_mortem` the debugger opens where a run failed.
     """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     while not dispatch.over and not interrupt.signal:
         watcher.tick()
         if (planned := dispatch.next()) is None:
@@ -34,23 +39,43 @@ def launch_here(
             continue
         dispatch.started(planned.id)
         watcher.started(planned.id)
-        told = 0
-
-        def report(history: list[Row], id: str = planned.id) -> None:
-            nonlocal told
-            watcher.rows(id, history[told:])
-            watcher.tick()
-            told = len(history)
-            if interrupt.signal:
-                raise KeyboardInterrupt
-
-        context = RunContext(
-            dispatch.standing.store, data_dir, device, torch.get_num_threads(), checkpoint_every, report
-        )
         try:
-            outcome = perform(planned.run, dispatch.plan.evaluation, context)
+            outcome = _performed(planned, dispatch, watcher, data_dir, checkpoint_every, interrupt)
         except KeyboardInterrupt:
             return
-        watcher.ended(planned.id, dispatch.ended(planned.id, outcome.traceback))
+        gone = is_gone(outcome.error)
+        told, cause = (str(outcome.error), Cause.STORAGE) if gone else (outcome.traceback, Cause.ITSELF)
+        watcher.ended(planned.id, dispatch.ended(planned.id, told, cause))
         if post_mortem and outcome.error is not None:
             pdb.post_mortem(outcome.error.__traceback__)
+
+
+def _performed(
+    planned: Place,
+    dispatch: Dispatch,
+    watcher: Watcher,
+    data_dir: Path,
+    checkpoint_every: float,
+    interrupt: Interrupt,
+) -> Outcome:
+    """One run, watched. Raises KeyboardInterrupt after an epoch in which somebody asked for the end."""
+    import torch
+
+    store, told = dispatch.standing.store, 0
+
+    def report(history: list[Row]) -> None:
+        nonlocal told
+        watcher.rows(planned.id, history[told:])
+        watcher.tick()
+        told = len(history)
+        if interrupt.signal:
+            raise KeyboardInterrupt
+
+    def stuck(what: str, first: bool) -> None:
+        write_down(store, planned.id, what)  # a process of the user's own is not ended
+        log.warning("%s; where it is: stacks.txt in %s", what, store.objects.path(run_folder(planned.id)))
+
+    device, threads = "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads()
+    with Watchdog(stuck) as dog:
+        context = RunContext(store, data_dir, device, threads, checkpoint_every, report, dog.pulse)
+        return perform(planned.run, dispatch.plan.evaluation, context)

@@ -9,8 +9,11 @@ tune.Tuner(
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,27 @@ from pydantic import TypeAdapter
 
 from kdtune.config import Run
 from kdtune.evaluation.evaluation import Evaluation
-from kdtune.paths import data_folder, results_folder
-from kdtune.planning.plan import Plan, PlannedRun, build_plan
-from kdtune.sweepfile.load import PAPER, load_sweep
+from kdtune.launch import node, watchdog
+from kdtune.launch.node import Expected, NoCuda, Unfit
+from kdtune.launch.watchdog import Watchdog, end_process, write_down
+from kdtune.paths import data_folder, ensure_user, results_folder
+from kdtune.planning import profiles
+from kdtune.planning.plan import Place, Plan, build_plan
+from kdtune.sweepfile.load import SweepFile, load_sweep
+from kdtune.sweepfile.source import Source, read_source
 
 REPORT_EVERY_S = 0.5  # a report makes a run wait for the driver: tens of milliseconds, more than many an epoch
 
 
-def job(planned: PlannedRun, plan: Plan, results: str, data_dir: Path, checkpoint_every: float) -> dict[str, Any]:
-    """What a trial must know, as plain values that travel to any node."""
+def job(
+    planned: Place,
+    plan: Plan,
+    results: str,
+    data_dir: Path,
+    checkpoint_every: float,
+    expected: Expected | None = None,
+) -> dict[str, Any]:
+    """What a trial must know, as plain values that travel to any node; `expected` of a machine of a cluster."""
     return {
         "id": planned.id,
         "name": planned.name,
@@ -36,45 +51,84 @@ def job(planned: PlannedRun, plan: Plan, results: str, data_dir: Path, checkpoin
         "results": results,
         "data_dir": str(data_dir),
         "checkpoint_every": checkpoint_every,
+        "silence": watchdog.SILENCE_S,
+        "expected": asdict(expected) if expected else None,
     }
 
 
 def trial(config: Mapping[str, Any]) -> None:
-    """Tune's function of one run. Ends normally whatever becomes of the run: the last report says what did."""
+    """Tune's function of one run. Its last report says what became of the run, also where it failed."""
     from ray import tune
 
+    ensure_user()
+    if reason := unfit(config):
+        tune.report({"id": config["id"], "unfit": reason})
+        return
+    import torch
+
+    from kdtune.store.objects import is_gone
     from kdtune.store.store import Store
     from kdtune.training.run import RunContext, perform
 
     kept: list[dict[str, float]] = []  # rows that the driver has not heard of yet
     epochs = 0
     last = time.monotonic()
+    expected = config.get("expected")
+    store = Store(config["results"], by=expected["claim"][1] if expected else "")
 
     def report(history: list[dict[str, float]]) -> None:
         nonlocal epochs, last
         kept.extend(history[epochs:])
         epochs = len(history)
         if time.monotonic() - last >= REPORT_EVERY_S:
-            tune.report({"id": config["id"], "rows": [*kept]})
+            with dog.waiting():
+                tune.report({"id": config["id"], "rows": [*kept]})
             kept.clear()
             last = time.monotonic()
 
+    def stuck(what: str, first: bool) -> None:
+        if not first:
+            end_process(store, config["id"], what)
+        write_down(store, config["id"], what)
+
     device, threads = assigned()
-    context = RunContext(
-        Store(config["results"]), Path(config["data_dir"]), device, threads, config["checkpoint_every"], report
-    )
     evaluation = TypeAdapter(Evaluation).validate_python(json.loads(config["evaluation"]))
-    outcome = perform(Run.model_validate(json.loads(config["run"])), evaluation, context)
-    tune.report({"id": config["id"], "rows": kept, "ended": str(outcome.state), "error": outcome.traceback})
+    run = Run.model_validate(json.loads(config["run"]))
+    with Watchdog(stuck, config["silence"]) as dog:
+        data_dir, every = Path(config["data_dir"]), config["checkpoint_every"]
+        context = RunContext(store, data_dir, device, threads, every, report, dog.pulse)
+        outcome = perform(run, evaluation, context)
+    if isinstance(outcome.error, torch.AcceleratorError):  # a GPU's error stays with its process, so that must go:
+        raise outcome.error  # Tune gives no further run to a process whose trial failed
+    tune.report(
+        {
+            "id": config["id"],
+            "rows": kept,
+            "ended": str(outcome.state),
+            "error": outcome.traceback,
+            "storage": str(outcome.error) if is_gone(outcome.error) else "",
+            "host": platform.node(),
+        }
+    )
+
+
+def unfit(config: Mapping[str, Any]) -> str:
+    """Why this machine cannot train the run of this config; empty where it can. On a cluster all is asked for."""
+    try:
+        assigned()
+        if expected := config.get("expected"):
+            node.check(Expected(**expected), [config["run"]], 0)
+    except (Unfit, NoCuda) as error:
+        return str(error)
+    return ""
 
 
 def assigned() -> tuple[str, int]:
-    """The device and the number of CPU threads that Ray gave to this trial."""
+    """The device and the number of CPU threads that Ray gave to this trial. Raises NoCuda: never the CPU in silence."""
     import ray
-    import torch
 
     resources = ray.get_runtime_context().get_assigned_resources()
-    device = "cuda" if resources.get("GPU") and torch.cuda.is_available() else "cpu"
+    device = node.cuda(resources["GPU"]) if resources.get("GPU") else "cpu"
     return device, max(1, int(resources.get("CPU", 1)))
 
 
@@ -86,26 +140,46 @@ def trainable(
 ) -> Callable[[Mapping[str, Any]], None]:
     """A sweep file's student as a Tune function. Its config sets the file's `$names` and `seed` (default 0).
 
-    It resolves to the same run ids as the sweep itself: what the store has is taken, missing teachers are trained first
-    under their claims. Reports a history row an epoch (`val/accuracy` with a hold-out) and, last, all metrics.
-    `profile` defaults to `paper`. Raises SweepFileError for a file, a name or a value that is wrong.
+    It resolves to the same run ids as the sweep itself: missing teachers are trained first under their claims, and what
+    the store has is not trained again but reported alike, so that schedulers compare like with like. A row of the
+    history an epoch (`val/accuracy` with a hold-out); the last has all metrics too, run_id, state, profile and dataset.
+    A trial that a scheduler ends leaves a checkpoint of its last epoch: the next sweep or trial goes on from there.
+    `profile` is by default what the command would take. Raises SweepFileError for a file, name or value that is wrong.
     """
-    path, profile = Path(file).resolve(), profile or PAPER
-    load_sweep(path, profile)  # a wrong file is refused here and not in every trial
+    source = read_source(file)  # once: whatever becomes of the file, all trials are of one sweep
+    profile = profiles.of_file(source, profile)
+    load_sweep(source, profile)  # a wrong file is refused here and not in every trial
     where = results_folder(results), data_folder(data)
 
     def one_student(config: Mapping[str, Any]) -> None:
-        values = {name: value for name, value in config.items() if name != "seed"}
-        point = load_sweep(path, profile, [f"seeds=[{config.get('seed', 0)}]"], at=values)
-        _perform_with_teachers(build_plan(point, where[1]), *where)
+        ensure_user()
+        _perform_with_teachers(build_plan(_student_of(source, profile, config), where[1]), *where)
 
     return one_student
 
 
+def _student_of(source: Source, profile: str, config: Mapping[str, Any]) -> SweepFile:
+    """The sweep file at the point and the seed of a config; the pool of teachers is as in the whole sweep.
+
+    A config without `seed` has the number of a Repeater's repetition, else 0. Tune's own names begin with `__`.
+    A list is one value here, not several.
+    """
+    from ray.tune.search.repeater import TRIAL_INDEX
+
+    values = {name: value for name, value in config.items() if name != "seed" and not name.startswith("__")}
+    seed = config.get("seed", config.get(TRIAL_INDEX, 0))
+    file = load_sweep(source, profile, [f"seeds=[{seed}]"], at=values)
+    (point,) = file.points
+    teacher = point.sweep.teacher
+    if teacher and teacher.select and teacher.select.rule == "best" and not teacher.seeds:
+        (whole,) = load_sweep(source, profile, at=values).points  # its students' seeds are the pool's too
+        teacher = teacher.model_copy(update={"seeds": whole.sweep.seeds})
+    sweep = point.sweep.model_copy(update={"teacher": teacher})
+    return replace(file, points=(replace(point, sweep=sweep),))
+
+
 def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     """All runs of a plan of one student, the student last and the only one reported."""
-    from ray import tune
-
     from kdtune.planning.dispatch import Dispatch
     from kdtune.store.standing import Standing
     from kdtune.store.state import FINISHED
@@ -115,32 +189,53 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     standing = Standing(Store(results), plan.evaluators)
     standing.refresh(*plan.runs)  # a few of maybe thousands: a listing of all would cost each trial seconds
     device, threads = assigned()
-    student = next(id for id, planned in plan.runs.items() if planned.role == "student")
+    student = next(place for place in plan.places if place.role == "student")
     dispatch = Dispatch(plan, standing)
-    told = 0
-
-    def report(history: list[dict[str, float]]) -> None:
-        nonlocal told
-        for row in history[told:]:
-            tune.report(numbers(row))
-        told = len(history)
-
+    reports = Reports(student.run)
+    teaching = RunContext(standing.store, data_dir, device, threads)
+    # Tune ends the function inside a report and so unheard: whatever may be the last one, its epoch has been kept.
+    learning = RunContext(standing.store, data_dir, device, threads, checkpoint_every=0.0, report=reports.epochs)
     while not dispatch.over:
         if (planned := dispatch.next()) is None:
             time.sleep(1.0)  # a teacher is being trained elsewhere
             continue
-        listening = report if planned.id == student else lambda history: None
-        context = RunContext(standing.store, data_dir, device, threads, report=listening)
-        outcome = perform(planned.run, plan.evaluation, context)
+        outcome = perform(planned.run, plan.evaluation, learning if planned.id == student.id else teaching)
         dispatch.ended(planned.id, outcome.traceback)
-    if dispatch.states[student] not in FINISHED:
-        raise RuntimeError(f"{plan.runs[student].name}: {dispatch.reasons.get(student, dispatch.states[student])}")
-    metrics: dict[str, Any] = {"run_id": student, "state": str(dispatch.states[student])}
-    for row in standing.look(student).history[-1:]:
-        metrics |= numbers(row)
-    tune.report(metrics | standing.measured(student))
+    state = dispatch.states[student.id]
+    if state not in FINISHED:
+        raise RuntimeError(f"{student.name}: {dispatch.reasons.get(student.id, state)}")
+    about = {"run_id": student.id, "state": str(state), "profile": plan.profile, "dataset": plan.dataset}
+    reports.end(standing.look(student.id).history, standing.measured(student.id) | about)
 
 
-def numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A history row as Tune takes it, without what is not a number (null)."""
-    return {name: value for name, value in row.items() if value is not None}
+class Reports:
+    """What Tune hears of a run: each epoch once, from the first, and the last one only when all is measured and kept.
+
+    The number of reports is the number of epochs, so that `training_iteration` means the same in every trial.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._epochs = run.recipe.epochs if run.recipe else 0
+        self._validated = run.dataset.validation is not None
+        self._told = 0  # rows
+
+    def epochs(self, history: list[dict[str, float]]) -> None:
+        """Report what is new, but for an epoch that ends the run: the last one, or one that diverged."""
+        for row in history[self._told :]:
+            if row["epoch"] < self._epochs and isfinite(row["train/loss"]):
+                self._report(row)
+
+    def end(self, history: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
+        """Report the rest of a finished run, all metrics with its last epoch."""
+        *rows, last = history or [{}]
+        for row in rows[self._told :]:
+            self._report(row)
+        self._report({**last, **measured})
+
+    def _report(self, row: Mapping[str, Any]) -> None:
+        from ray import tune
+
+        self._told += 1
+        # A search that goes by a metric stops at a result without it; of what has no number Tune takes NaN.
+        absent = {"val/accuracy": nan} if self._validated else {}
+        tune.report(absent | {name: nan if value is None else value for name, value in row.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from kdtune.losses.loss import Loss
-from kdtune.settings import Positive, Scale, Whole
+from kdtune.settings import Temperature, Weight, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +23,9 @@ class DKD(Loss):
 
     needs_teacher: ClassVar[bool] = True
 
-    alpha: Scale
-    beta: Scale
-    temperature: Positive
+    alpha: Weight
+    beta: Weight
+    temperature: Temperature
     warmup: Whole = 0  # epochs
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdtune.losses.loss import Loss
-from kdtune.settings import Positive, Rate
+from kdtune.settings import Rate, Temperature
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class KD(Loss):
     needs_teacher: ClassVar[bool] = True
 
     alpha: Rate
-    temperature: Positive
+    temperature: Temperature
     divergence: Literal["forward", "reverse"] = "forward"
     teacher_sees: Literal["clean", "shown"] = "clean"
 
@@ -46,7 +46,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float, divergence: st
     """temperature^2 times the KL divergence between softened answers, summed over classes, averaged over images.
 
     `student` and `teacher` are logits [N, K]; `forward` is KL(teacher || student), `reverse` KL(student || teacher).
-    The factor keeps gradients of one size at all temperatures (Hinton et al., arXiv 1503.02531, section 2.1).
+    The factor keeps gradients of one size at all temperatures (Hinton et al., arXiv 1503.02531, section 2).
     """
     from torch.nn import functional
 

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from kdtune.models.layers import Layer, residual
 from kdtune.models.model import Model, Shape
-from kdtune.settings import Count, Rate
+from kdtune.settings import Depth, Rate, Units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,8 +25,8 @@ class WideResNet(Model):
     key: ClassVar[str] = "wrn-{depth}-{width}"
     familiar: ClassVar[tuple[str, ...]] = ("wrn-16-2", "wrn-40-2", "wrn-28-10")
 
-    depth: Count
-    width: Count
+    depth: Depth
+    width: Units
     dropout: Rate = 0.0
 
     @field_validator("depth")

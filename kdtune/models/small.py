@@ -11,7 +11,7 @@ from pydantic import Field
 
 from kdtune.models.layers import Layer, batch_norm, convolution, half, linear
 from kdtune.models.model import Model, Shape
-from kdtune.settings import Count, Rate
+from kdtune.settings import Rate, Units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class CNN(Model):
     """Three convolutions. `width` is the channels of the first; `dropout` acts before the classifier."""
 
-    width: Count
+    width: Units
     dropout: Rate = 0.0
 
     @property
@@ -44,7 +44,7 @@ class CNN(Model):
 class MLP(Model):
     """A multilayer perceptron. `hidden` is the units of each hidden layer; `dropout` acts after each of them."""
 
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)]
+    hidden: Annotated[tuple[Units, ...], Field(min_length=1)]
     dropout: Rate = 0.0
 
     @property

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from kdtune.noise.knob import Knob
-from kdtune.settings import Flag, Scale
+from kdtune.settings import Flag, Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,12 +34,12 @@ class Gaussian(InputKnob):
     """x + delta with delta ~ N(0, sigma^2 I), drawn anew for every image, batch and epoch.
 
     With a teacher this is Soft Randomization, without one Gaussian augmentation (Arani et al., arXiv 1910.05057,
-    section 3.2, figures 4 and 5). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does
+    section 4.2, figures 4 and 5). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does
     not say; papers A.7, row 16). `clamp: true` cuts it off at 0 and 1, and what is measured is what that leaves.
     """
 
     strength: ClassVar[str] = "sigma"
-    sigma: Scale  # standard deviation in pixel units, images in [0, 1]
+    sigma: Pixels  # standard deviation in pixel units, images in [0, 1]
     clamp: Flag = False
 
     def __call__(

@@ -27,7 +27,7 @@ POINTS = ("input", "teacher", "target", "labels")
 class Knob(Kind):
     """Base of all knobs."""
 
-    strength: ClassVar[str]  # the field that says how much noise; 0 is none
+    strength: ClassVar[str]  # the field that says how much noise; 0 is none. What has none is never off
     softens: ClassVar[bool] = False  # makes soft targets of labels: no knob for labels can stand after it
 
     @property

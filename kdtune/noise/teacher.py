@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from kdtune.noise.knob import Knob
-from kdtune.settings import Count, Positive, Rate, Scale
+from kdtune.settings import Count, Positive, Rate, Scale, Temperature
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -133,7 +133,7 @@ class Swap(TeacherKnob):
     threshold: Positive
     difference: Literal["relative", "absolute"] = "relative"
     on: Literal["probabilities", "logits"] = "probabilities"
-    temperature: Positive | None = None
+    temperature: Temperature | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,6 +1,6 @@
 """Optimizers, as torch has them.
 
-`fused`: one call for all parameters. On the CPU, where small networks wait for it, that is a sixth of the time.
+`fused`: one call for all parameters. On the CPU, where small networks wait for it, it takes a sixth of the time.
 """
 
 from __future__ import annotations

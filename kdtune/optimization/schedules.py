@@ -21,7 +21,7 @@ class Schedule(Kind, home="kdtune.optimization.schedules"):
 
 class Step(Schedule):
     """The rate is multiplied by `factor` at each milestone, a fraction of the run's epochs: a milestone m of n epochs
-    takes effect at epoch round(m n), counted from 0."""
+    takes effect at epoch max(1, round(m n)), counted from 0. So the first epoch of a run is always at the full rate."""
 
     milestones: tuple[Fraction, ...]
     factor: Positive
@@ -34,7 +34,7 @@ class Step(Schedule):
         return milestones
 
     def __call__(self, epoch: float, epochs: int) -> float:
-        passed = sum(epoch >= round(milestone * epochs) for milestone in self.milestones)
+        passed = sum(epoch >= max(1, round(milestone * epochs)) for milestone in self.milestones)
         return self.factor**passed
 
 

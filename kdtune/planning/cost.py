@@ -7,7 +7,6 @@ what the finished runs of a plan took once there are some.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -18,8 +17,8 @@ from kdtune.config import Run
 from kdtune.evaluation.evaluator import BATCH, Evaluator
 from kdtune.models.model import Model, Shape
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
+from kdtune.store.checkpoints import KEPT
 from kdtune.store.state import FINISHED, State
-from kdtune.store.store import DamagedError
 
 if TYPE_CHECKING:
     from kdtune.data.dataset import Dataset
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from kdtune.store.standing import Standing
 
 TRAINING = 3  # a training step costs about three forward passes: one forward, two backward (weights, inputs)
-KEPT = 2  # checkpoints of a run
+UNKNOWN = 0  # devices
 COMPARED = 20  # finished runs whose seconds correct the estimate
 
 
@@ -56,7 +55,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a plan. `hours` are of this machine's time, `device_hours` of all its devices together."""
+    """What is left of a plan. `hours` are of waiting, `device_hours` of all devices together, at `price` dollars each.
+
+    Where nobody knows the number of devices, as many are taken as can be used.
+    """
 
     hours: float
     device_hours: float
@@ -64,14 +66,21 @@ class Estimate:
     devices: int
     compared: int  # finished runs that the estimate was corrected by
     checkpoint_bytes: int  # at most, at one time
+    price: float | None = None
+
+    @property
+    def dollars(self) -> float | None:
+        return None if self.price is None else self.device_hours * self.price
 
     def __str__(self) -> str:
         if self.device_hours == 0:
             return "nothing is left to compute"
         source = f"judged by {self.compared} finished runs" if self.compared else "a rough guess, none is finished yet"
-        where = f"{self.devices} {self.device.name}{'s' if self.devices > 1 else ''}"
+        where = f"{self.devices or 'enough'} {self.device.name}{'' if self.devices == 1 else 's'}"
         size = f"checkpoints up to {self.checkpoint_bytes / 1e6:.0f} MB"
-        return f"about {duration(self.hours * 3600)} on {where} ({source}); {size}"
+        total = f"{self.device_hours:,.1f} {self.device.name} hours"
+        costs = "" if self.price is None else f"; {total} for {self.dollars:,.2f} dollars, at {self.price:g} each"
+        return f"about {duration(self.hours * 3600)} on {where} ({source}){costs}; {size}"
 
 
 def estimate(
@@ -80,13 +89,14 @@ def estimate(
     standing: Standing,
     device: Device | None = None,
     devices: int | None = None,
+    price: float | None = None,
 ) -> Estimate:
     """What the runs of a plan that are neither done nor diverged still cost, on so many devices (default: those here).
 
     Raises DataError where the data cannot be read.
     """
     device = device or (GPU if has_usable_gpu() else CPU_CORE)
-    devices = devices or available(device)
+    devices = available(device) if devices is None else devices
     seconds: dict[str, float] = {}
     for id, state in states.items():
         if state not in FINISHED:
@@ -105,12 +115,13 @@ def estimate(
     total = sum(seconds.values())
     sizes = sorted((checkpoint_bytes(plan.runs[id].run) for id in seconds), reverse=True)
     return Estimate(
-        hours=factor * max(chain, total / devices) / 3600,
+        hours=factor * max(chain, total / devices if devices else 0.0) / 3600,
         device_hours=factor * total / 3600,
         device=device,
         devices=devices,
         compared=len(ratios),
-        checkpoint_bytes=sum(sizes[:devices]),
+        checkpoint_bytes=sum(sizes[: devices or None]),
+        price=price,
     )
 
 
@@ -118,11 +129,10 @@ def compared(plan: Plan, states: Mapping[str, State], standing: Standing, device
     """Seconds that finished runs took on this kind of device, each over what was estimated. A diverged one was cut."""
     ratios: list[float] = []
     for id in (id for id, state in states.items() if state == State.DONE):
-        with suppress(DamagedError):
-            record = standing.look(id).provenance
-            on_cpu = str(record.get("device", "")).endswith("CPU")
-            if record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
-                ratios.append(record["seconds"] / work_of(plan, id, device).seconds)
+        record = standing.look(id).provenance
+        on_cpu = str(record.get("device", "")).endswith("CPU")
+        if record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
+            ratios.append(record["seconds"] / work_of(plan, id, device).seconds)
         if len(ratios) == COMPARED:
             break
     return ratios
@@ -143,12 +153,6 @@ def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable
         training=training(run, seen, teacher) / device.rate + steps(run, seen) * device.step,
         evaluation=shown * (forward / device.rate + device.step / TRAINING / BATCH),
     )
-
-
-def multiply_adds(run: Run, seen: Images, evaluation: Iterable[Evaluator] = (), teacher: Run | None = None) -> float:
-    """Multiply-adds of a run from start to end; `teacher` is what it learns from, if anything."""
-    _, forward = model_cost(run.model, seen.shape, seen.classes)
-    return training(run, seen, teacher) + passes(evaluation, seen) * forward
 
 
 def training(run: Run, seen: Images, teacher: Run | None = None) -> float:

@@ -31,14 +31,19 @@ def records(events: Iterable[Event], *, opening: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def session(parameters: Parameters, rows: Sequence[Scalars], final: Scalars, success: bool | None) -> list[Event]:
-    """Everything of a run. Rows of the past have no time of their own: they end now and begin `time/epoch` apart."""
+def session(
+    name: str, parameters: Parameters, rows: Sequence[Scalars], final: Scalars, success: bool | None
+) -> list[Event]:
+    """Everything of a run; `name` is what the HParams tab calls it, and no other's.
+
+    Rows of the past have no time of their own: they end now and begin `time/epoch` apart.
+    """
     times = [time.time()]
     for row in reversed(rows):
         times.append(times[-1] - row.get("time/epoch", 0.0))
     times.reverse()
     shown = [scalars(row, int(row["epoch"]), at) for row, at in zip(rows, times[1:], strict=True)]
-    return [*beginning(parameters, times[0]), *shown, *ending(rows, final, success, times[-1])]
+    return [*beginning(name, parameters, times[0]), *shown, *ending(rows, final, success, times[-1])]
 
 
 def scalars(row: Scalars, step: int, at: float) -> Event:
@@ -47,9 +52,9 @@ def scalars(row: Scalars, step: int, at: float) -> Event:
     return Event(wall_time=at, step=step, summary=Summary(value=values))
 
 
-def beginning(parameters: Parameters, at: float) -> list[Event]:
+def beginning(name: str, parameters: Parameters, at: float) -> list[Event]:
     """A session's start. A server that is running drops what an earlier file of the run told it."""
-    info = SessionStartInfo(start_time_secs=at)
+    info = SessionStartInfo(start_time_secs=at, group_name=name)  # without it the tab shows the folder's path
     for name, value in parameters.items():
         kind = {bool: "bool_value", float: "number_value", str: "string_value"}[type(value)]
         setattr(info.hparams[name], kind, value)

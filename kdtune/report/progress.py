@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from kdtune.planning import cost
 from kdtune.planning.plan import Plan
+from kdtune.planning.setbacks import said
 from kdtune.store.state import ENDED, FINISHED, State
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ REDRAWN_EVERY_S = 0.2
 DRAWING = 10  # times as long as it took to draw until it is drawn again: a large plan takes a tenth of a second
 LINES = 200  # finished runs of a plan that get a line; of a larger plan only every k-th does
 SHOWN = 4  # running runs named on a terminal
-HEADLINES = ("test/accuracy", "val/accuracy")  # the metric that a line shows: the first that was measured
 COLOURS = {State.DONE: "green", State.FAILED: "bold red", State.DIVERGED: "yellow"}
 
 
@@ -57,6 +57,7 @@ class Progress:
         work = work or {id: cost.work_of(plan, id) for id in plan.runs}
         self.time_left = TimeLeft(plan, dispatch.states, work, clock)
         self.clock = clock
+        self._first = [*(metric.name for metric in plan.headlines), *plan.metrics]
         self._epochs: dict[str, tuple[int, int]] = {}  # of running runs: done, all
         self._finished = self._failed = 0
         self._spoke = clock()
@@ -90,13 +91,13 @@ class Progress:
         self._finished += 1
         every = 1 if self.verbosity > 0 else ceil(len(self.plan.runs) / LINES)
         if self.verbosity >= 0 and self._finished % every == 0:
-            self._say(self._line(id, state, headline(self.dispatch.standing.measured(id)), seconds))
+            self._say(self._line(id, state, headline(self.dispatch.standing.measured(id), self._first), seconds))
 
     def _failure(self, id: str, seconds: float | None) -> None:
         """The first failure in full, later ones in a line."""
         self._failed += 1
         text = self.dispatch.reasons.get(id, "").strip() or "no reason is known"
-        self._say(self._line(id, State.FAILED, "" if self._failed == 1 else text.splitlines()[-1], seconds))
+        self._say(self._line(id, State.FAILED, "" if self._failed == 1 else said(text), seconds))
         if self._failed == 1:
             self._say(Text(text))
 
@@ -164,10 +165,10 @@ class Progress:
         self.console.print(text, soft_wrap=True)
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
-    """One metric of a finished run, `test/accuracy 93.1`."""
+def headline(metrics: Mapping[str, Any], first: Sequence[str]) -> str:
+    """One metric of a finished run, `test/accuracy 93.1`: the first of `first` that was measured, else any."""
     measured = {name: value for name, value in metrics.items() if value is not None}
-    name = next((name for name in (*HEADLINES, *measured) if name in measured), None)
+    name = next((name for name in (*first, *measured) if name in measured), None)
     return "" if name is None else f"{name} {measured[name]:.1f}"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdtune.evaluation.flags import FLAGS, flags_of
+from kdtune.evaluation.flags import DEGENERATE, FLAGS, flags_of
+from kdtune.evaluation.metric import PERCENT, Metric
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan
+from kdtune.planning.setbacks import said
+from kdtune.report import outdated
 from kdtune.report.folder import View
 from kdtune.statistics import mean_interval
 from kdtune.store.state import FINISHED, State
@@ -18,29 +21,31 @@ from kdtune.store.state import FINISHED, State
 MARK = " !"
 SHOWN = 10  # failed and skipped runs that are named
 
-HEADLINE = re.compile(r"robust/pgd(\d+)$")
+UNCONDITIONAL = "/unconditional"
 
 
-def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics worth a glance: accuracy, shifted sets, PGD at its largest number of steps, corruptions."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    steps = [(int(match[1]), name) for name in names if (match := HEADLINE.match(name))]
-    wanted = [name for name in names if name == "test/accuracy" or name.startswith("shift/")]
-    wanted += [max(steps)[1]] if steps else []
-    return wanted + [name for name in names if name == "corruption/mca"]
+def columns(headlines: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The metrics worth a glance: what evaluators call their headlines, where any run has them."""
+    return [metric for metric in headlines if any(metric.name in row for row in rows)]
 
 
-def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line per role and point of the grid: mean and 95 % t interval over its seeds, in percent."""
-    shown = columns(rows)
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(plan.runs[row["id"]].label, []).append(row)
-    lines = [["", "seeds", *shown]]
-    for label, members in groups.items():
+def table(plan: Plan, rows: Sequence[Mapping[str, Any]], headlines: Sequence[Metric] | None = None) -> str:
+    """A line per role and point of the grid: mean and 95 % t interval over its seeds; rates in percent.
+
+    `rows` are the table's: one for each place of the plan. `headlines`: the columns, as far as
+    any run has them; None: the plan's.
+    """
+    shown = columns(plan.headlines if headlines is None else headlines, rows)
+    groups: dict[Hashable, list[Mapping[str, Any]]] = {}
+    labels: dict[Hashable, str] = {}
+    for place, row in zip(plan.places, rows, strict=True):
+        groups.setdefault(place.condition, []).append(row)
+        labels.setdefault(place.condition, place.label)
+    lines = [["", "seeds", *headings(shown)]]
+    for condition, members in groups.items():
         done = [row for row in members if row["state"] == State.DONE]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
-        lines.append([label, count, *(_cell(done, name) for name in shown)])
+        lines.append([labels[condition], count, *(_cell(done, metric) for metric in shown)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -51,25 +56,47 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _cell(done: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Mean and half of the interval; a robustness number of which a run carries a flag is marked."""
-    having = [row for row in done if name in row]
+def headings(shown: Sequence[Metric]) -> Iterator[str]:
+    """Names, and units where they are not percent; `/unconditional` beside the rate that it belongs to."""
+    before = None
+    for metric in shown:
+        beside = f"{before}{UNCONDITIONAL}" == metric.name
+        name = UNCONDITIONAL if beside else metric.name
+        yield name if metric.unit == PERCENT else f"{name} ({metric.unit})"
+        before = metric.name
+
+
+def _cell(done: Sequence[Mapping[str, Any]], metric: Metric) -> str:
+    """Mean and half of the interval; of how many, where not all that are done have it. A number on which a flag of a
+    run bears is marked."""
+    having = [row for row in done if metric.name in row]
     if not having:
         return "-"
-    interval = mean_interval([row[name] for row in having])
-    known = interval.low is not None and interval.high is not None
-    half = f" +- {(interval.high - interval.low) / 2:4.1f}" if known else " " * 8  # type: ignore[operator]
-    mark = MARK if name.startswith("robust/") and any(flags_of(row) for row in having) else ""
-    return f"{interval.mean:.1f}{half}{mark}"
+    interval = mean_interval([row[metric.name] for row in having])
+    half = None if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
+    mark = MARK if any(flags_of(row, metric.name) for row in having) else ""
+    mark = f" ({len(having)}){mark}" if len(having) < len(done) else mark
+    if metric.unit != PERCENT:  # of any size
+        return f"{interval.mean:.3g}{'' if half is None else f' +- {half:.2g}'}{mark}"
+    return f"{interval.mean:.1f}{' ' * 8 if half is None else f' +- {half:4.1f}'}{mark}"
 
 
-def flagged(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the mark in the table means: which flags are up, and for how many runs."""
-    counts = Counter(flag for row in rows for flag in flags_of(row) or ())
-    if not counts:
-        return None
-    words = ", ".join(f"{flag} ({count} runs: {FLAGS[flag]})" for flag, count in counts.items())
-    return f"{MARK.strip()} not to be believed as it stands: {words}"
+def flagged(headlines: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the mark in the table means: which flags are up, and for how many runs. Then those of networks that answer
+    as if they saw nothing, where no column is marked for them."""
+    shown = [metric.name for metric in columns(headlines, rows)]
+    runs = {row["id"]: row for row in rows if row["state"] == State.DONE}
+    bearing = [{flag for name in shown if name in row for flag in flags_of(row, name) or ()} for row in runs.values()]
+    counts = Counter(flag for flags in bearing for flag in FLAGS if flag in flags)
+    if counts:
+        yield f"{MARK.strip()} not to be believed as it stands: {_said(counts)}"
+    dull = Counter(flag for row in runs.values() for flag in flags_of(row) or () if flag in DEGENERATE)
+    if unsaid := {flag: count for flag, count in dull.items() if flag not in counts}:
+        yield f"flags without a mark: {_said(unsaid)}"
+
+
+def _said(flags: Mapping[str, int]) -> str:
+    return ", ".join(f"{flag} ({count} run{'s' * (count > 1)}: {FLAGS[flag]})" for flag, count in flags.items())
 
 
 def closing(
@@ -78,28 +105,41 @@ def closing(
     """The last lines: the table, what failed and why, where the results are, and `again`, the command that goes on."""
     counts = Counter(dispatch.states.values())  # in the plan's order
     yield f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(counts)}, {seconds:g} s"
-    yield table(plan, rows)
-    if (marked := flagged(rows)) is not None:
-        yield marked
+    yield table(view.plan, rows, view.headlines)
+    yield from flagged(view.headlines, rows)
+    yield from view.beside(rows)
+    yield from view.hidden()
+    where = typed(view.local) if "://" not in view.place else shlex.quote(view.uri)
+    yield from outdated.lines(plan, view.standing, view.evaluators, where)
     wrong = (State.FAILED, State.SKIPPED)
     troubled = [(id, reason) for id, reason in dispatch.reasons.items() if dispatch.states[id] in wrong]
     for number, (id, reason) in enumerate(troubled[:SHOWN]):
-        text = reason if number == 0 else reason.splitlines()[-1]  # the first error in full
+        text = reason if number == 0 else said(reason)  # the first error in full
         yield f"{dispatch.states[id]}: {plan.runs[id].name} ({id}): {text}"
     if len(troubled) > SHOWN:
-        yield f"and {len(troubled) - SHOWN} more: kdtune status {near(Path(view.place).parent)}"
-    yield f"results      {near(Path(view.place) / 'results.csv') if '://' not in view.place else view.place}"
-    script = Path("analysis") / f"{plan.name}.py"
+        yield f"and {len(troubled) - SHOWN} more: kdtune status {where}"
+    yield f"results      {near(Path(view.place) / 'results.csv') if '://' not in view.place else where}"
+    own = Path("analysis") / f"{plan.name}.py"
+    script = own if own.exists() else own.with_name("generic.py")
     if script.exists():
-        yield f"figures      python {script} {near(view.local.parent)} --profile {view.local.name}"
-    yield f"TensorBoard  tensorboard --logdir {near(view.local)}"
+        yield f"figures      python {script} {typed(view.local.parent)} --profile {view.local.name}"
+    yield f"TensorBoard  tensorboard --logdir {typed(view.local / 'tensorboard')}"
     unfinished = counts.keys() - FINISHED
     yield f"{'go on' if unfinished else 'run again':12s} {again}"
 
 
 def near(path: Path) -> Path:
-    """A path as one would type it here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    """A path as seen from here."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it is gone
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def typed(path: Path) -> str:
+    """The same as a word of a command: a shell takes it for one, whatever is in it."""
+    return shlex.quote(str(near(path)))
 
 
 def words(counts: Mapping[State, int]) -> str:

@@ -1,4 +1,4 @@
-"""A sweep's folder: a view of its last command, derived anew from the runs. And the table, a row a run.
+"""A sweep's folder: a view of its last command, derived anew from the runs. And the table, a row a place.
 
     results/fickle/<profile>/   sweep.yaml  plan.json  results.csv  results.parquet  tensorboard/  figures/  log
 
@@ -10,14 +10,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import flags_of as flags_of  # analysis asks here which numbers to mark
-from kdtune.planning.plan import Plan, word
+from kdtune.paths import absolute
+from kdtune.planning.plan import Place, Plan
+from kdtune.report.mirror import fetched, origin_of
+from kdtune.store.layout import HASH, RUN_ID
+from kdtune.store.objects import StorageError as StorageError  # so do commands of analysis
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
+from kdtune.sweepfile.values import word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,23 +35,31 @@ class TableError(Exception):
     """There is no table where one was looked for, or several and none was named."""
 
 
-def rows(plan: Plan, standing: Standing, states: Mapping[str, State]) -> list[dict[str, Any]]:
-    """Every run of a plan with its parameters, its metrics and what it was made of; what is not known is left out."""
-    return [_row(plan, standing, id, states[id]) for id in plan.runs]
+def rows(
+    plan: Plan, standing: Standing, states: Mapping[str, State], late: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Every place of a plan, with the metrics of its run and what that was made of; what is not known is left out.
+
+    A run that is asked for at several places has a row at each: an id may stand twice. `late`: hashes of further
+    evaluators, whose results stand there too.
+    """
+    return [_row(place, standing, states[place.id], late) for place in plan.places]
 
 
-def _row(plan: Plan, standing: Standing, id: str, state: State) -> dict[str, Any]:
-    planned = plan.runs[id]
-    row: dict[str, Any] = {"id": id, "role": planned.role, "seed": planned.run.seed, "state": str(state)}
-    row |= {axis: _axis(value) for axis, value in planned.parameters.items()}
-    row |= {f"teacher.{axis}": _axis(value) for axis, value in planned.teacher_parameters.items()}
+def _row(place: Place, standing: Standing, state: State, late: Collection[str]) -> dict[str, Any]:
+    if (done := standing.look(place.id).done) is not None:  # whatever an evaluation that is new to it came to
+        state = State(done.outcome)
+    row: dict[str, Any] = {"id": place.id, "role": place.role, "seed": place.run.seed, "state": str(state)}
+    row |= {axis: _axis(value) for axis, value in place.parameters.items()}
+    row |= {f"teacher.{axis}": _axis(value) for axis, value in place.teacher_parameters.items()}
     if state == State.DONE:
-        origin = standing.look(id).provenance
+        origin = standing.look(place.id).provenance
         chosen = origin.get("teacher", {})
         row |= {"kept.epoch": origin["kept"]["epoch"]} if "kept" in origin else {}
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
-        row |= {name: value for name, value in standing.measured(id).items() if value is not None}
-    made_of = {key: value for key, value in planned.run.description.items() if key not in ("seed", "teacher")}
+        row |= {name: value for name, value in standing.measured(place.id, late).items() if value is not None}
+    row |= {"taught": place.run.teacher is not None}
+    made_of = {key: value for key, value in place.run.description.items() if key not in ("seed", "teacher")}
     return row | {name: value for name, value in flat(made_of).items() if name not in row}
 
 
@@ -66,9 +80,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return columns
 
 
-def to_csv(table: list[dict[str, Any]]) -> bytes:
+def to_csv(table: Sequence[Mapping[str, Any]], first: Sequence[str] = FIRST) -> bytes:
     """Columns in order of first appearance; what is missing is empty, text that a spreadsheet would run quoted."""
-    columns = list(dict.fromkeys([*FIRST, *(name for row in table for name in row)]))
+    columns = list(dict.fromkeys([*first, *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writerow({name: _inert(name) for name in columns})
@@ -80,7 +94,15 @@ def _inert(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     lines = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare return would end the row for some readers
-    return f"'{lines}" if lines.startswith(("=", "+", "-", "@")) else lines
+    return f"'{lines}" if _is_formula(lines) else lines
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet may run it: some pass over blanks, controls and marks first, some know full-width signs."""
+    for character in text:
+        if not character.isspace() and not unicodedata.category(character).startswith("C"):
+            return unicodedata.normalize("NFKC", character).startswith(("=", "+", "-", "@"))
+    return False
 
 
 def to_parquet(table: list[dict[str, Any]], about: Mapping[str, str]) -> bytes:
@@ -107,31 +129,80 @@ def _column(values: list[Any]) -> list[Any]:
 
 
 def read(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
-    """The table of `results/fickle` (or of one profile's folder), with `.attrs` sweep, profile, dataset.
+    """The table of `results/fickle` (or of one profile's folder); `.attrs`: sweep, profile, dataset, axes, headlines.
 
-    Raises TableError where there is none, or where several profiles lie and none is named.
+    Raises TableError where there is none, or a damaged one, or where several profiles lie and none is named.
     """
     import pandas as pd
     import pyarrow.parquet as parquet
 
     path = profile_folder(folder, profile) / "results.parquet"
-    data = parquet.read_table(path)
-    frame = data.to_pandas()
+    try:
+        data = parquet.read_table(path)
+        frame = data.to_pandas()
+    except (OSError, ValueError) as error:  # Arrow's errors are these
+        why = str(error).strip().splitlines()[0]
+        raise TableError(f"{path} cannot be read ({why}); delete it, the sweep's own command writes it anew") from error
     about = data.schema.metadata or {}
     frame.attrs = {key.decode(): value.decode() for key, value in about.items() if key != b"pandas"}
     return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
 
 
+def plan_of(place: Path) -> dict[str, Any]:
+    """What plan.json in a profile's folder says. Raises TableError where it is missing, damaged or another's."""
+    path = place / "plan.json"
+    try:
+        plan = json.loads(path.read_bytes())
+        texts = [plan[name] for name in ("sweep", "profile", "dataset", "folder")]
+        texts += [run["role"] for run in plan["runs"]]
+        hashes = [*plan["evaluators"]]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(run, dict) for run in plan["runs"]):
+            raise ValueError("not as kdtune writes it")
+        if not all(RUN_ID.fullmatch(run["id"]) for run in plan["runs"]) or not all(map(HASH.fullmatch, hashes)):
+            raise ValueError("an id or a hash is none")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise TableError(f"{path} cannot be used ({why}); the sweep's own command writes it anew") from error
+    return dict(plan)
+
+
+def axes(table: pd.DataFrame) -> list[str]:
+    """What the sweep's grid varies, in its order."""
+    return [name for name in json.loads(table.attrs.get("axes", "[]")) if name in table]
+
+
+def headlines(table: pd.DataFrame) -> list[str]:
+    """The metrics that stand for a sweep: those of its closing table, in order, as far as they were measured."""
+    return [name for name in json.loads(table.attrs.get("headlines", "[]")) if name in table]
+
+
+def opened(folder: str | Path) -> Path:
+    """The folder itself; of a URI, a copy of the tables there. TableError where it has none, StorageError where it does
+    not answer."""
+    uri = str(folder) if "://" in str(folder) else origin_of(Path(folder))  # a copy may be old
+    if uri is None:
+        return Path(folder)
+    try:
+        return fetched(uri)
+    except LookupError as error:
+        raise TableError(str(error)) from error
+
+
 def profile_folder(folder: str | Path, profile: str | None = None) -> Path:
-    """The folder of one profile below a sweep's folder; the folder itself where it is one."""
-    root = Path(folder).resolve()
+    """The folder of one profile below a sweep's folder; the folder itself where it is one. Of a URI, a copy."""
+    root = Path(absolute(opened(folder)))
     if (root / "results.parquet").is_file():
         if profile is not None and root.name != profile:
             raise TableError(f"{root}: this is the folder of profile {root.name!r}, not of {profile!r}")
         return root
     found = sorted(path.parent.name for path in root.glob("*/results.parquet"))
     if not found:
-        raise TableError(f"{root}: no results here; `python -m kdtune.sweep sweeps/{root.name}.yaml` makes them")
+        if below := sorted({path.parent.parent.name for path in root.glob("*/*/results.parquet")}):
+            raise TableError(f"{root}: results of several sweeps; name the folder of one: {', '.join(below)}")
+        file = Path("sweeps", f"{root.name}.yaml")
+        raise TableError(
+            f"{root}: no results here; `python -m kdtune.sweep {file if file.is_file() else 'FILE'}` makes them"
+        )
     if profile is None and len(found) > 1:
         raise TableError(f"{root}: several profiles lie here; name one with --profile: {', '.join(found)}")
     if profile is not None and profile not in found:

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kdtune.store import checkpoints
 from kdtune.store.claims import new_attempt
-from kdtune.store.encoding import digest, seal, to_json, to_lines, to_npz, to_yaml, unseal
+from kdtune.store.done import OUTCOMES, Done, read_done
+from kdtune.store.encoding import digest, seal, to_json, to_lines, to_npz, to_yaml
+from kdtune.store.evaluations import Evaluations
+from kdtune.store.layout import (
+    ATTEMPT,
+    DESCRIPTION,
+    FAILURE,
+    HISTORY,
+    LABELS,
+    PROVENANCE,
+    STACKS,
+    WEIGHTS,
+    done_key,
+    run_folder,
+)
 from kdtune.store.objects import Objects, StorageError
-from kdtune.store.state import State
 
 if TYPE_CHECKING:
     import numpy as np
-
-OUTCOMES = (State.DONE, State.DIVERGED)
-DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
-PROVENANCE, FAILURE = "provenance.json", "failure.json"
-LABELS = "labels.npz"
-DONE = "runs/done"
-
-RUN_ID = re.compile(r"[0-9a-f]{12}")
-HASH = re.compile(r"[0-9a-f]{6,64}")
-ATTEMPT = re.compile(r"[0-9]{8}T[0-9]{6,12}-[0-9a-f]{6}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What `runs/done/<id>` says: the attempt that counts, how it ended, SHA-256 of its files by name."""
-
-    attempt: str
-    outcome: str
-    files: dict[str, str]
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.attempt, str) and ATTEMPT.fullmatch(self.attempt) and self.outcome in OUTCOMES):
-            raise ValueError(f"attempt {self.attempt!r}, outcome {self.outcome!r}")
-        if not all(isinstance(value, str) and _SHA256.fullmatch(value) for value in self.files.values()):
-            raise ValueError("a digest is not 64 hex digits")
 
 
 class Attempt:
@@ -61,19 +47,21 @@ class Attempt:
         """run.yaml."""
         self._write(DESCRIPTION, to_yaml(description))
 
-    def write_corrupted(self, mask: np.ndarray) -> None:
-        """labels.npz: which of the images trained on have a wrong label, bool [N], as packed bits and their number."""
+    def write_labels(self, mask: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """labels.npz: which of the images trained on have a wrong label, bool [N], as packed bits and their number;
+        and, where they cannot be drawn again, the labels, int16 [N]."""
         import numpy as np
 
-        self._write(LABELS, to_npz({"corrupted": np.packbits(mask), "images": np.array(len(mask))}))
+        kept = {"corrupted": np.packbits(mask), "images": np.array(len(mask))}
+        self._write(LABELS, to_npz(kept if labels is None else kept | {"labels": labels.astype(np.int16)}))
 
-    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The history so far, whole."""
-        self._write(HISTORY, to_lines(rows))
+    def save_checkpoint(self, epoch: int, data: bytes) -> None:
+        """Write the state after `epoch` epochs; of all attempts of this run only the newest few stay."""
+        checkpoints.save(self._objects, self._run, self.name, epoch, data)
 
-    def save_checkpoint(self, epoch: int, data: bytes, keep: int = 2) -> None:
-        """Write the state after `epoch` epochs; of all attempts of this run only the newest `keep` stay."""
-        checkpoints.save(self._objects, self._run, self.name, epoch, data, keep)
+    def evaluations(self, weights: str) -> Evaluations:
+        """What evaluators measure of the network that this attempt has trained; `weights` is the digest of its file."""
+        return Evaluations(self._objects, self.run_id, self.name, weights)
 
     def write_failure(self, error: BaseException) -> None:
         """Why this attempt ended. The next attempt hides it."""
@@ -85,6 +73,10 @@ class Attempt:
         }
         self._objects.put(f"{self._run}/{self.name}/{FAILURE}", seal(record))
 
+    def write_stacks(self, text: str) -> None:
+        """stacks.txt: where the threads of its process were when it did not get on."""
+        self._objects.put(f"{self._run}/{self.name}/{STACKS}", text.encode())
+
     def finish(
         self, outcome: str, weights: bytes | None, history: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
     ) -> bool:
@@ -95,7 +87,7 @@ class Attempt:
         if done is None:
             if weights is not None:
                 self._write(WEIGHTS, weights)
-            self.write_history(history)
+            self._write(HISTORY, to_lines(history))
             self._write(PROVENANCE, to_json(provenance, indent=2))
             mine = Done(self.name, outcome, self._files)
             self._objects.create(done_key(self.run_id), seal(asdict(mine)))
@@ -111,35 +103,3 @@ class Attempt:
     def _write(self, name: str, data: bytes) -> None:
         self._objects.put(f"{self._run}/{self.name}/{name}", data)
         self._files[name] = digest(data)
-
-
-def read_done(objects: Objects, run_id: str) -> Done | None:
-    """How the run ended, None if it did not. A damaged `done` is set aside with a warning and counts as none."""
-    key = done_key(run_id)
-    data = objects.get(key)
-    if data is None:
-        return None
-    try:
-        return Done(**unseal(data))
-    except (ValueError, TypeError, AttributeError) as error:
-        objects.reject(key, data, str(error))
-        return None
-
-
-def run_folder(run_id: str) -> str:
-    """The key under which everything of a run lies; ValueError if `run_id` is not 12 hex digits."""
-    if not RUN_ID.fullmatch(run_id):
-        raise ValueError(f"{run_id!r} is not a run's id: 12 hex digits")
-    return f"runs/{run_id}"
-
-
-def done_key(run_id: str) -> str:
-    """The key of the record that says a run is finished."""
-    return f"{DONE}/{run_folder(run_id).removeprefix('runs/')}"
-
-
-def evaluation_key(run_id: str, evaluator_hash: str) -> str:
-    """The key of an evaluator's results, without .json or .npz."""
-    if not HASH.fullmatch(evaluator_hash):
-        raise ValueError(f"{evaluator_hash!r} is not an evaluator's hash: 6 to 64 hex digits")
-    return f"{run_folder(run_id)}/evaluations/{evaluator_hash}"

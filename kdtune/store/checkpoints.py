@@ -7,13 +7,14 @@ A checkpoint counts once its .json is there and the digest fits; a crash before 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from kdtune.store.encoding import digest, from_json, to_json
 from kdtune.store.objects import Objects
 
 EVERY_S = 60.0  # seconds between two checkpoints of a run, unless --checkpoint-every says otherwise
+KEPT = 2  # checkpoints of a run: one may be damaged
 
 _FILE = re.compile(r"(?P<attempt>[^/]+)/checkpoints/(?P<epoch>0|[1-9][0-9]{0,8})\.(?P<kind>pt|json)")
 
@@ -25,32 +26,36 @@ class Checkpoint(NamedTuple):
     attempt: str
 
 
-def save(objects: Objects, run: str, attempt: str, epoch: int, data: bytes, keep: int) -> None:
-    """Write one and delete all that are older than the newest `keep` of all attempts. `run` is the run's folder."""
-    if keep < 1:
-        raise ValueError(f"keep={keep}: at least one checkpoint has to be kept")
+def save(objects: Objects, run: str, attempt: str, epoch: int, data: bytes) -> None:
+    """Write one and delete all that are older than the newest KEPT of all attempts. `run` is the run's folder."""
     place = _path(run, Checkpoint(epoch, attempt))
     objects.put(f"{place}.pt", data)
     objects.put(f"{place}.json", to_json({"epoch": epoch, "sha256": digest(data)}))
     found = _found(_names(objects, run))
-    kept = _complete(found)[:keep]
+    kept = _complete(found)[:KEPT]
     for checkpoint, kinds in found.items():
-        if len(kept) == keep and checkpoint < kept[-1]:
+        if len(kept) == KEPT and checkpoint < kept[-1]:
             _delete(objects, run, checkpoint, kinds)
 
 
-def newest(objects: Objects, run: str) -> tuple[int, bytes] | None:
-    """Epoch and bytes of the newest whose digest fits; those that do not fit are set aside with a warning."""
+def sound(objects: Objects, run: str) -> Iterator[tuple[Checkpoint, bytes]]:
+    """Those whose digest fits, newest first; those that do not fit are set aside with a warning."""
     for checkpoint in _complete(_found(_names(objects, run))):
         place = _path(run, checkpoint)
         record, data = objects.get(f"{place}.json"), objects.get(f"{place}.pt")
         if record is None or data is None:
             continue  # deleted by another attempt since the listing
         if _fits(record, checkpoint.epoch, data):
-            return checkpoint.epoch, data
-        objects.reject(f"{place}.pt", data, "it does not fit the digest beside it")
-        objects.reject(f"{place}.json", record, "it belongs to a damaged checkpoint")
-    return None
+            yield checkpoint, data
+        else:
+            reject(objects, run, checkpoint, "it does not fit the digest beside it")
+
+
+def reject(objects: Objects, run: str, checkpoint: Checkpoint, why: str) -> None:
+    """Set one aside with a warning: it is never tried again."""
+    place = _path(run, checkpoint)
+    objects.reject(f"{place}.pt", objects.get(f"{place}.pt") or b"", why)
+    objects.reject(f"{place}.json", objects.get(f"{place}.json") or b"", "it belongs to a damaged checkpoint")
 
 
 def any_complete(names: Iterable[str]) -> bool:

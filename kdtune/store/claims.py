@@ -1,8 +1,7 @@
 """Who works on what: a claim is a small object that its owner keeps fresh while it works, and removes when done.
 
 A claim whose heartbeat is old, or whose process is gone from this machine, is stale, and the next one who asks gets it.
-In a local folder claiming is done under a lock, so two can never both win. On an object store it is best effort; two
-who win there do the same work twice and nothing worse, since the first `done` of a run is the one that counts.
+A claim is made, renewed and taken over by writes that the place itself refuses to the second of two: never both win.
 """
 
 from __future__ import annotations
@@ -14,24 +13,25 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from kdtune.store.encoding import from_json, to_json
+from kdtune.store.layout import claim_key
 from kdtune.store.objects import Objects, StorageError
 
 log = logging.getLogger(__name__)
 
-FOLDER = "runs/claims"
 BEAT = 15.0  # seconds between heartbeats
 STALE = 90.0  # seconds; a heartbeat this far from now, before or after, is not believed: clocks jump
-SETTLE = 1.0  # seconds until a remote claim is read back
 REREAD = 0.05  # seconds until a claim that could not be read is read once more
-POLL = 1.0  # seconds between looks at a claim that is waited for
+TIME = "%Y%m%dT%H%M%S%f"
+
+Told = TypeVar("Told")
 
 
 class Claim:
@@ -40,8 +40,9 @@ class Claim:
     def __init__(self, claims: Claims, name: str, attempt: str) -> None:
         self.name = name
         self.attempt = attempt  # unique: tells this claim from every other; serves as the attempt's folder name too
-        self.lost = False  # somebody took it over, for instance while this machine slept
+        self._abandoned = False
         self._claims = claims
+        self._resting: float | None = None  # since when, in monotonic seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"claim {name}", daemon=True)
         self._thread.start()
@@ -54,28 +55,51 @@ class Claim:
     ) -> None:
         self.release()
 
+    def resting(self, call: Callable[[Told], None], told: Told) -> None:
+        """Make a call that may never return, such as a report to a scheduler that ends the trial with it.
+
+        Heartbeats end where it takes longer than one: others may then take the claim over as if the process were gone.
+        """
+        self._resting = time.monotonic()
+        try:
+            call(told)
+        finally:
+            self._resting = None
+
     def release(self) -> None:
         """Give it up; nothing happens if it was given up or taken over before."""
+        if self._abandoned:
+            return
         self._stop.set()
         self._thread.join()
         try:
-            self._claims.drop(self)
+            self._claims.release(self)
         except StorageError as error:  # stale in 90 s anyway: no reason to lose finished work
             log.warning("the claim of %s could not be released: %s", self.name, error)
 
+    def abandon(self) -> None:
+        """Let it grow stale, without a word to a storage that does not answer."""
+        self._abandoned = True
+        self._stop.set()
+
     def _beat(self) -> None:
         while not self._stop.wait(self._claims.beat):
+            resting = self._resting
+            if resting is not None and time.monotonic() - resting > self._claims.beat:
+                continue
             try:
-                self.lost = not self._claims.renew(self)
+                if not self._claims.renew(self):  # while this machine slept, say
+                    log.warning("the claim of %s was taken over by another process", self.name)
+                    return
             except StorageError as error:
                 log.warning("no heartbeat for %s: %s", self.name, error)
-            if self.lost:
-                log.warning("the claim of %s was taken over by another process", self.name)
-                return
 
 
 class Claims:
-    """All claims of one results folder. `beat`, `stale`, `settle` in seconds; `clock` gives seconds since 1970."""
+    """All claims of one results folder. `beat` and `stale` in seconds; `clock` gives seconds since 1970.
+
+    `by` names the command that a run is claimed for; it may evict the claim of a process that it knows to be gone.
+    """
 
     def __init__(
         self,
@@ -83,77 +107,95 @@ class Claims:
         *,
         beat: float = BEAT,
         stale: float = STALE,
-        settle: float = SETTLE,
         clock: Callable[[], float] = time.time,
+        by: str = "",
     ) -> None:
-        self.beat = beat
-        self._objects, self._stale, self._settle, self._clock = objects, stale, settle, clock
+        self.beat, self.by = beat, by
+        self._objects, self._stale, self._clock = objects, stale, clock
 
-    def claim(self, name: str, wait: bool = False) -> Claim | None:
-        """Claim `name` (a run's id, or a path such as "sweep/fickle/laptop"); None if it is claimed and not `wait`."""
-        while True:
-            attempt = new_attempt()
-            if self._take(name, attempt):
-                return Claim(self, name, attempt)
-            if not wait:
-                return None
-            time.sleep(POLL)
+    def claim(self, name: str, after: str = "") -> Claim | None:
+        """Claim `name` (a run's id, or a path such as "sweep/fickle/laptop"); None if somebody else has it.
+
+        `after`: the newest attempt at it that is known.
+        """
+        attempt = new_attempt(after)
+        return Claim(self, name, attempt) if self._take(name, attempt) else None
 
     def owner(self, name: str) -> dict[str, Any] | None:
         """Who holds `name` now: host, pid, started, boot, pids, attempt, heartbeat. None if unclaimed or stale."""
         found = self._read(name)
-        return found if found is not None and self._live(found) else None
+        return found[0] if found is not None and self._live(found[0]) else None
+
+    def attempt_of(self, name: str) -> str | None:
+        """The attempt that the claim is of, however old its heartbeat; None if there is none."""
+        found = self._read(name)
+        return None if found is None else found[0].get("attempt")
 
     def renew(self, claim: Claim) -> bool:
         """Write a fresh heartbeat; False if the claim is no longer this one's."""
-        with self._objects.locked():
-            if not self._holds(claim):
+        for _ in range(2):  # a write that was done may look refused, where its answer came late
+            found = self._read(claim.name)
+            if found is None or found[0].get("attempt") != claim.attempt:
                 return False
-            self._write(claim.name, claim.attempt)
-            return True
+            if self._objects.replace(claim_key(claim.name), self._record(claim.attempt), found[1]):
+                return True
+        return False
 
-    def drop(self, claim: Claim) -> None:
+    def release(self, claim: Claim) -> None:
         """Remove the claim, if it is still this one's."""
+        found = self._read(claim.name)
+        if found is not None and found[0].get("attempt") == claim.attempt:
+            self._remove(claim.name, found)
+
+    def evict(self, name: str, by: str) -> None:
+        """Remove the claim that a process of the command `by` had, which has ended on a machine that nobody can ask."""
+        found = self._read(name)
+        if by and found is not None and found[0].get("by") == by:
+            self._remove(name, found)
+
+    def _remove(self, name: str, found: tuple[dict[str, Any], Any]) -> None:
+        """Not where somebody has taken it over meanwhile. A bucket deletes without a condition, so there the claim is
+        only made stale, by a write under one: it may lie there for ever, and is taken over at once."""
+        key, (record, version) = claim_key(name), found
+        if self._objects.local is None:
+            self._objects.replace(key, to_json(record | {"heartbeat": 0}), version)
+            return
         with self._objects.locked():
-            if self._holds(claim):
-                self._objects.delete(f"{FOLDER}/{claim.name}")
+            there = self._objects.versioned(key)
+            if there is not None and there[1] == version:
+                self._objects.delete(key)
 
     def _take(self, name: str, attempt: str) -> bool:
-        if self.owner(name) is not None:  # a look without the lock: most contenders end here
-            return False
-        with self._objects.locked():
-            if self.owner(name) is not None:
-                return False
-            stale = self._read(name)
-            self._write(name, attempt)
-        if stale is not None:
-            log.info("took over the claim of %s from process %s on %s", name, stale.get("pid"), stale.get("host"))
-        if self._objects.local is not None:
-            return True
-        time.sleep(self._settle)  # two may have written at once: whoever is there after a while has it
+        """Whether this attempt has it now: the place decides between two who ask at the same moment."""
+        key, mine = claim_key(name), self._record(attempt)
+        there = self._objects.versioned(key)
+        if there is None:
+            return self._objects.create(key, mine, durable=False)
         found = self._read(name)
-        return found is not None and found.get("attempt") == attempt
+        if found is not None and self._live(found[0]):
+            return False
+        stale, version = found or ({}, there[1])
+        if not self._objects.replace(key, mine, version):
+            return False
+        log.info("took over the claim of %s from process %s on %s", name, stale.get("pid"), stale.get("host"))
+        return True
 
-    def _holds(self, claim: Claim) -> bool:
-        found = self._read(claim.name)
-        return found is not None and found.get("attempt") == claim.attempt
+    def _record(self, attempt: str) -> bytes:
+        command = {"by": self.by} if self.by else {}
+        return to_json({**identity(), **command, "attempt": attempt, "heartbeat": self._clock()})
 
-    def _write(self, name: str, attempt: str) -> None:
-        record = {**identity(), "attempt": attempt, "heartbeat": self._clock()}
-        self._objects.put(f"{FOLDER}/{name}", to_json(record), durable=False)
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        """The claim as written; garbage counts as no claim."""
-        for patience in (REREAD, 0.0):
-            data = self._objects.get(f"{FOLDER}/{name}")
-            if data is None:
+    def _read(self, name: str) -> tuple[dict[str, Any], Any] | None:
+        """The claim as written, and its version; garbage counts as no claim."""
+        for pause in (REREAD, 0.0):
+            there = self._objects.versioned(claim_key(name))
+            if there is None:
                 return None
             with contextlib.suppress(ValueError):
-                found = from_json(data)
+                found = from_json(there[0])
                 if isinstance(found, dict):
-                    return found
+                    return found, there[1]
             # Where overwriting is not atomic (a mounted bucket) this may be a heartbeat that is just being written.
-            time.sleep(patience)
+            time.sleep(pause)
         return None
 
     def _live(self, record: dict[str, Any]) -> bool:
@@ -162,21 +204,31 @@ class Claims:
             return False
         if abs(self._clock() - heartbeat) > self._stale:
             return False
-        here = identity()
-        if any(record.get(field) != here[field] for field in ("host", "boot", "pids")):
-            return True  # another machine's process cannot be looked for: its heartbeat decides
-        pid = record.get("pid")
-        return isinstance(pid, int) and started(pid) is not None and started(pid) == record.get("started")
+        return process_lives(record) is not False  # where nobody can tell its heartbeat decides
 
 
-def new_attempt() -> str:
-    """A unique name, sortable by time (UTC, to the microsecond): 20261120T101500123456-9f03ab."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
+def new_attempt(after: str = "") -> str:
+    """A unique name, sortable by time (UTC, to the microsecond): 20261120T101500123456-9f03ab. It sorts behind the
+    attempt `after`, also where the clock has gone back since."""
+    now = datetime.now(UTC)
+    with contextlib.suppress(ValueError, OverflowError):  # a name that is no time
+        last = datetime.strptime(after.partition("-")[0].ljust(21, "0"), TIME).replace(tzinfo=UTC)
+        now = max(now, last + timedelta(microseconds=1))
+    return f"{now:{TIME}}-{secrets.token_hex(3)}"
 
 
 def identity() -> dict[str, Any]:
     """This process, so that another on the same machine can tell whether it still runs."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid()), **_machine()}
+
+
+def process_lives(record: Mapping[str, Any]) -> bool | None:
+    """Whether the process of such a record still runs; None of another machine's, which cannot be looked for."""
+    here = identity()
+    if any(record.get(field) != here[field] for field in ("host", "boot", "pids")):
+        return None
+    pid = record.get("pid")
+    return isinstance(pid, int) and started(pid) is not None and started(pid) == record.get("started")
 
 
 @cache

@@ -83,16 +83,11 @@ def to_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(to_json(row) for row in rows)
 
 
-def from_lines(data: bytes, *, whole: bool) -> list[dict[str, Any]]:
-    """The rows of a JSONL object. With `whole=False` (still being written) reading ends at the first bad line."""
-    rows = []
-    for line in data.splitlines():
-        try:
-            rows.append(from_json(line))
-        except ValueError:
-            if whole:
-                raise
-            break
+def from_lines(data: bytes) -> list[dict[str, Any]]:
+    """The rows of a JSONL object; ValueError where a line is no record."""
+    rows = [from_json(line) for line in data.splitlines()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line that is no record")
     return rows
 
 
@@ -121,7 +116,7 @@ def from_yaml(data: bytes) -> dict[str, Any]:
 
     try:
         value = yaml.load(data.decode(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(value, dict):
         raise ValueError("not a mapping")

@@ -1,8 +1,7 @@
-"""Whole objects by key under one root: a local folder (NFS too), or whatever pyarrow has a filesystem for (`s3://...`).
+"""Whole objects by key under one root: a folder (NFS too), or a bucket (`s3://`, `gs://`, `az://`).
 
 Nothing here appends, and nobody may conclude anything from a rename: an object is written whole or it is not there.
-What a local folder gives beyond that (atomic `create`, `locked`) an object store gives as best effort only; each method
-says what that means.
+`create` and `replace` are decided by the place itself, so of two writers one is refused, wherever they are.
 """
 
 from __future__ import annotations
@@ -16,12 +15,15 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from kdtune.store.backends import Backend, Local, Remote
+from kdtune.store.backend import GONE, Backend
+from kdtune.store.bucket import Bucket
+from kdtune.store.folder import Folder
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from obstore.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -37,50 +39,87 @@ ADVICE = {
     errno.EROFS: "it is mounted read-only: mount it writable, or choose another place with --results",
     errno.ENOTDIR: "a file stands where a folder should be: move it, or choose another place with --results",
     errno.EEXIST: "a file stands where a folder should be: move it, or choose another place with --results",
+    errno.ELOOP: "only the results folder itself and `runs` in it may be links: put a folder there, or choose another"
+    " place with --results",
+    errno.ENOLCK: "no file can be locked there: mount it with locks, or choose another place with --results",
+    errno.EOPNOTSUPP: "no file can be locked there: mount it with locks, or choose another place with --results",
     errno.EISDIR: "a folder stands where a file should be: move it, or choose another place with --results",
 }
 
 
 class StorageError(Exception):
-    """The storage refused: names the path, the cause, and what would do. Objects stored before are as they were."""
+    """The storage refused: names the path, the cause, and what would do. Objects stored before are as they were.
+
+    `gone` where it does not answer at all, after it was waited for: nothing that was asked of it is to blame.
+    """
+
+    gone = False
+
+
+def is_gone(error: Exception | None) -> bool:
+    """Whether it says that the storage has gone."""
+    return isinstance(error, StorageError) and error.gone
 
 
 class Objects:
-    """The objects under `root`: a local path, or a URI that `pyarrow.fs.FileSystem.from_uri` takes.
+    """The objects under `root`: a local path, or the URI of a bucket; `store` is an obstore store to take for it.
 
-    A pyarrow `filesystem` may be given, `root` is then a path inside it. Keys are relative posix paths; a key that
-    could leave the root ("../x", "/x", a link that leads out) raises ValueError.
+    Keys are relative posix paths; a key that could leave the root ("../x", "/x") raises ValueError. No link below the
+    root is followed but `runs`, which may lie on another disk: StorageError.
     """
 
-    def __init__(self, root: str | os.PathLike[str], filesystem: FileSystem | None = None) -> None:
-        # Keys and passwords of a bucket (s3://key:secret@...) never reach a message.
-        uri = filesystem is None and "://" in os.fspath(root)
-        self.root = re.sub(r"(?<=://).*@|\?.*", "", os.fspath(root)) if uri else os.fspath(root)
-        self._backend = _backend(os.fspath(root), filesystem, self.root)
+    def __init__(self, root: str | os.PathLike[str], store: ObjectStore | None = None) -> None:
+        self.root = os.fspath(root)
+        self._backend = _backend(self.root, store)
 
     @property
     def local(self) -> Path | None:
         """The root as a folder of this machine, None where it is not one."""
-        return Path(self._backend.root) if isinstance(self._backend, Local) else None
+        return Path(self._backend.root) if isinstance(self._backend, Folder) else None
 
-    def put(self, key: str, data: bytes, durable: bool = True) -> None:
-        """Write the object, replacing what was there. Local: readers see the old bytes or the new, never a mixture.
+    def put(self, key: str, data: bytes) -> None:
+        """Write the object, replacing what was there. Local: readers see the old bytes or the new, never a mixture."""
+        with self._explained("write", key, len(data)):
+            self._backend.write(check_key(key), data, durable=True)
 
-        With `durable` off (heartbeats) a power cut may take it back, and nobody waits for a busy disk.
+    def publish(self, folder: str, name: str, data: bytes) -> None:
+        """Write a file for people and other programs, under a name of its own below `folder`: it is no object of ours,
+        and neither listed nor read here."""
+        if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+            raise ValueError(f"{name!r} could lead out of {folder}")
+        with self._explained("write", folder, len(data)):
+            self._backend.write(f"{check_key(folder)}/{name}", data, durable=False)
+
+    def published(self, folder: str) -> list[str]:
+        """Names below `folder` of whatever lies there, `publish`ed files too."""
+        with self._explained("list", folder):
+            return sorted(key.removeprefix(f"{folder}/") for key in self._backend.names(check_key(folder)))
+
+    def unpublish(self, folder: str, name: str) -> None:
+        """Delete a file that was published."""
+        with self._explained("delete", folder):
+            self._backend.delete(f"{check_key(folder)}/{name}")
+
+    def create(self, key: str, data: bytes, durable: bool = True) -> bool:
+        """Write the object only if there is none; True if this call did. Of many callers exactly one gets True.
+
+        With `durable` off (claims) a power cut may take it back, and nobody waits for a busy disk.
         """
         with self._explained("write", key, len(data)):
-            self._backend.write(check_key(key), data, durable)
+            return self._backend.create(check_key(key), data, durable)
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Write the object only if there is none; True if this call did. Local: of many callers exactly one gets True.
+    def versioned(self, key: str) -> tuple[bytes, Any] | None:
+        """The object's bytes and their version, for `replace`; None if there is none."""
+        with self._explained("read", key):
+            return self._backend.versioned(check_key(key))
 
-        Remote: a look, then a write. Two callers within the same moment may both get True, and the later one stays.
-        """
+    def replace(self, key: str, data: bytes, version: Any) -> bool:
+        """Write the object if what is there is still of this version; True if this call did. Not flushed to disk."""
         with self._explained("write", key, len(data)):
-            return self._backend.create(check_key(key), data)
+            return self._backend.replace(check_key(key), data, version)
 
     def get(self, key: str) -> bytes | None:
-        """The object's bytes, None if there is none."""
+        """The object's bytes, None if there is none. A folder is none."""
         with self._explained("read", key):
             return self._backend.read(check_key(key))
 
@@ -99,6 +138,19 @@ class Objects:
         """Remove the object; nothing happens if there is none."""
         with self._explained("delete", key):
             self._backend.delete(check_key(key))
+
+    def move(self, key: str, to: str) -> None:
+        """Move the object, or all below a folder, to where nothing is yet; nothing happens if there is none.
+
+        Local: a rename. Remote: a copy of each object, then their deletion.
+        """
+        with self._explained("move", key):
+            self._backend.move(check_key(key), check_key(to))
+
+    def refuse_link(self, key: str) -> None:
+        """StorageError if the object or folder is a link, or below one: for those who write there by themselves."""
+        with self._explained("write to", key):
+            self._backend.refuse_link(check_key(key))
 
     def set_aside(self, key: str, seen: bytes | None = None) -> str | None:
         """Keep a damaged object as `<key>.damaged` (`.damaged-2`, ...) and remove it under its own key; the new key.
@@ -142,21 +194,34 @@ class Objects:
                 stack.enter_context(self._backend.lock())
             yield
 
+    def knock(self) -> None:
+        """StorageError where a bucket does not answer within seconds: whatever is asked later is waited for."""
+        with self._explained("use", ""):
+            self._backend.knock()
+
     def probe(self) -> None:
-        """Write, read, list and delete a small object: StorageError now, not after the first epoch (faults 10)."""
-        key, data = f"probe-{secrets.token_hex(6)}", secrets.token_bytes(64)
-        self.put(key, data)
-        try:
-            if self.get(key) != data or key not in self.list():
-                raise StorageError(
-                    f"{self.path(key)}: what was written there is not what is read; choose another --results"
-                )
-        finally:
-            self.delete(key)
+        """Whether the place does all this to a small object: StorageError now, not after the first epoch (faults 10).
+
+        A bucket that does not answer is given seconds, not minutes.
+        """
+        # In a folder of its own, so that a listing is short; no sweep has that name (`settings.place_name`).
+        key, data = f"_probe-{secrets.token_hex(6)}/object", secrets.token_bytes(64)
+        with self._explained("use", ""):
+            if wrong := self._backend.probe(key, data):
+                raise StorageError(f"{self.path(key)}: {wrong}; choose another --results")
 
     def path(self, key: str) -> str:
         """The object's full address, for messages."""
-        return f"{self.root.rstrip('/')}/{key}".rstrip("/")
+        return self._address(key)[0]
+
+    def uri(self, key: str) -> str:
+        """The same for a command: of a bucket with endpoint and region, without which another service is asked."""
+        return "".join(self._address(key))
+
+    def _address(self, key: str) -> tuple[str, str]:
+        """Where it is, and what a URI says behind its question mark. A folder's name may have one."""
+        base, query, options = self.root.partition("?") if self.local is None else (self.root, "", "")
+        return f"{base.rstrip('/')}/{key}".rstrip("/"), query + options
 
     @contextlib.contextmanager
     def _explained(self, doing: str, key: str, size: int | None = None) -> Iterator[None]:
@@ -167,7 +232,9 @@ class Objects:
             advice = ADVICE.get(number, "check that it can be reached (network, credentials) and try again")
             space = self._space(size) if number in (errno.ENOSPC, errno.EDQUOT) and size is not None else ""
             cause = error.strerror or str(error)
-            raise StorageError(f"cannot {doing} {self.path(key)}: {cause}{space}; {advice}") from error
+            refused = StorageError(f"cannot {doing} {self.path(key)}: {cause}{space}; {advice}")
+            refused.gone = number in GONE
+            raise refused from error
 
     def _space(self, size: int) -> str:
         if self.local is None or not self.local.exists():
@@ -185,19 +252,26 @@ def check_key(key: str) -> str:
     return key
 
 
-def _backend(root: str, filesystem: FileSystem | None, shown: str) -> Backend:
-    if filesystem is None and "://" not in root:
-        return Local(root)
-    if filesystem is None:
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
-        try:
-            filesystem, root = FileSystem.from_uri(root)
-        except (ValueError, OSError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
-            reason = str(error).replace(root, shown)
-            raise StorageError(
-                f"cannot use {shown}: {reason}; name a folder, or a bucket as s3://bucket/prefix"
-            ) from error
-        if isinstance(filesystem, LocalFileSystem):  # file:///...
-            return Local(root)
-    return Remote(filesystem, root)
+def _backend(root: str, store: ObjectStore | None) -> Backend:
+    if store is not None:
+        return Bucket(root, store)
+    scheme, there, rest = root.partition("://")
+    if not root:
+        raise StorageError("--results is empty; name a folder, or a bucket as s3://bucket/prefix")
+    if not there and re.match(r"[a-z][a-z0-9]+:/", root):
+        raise StorageError(f"cannot use {root}: s3://bucket/prefix has two slashes; a folder so named is ./{root}")
+    if not there or scheme == "file":
+        return Folder(unquote(rest) if there else root)
+    authority = rest.partition("/")[0]
+    if "@" in authority or (":" in authority and "@" in rest):  # a key may have a slash
+        raise StorageError(
+            f"cannot use {scheme}://...@{rest.rpartition('@')[2].partition('?')[0]}: credentials do not belong into "
+            "--results, where others read them; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, by `aws "
+            "configure`, or to the machine"
+        )
+    try:
+        return Bucket(root)
+    except OSError as error:
+        raise StorageError(
+            f"cannot use {root.partition('?')[0]}: {error.strerror or error}; name a folder, or a bucket as s3://bucket/prefix"
+        ) from error

@@ -4,26 +4,47 @@
 them: `done`, evaluations, provenance. Claims do change: they are read whenever a state hangs on one. Where a place is
 remote a request takes tens of milliseconds, so there all reads of a plan are made at the same time by many threads.
 
+A finished run is one whose `done` is there and what its numbers rest on: description, weights, and a provenance that is
+as it was written. Where one is missing that is a warning, and the run is trained again, if it is not put back: one
+damaged file is one run's matter and never stops a command. A history that is damaged is a warning and an empty one.
+
 What this process or another does to a run afterwards is seen after `refresh`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from kdtune.store import checkpoints
-from kdtune.store.attempt import ATTEMPT, DONE, FAILURE, HISTORY, PROVENANCE, RUN_ID, Done, evaluation_key, run_folder
-from kdtune.store.claims import FOLDER as CLAIMS
+from kdtune.store.done import DamagedError, Done
 from kdtune.store.encoding import from_json, from_lines, unseal
+from kdtune.store.evaluations import Metrics
+from kdtune.store.layout import (
+    ATTEMPT,
+    CLAIMS,
+    DESCRIPTION,
+    DONE,
+    FAILURE,
+    HISTORY,
+    PROVENANCE,
+    RUN_ID,
+    WEIGHTS,
+    evaluation_name,
+    run_folder,
+)
 from kdtune.store.state import State
-from kdtune.store.store import DamagedError, Store
+from kdtune.store.store import Store
 
-READERS = 32  # requests to a remote place at one time
+log = logging.getLogger(__name__)
 
-Metrics = dict[str, float | None]
+FAILURE_FIELDS = ("type", "message", "traceback", "time")
+READERS = 64  # requests to a remote place at one time
+
+_TOLD: set[str] = set()  # what this process has said to be lost: a command looks more than once
+
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
 
@@ -39,8 +60,10 @@ class Look:
         self._may_be_claimed = claim
         # Not cached_property: up to Python 3.11 all instances share one lock, and no two records are read at a time.
         self._done: list[Done | None] = [] if done else [None]
-        self._provenance: list[dict[str, Any]] = []
-        self._evaluations: dict[str, Metrics | None] = {}
+        self._provenance: dict[str, Any] = {}
+        self._evaluations: dict[str, dict[str, Any] | None] = {}
+        self._history_is_lost = False
+        self.lost: tuple[Done, str] | None = None  # a record whose files are not there, and what lacks
 
     def state(self, evaluators: Iterable[str]) -> State:
         """The one place where it is decided. `evaluators` (hashes) are those that should have measured the run."""
@@ -50,7 +73,7 @@ class Look:
             return State.ELSEWHERE
         if self.done is not None:
             return State.PARTIAL
-        return State.FAILED if self.has_failed else self.untried
+        return State.FAILED if self._failure_key else self.untried
 
     @property
     def untried(self) -> State:
@@ -59,53 +82,88 @@ class Look:
 
     @property
     def done(self) -> Done | None:
-        """How the run ended, None if it did not. A damaged `done` is set aside with a warning and counts as none."""
+        """How the run ended, None if it did not, or if what its numbers rest on is not there any more."""
         if not self._done:
-            self._done.append(self._store.done(self.id))
+            done = self._store.done(self.id)
+            if done is not None and (why := self._lacking(done)):
+                # Whoever looks takes nothing away: what lacks may come back, with a disk or the end of a copy.
+                if why not in _TOLD:
+                    log.warning("run %s counts as not done, for %s; put it back, or it is trained again", self.id, why)
+                _TOLD.add(why)
+                self.lost, done = (done, why), None
+            self._done.append(done)
         return self._done[0]
+
+    def _lacking(self, done: Done) -> str:
+        """What of a finished run is missing or damaged, empty if nothing is. Weights are only looked for, not read."""
+        for name in (DESCRIPTION, WEIGHTS):
+            key = f"{self._folder}/{done.attempt}/{name}"
+            # The listing may be older than `done`: what it lacks is looked for.
+            gone = f"{done.attempt}/{name}" not in self._keys and not self._store.objects.exists(key)
+            if name in done.files and gone:
+                return f"{self._store.objects.path(key)}, which is missing"
+        try:
+            self._provenance = dict(from_json(self._store.file(self.id, done, PROVENANCE)))
+        except (DamagedError, ValueError, TypeError):
+            return f"{self._store.objects.path(f'{self._folder}/{done.attempt}/{PROVENANCE}')}, missing or damaged"
+        return ""
 
     def missing(self, evaluators: Iterable[str]) -> list[str]:
         return [evaluator for evaluator in evaluators if self.evaluation(evaluator) is None]
 
     def evaluation(self, evaluator: str) -> Metrics | None:
         """What an evaluator measured, None if it did not. A damaged record is set aside with a warning and is none."""
+        record = self.record(evaluator)
+        return None if record is None else record["metrics"]
+
+    def record(self, evaluator: str) -> dict[str, Any] | None:
+        """An evaluator's whole record (`evaluations.FIELDS`) on the weights that count, None if there is none."""
         if evaluator not in self._evaluations:
-            listed = f"{evaluation_key(self.id, evaluator)}.json".removeprefix(f"{self._folder}/") in self._keys
-            self._evaluations[evaluator] = self._store.evaluation(self.id, evaluator) if listed else None
+            self._evaluations[evaluator] = self._read(evaluator)
         return self._evaluations[evaluator]
+
+    def _read(self, evaluator: str) -> dict[str, Any] | None:
+        done = self.done
+        if done is None or WEIGHTS not in done.files:
+            return None
+        listed = f"{evaluation_name(done.attempt, evaluator)}.json" in self._keys
+        return self._store.evaluations(self.id, done).record(evaluator) if listed else None
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Of a finished run; empty where there is none. DamagedError if it is not as it was written."""
-        if self.done is None or PROVENANCE not in self.done.files:
-            return {}
-        if not self._provenance:
-            self._provenance.append(dict(from_json(self._store.file(self.id, self.done, PROVENANCE))))
-        return self._provenance[0]
+        """Of a finished run; empty where it is not."""
+        return self._provenance if self.done is not None else {}
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A row per epoch, read each time, for it may be large. DamagedError if it is not as it was written."""
-        if self.done is not None:
-            listed = HISTORY in self.done.files
-            return from_lines(self._store.file(self.id, self.done, HISTORY), whole=True) if listed else []
-        return self._store.history(self.id) if any(key.endswith(f"/{HISTORY}") for key in self._keys) else []
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the newest attempt has; nothing is read."""
-        return self._failure_key is not None
+        """A row per epoch of a finished run, read each time, for it may be large. Empty, with a warning, where it is
+        damaged."""
+        done = self.done
+        if done is None or HISTORY not in done.files or self._history_is_lost:
+            return []
+        try:
+            return from_lines(self._store.file(self.id, done, HISTORY))
+        except (DamagedError, ValueError) as error:
+            log.warning("run %s is shown without its history: %s", self.id, error)
+            self._history_is_lost = True
+            return []
 
     @property
     def failure(self) -> dict[str, Any] | None:
         """type, message, traceback and time of the newest attempt's failure; None if it had none or the run is done."""
-        if self.done is not None or (key := self._failure_key) is None:
+        return None if self.done is not None else self.last_failure
+
+    @property
+    def last_failure(self) -> dict[str, Any] | None:
+        """The same of a run that is done: why what was asked of it since could not be measured."""
+        if (key := self._failure_key) is None:
             return None
         try:
-            return None if (data := self._store.objects.get(key)) is None else unseal(data)
+            data = self._store.objects.get(key)
+            return None if data is None else dict.fromkeys(FAILURE_FIELDS, "") | unseal(data)
         except ValueError as error:
             message = f"{self._store.objects.path(key)} is damaged: {error}"
-            return {"type": "unknown", "message": message, "traceback": "", "time": ""}
+            return dict.fromkeys(FAILURE_FIELDS, "") | {"type": "unknown", "message": message}
 
     @property
     def _failure_key(self) -> str | None:
@@ -137,15 +195,18 @@ class Standing:
         """Hashes of the evaluators that have not measured this run."""
         return self.look(id).missing(self.evaluators)
 
-    def measured(self, id: str) -> Metrics:
-        """All that the evaluators have measured of a run so far, by metric."""
+    def measured(self, id: str, further: Iterable[str] = ()) -> Metrics:
+        """All that the evaluators, and after them `further` ones, have measured of a run so far, by metric. A flag that
+        one of them raised is up."""
         metrics: Metrics = {}
-        for evaluator in self.evaluators:
-            metrics |= self.look(id).evaluation(evaluator) or {}
+        last = dict.fromkeys(further)
+        for evaluator in (*(each for each in self.evaluators if each not in last), *last):
+            raised = {name: value for name, value in metrics.items() if name.startswith("flags/") and value}
+            metrics |= (self.look(id).evaluation(evaluator) or {}) | raised
         return metrics
 
     def histories(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """The rows of these runs, an epoch a row; none of a run that has no history yet."""
+        """The rows of these runs, an epoch a row; none of a run that is not finished."""
         ids = list(ids)
         return dict(zip(ids, self._each(lambda id: self.look(id).history, ids), strict=True))
 
@@ -166,19 +227,18 @@ class Standing:
         self._looks |= zip(ids, self._each(again, ids), strict=True)
         self.preload(ids)
 
-    def preload(self, ids: Iterable[str]) -> None:
+    def preload(self, ids: Iterable[str], further: Iterable[str] = ()) -> None:
         """Read what will be asked of these runs, all at once. In a local folder that saves nothing: no read there."""
         if self.store.objects.local is not None:
             return
         looks = [self.look(id) for id in ids]
         self._each(lambda look: look.done, looks)
-        reads: list[Callable[[], Any]] = []
-        for look in looks:
-            reads += [_reading(look, evaluator) for evaluator in self.evaluators]
-            reads += [_reading(look)] if look.done is not None else []
-        self._each(lambda read: read(), reads)
+        evaluators = dict.fromkeys((*self.evaluators, *further))
+        wanted = [(look, evaluator) for look in looks for evaluator in evaluators]
+        self._each(lambda each: each[0].record(each[1]), wanted)
 
     def _list(self) -> None:
+        self.store.objects.refuse_link(DONE)  # a listing passes over links: all would seem new
         keys: dict[str, list[str]] = {}
         done, claimed = set(), set()
         for key in self.store.objects.list("runs"):
@@ -199,16 +259,3 @@ class Standing:
             return [ask(each) for each in of]
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(ask, of))
-
-
-def _reading(look: Look, evaluator: str | None = None) -> Callable[[], Any]:
-    """The read of an evaluator's results, or of the provenance. What is damaged is told when it is asked for."""
-
-    def read() -> None:
-        if evaluator is not None:
-            look.evaluation(evaluator)
-        else:
-            with suppress(DamagedError):
-                look.provenance  # noqa: B018
-
-    return read

@@ -9,16 +9,43 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from kdtune.settings import nearest
-from kdtune.sweepfile.tree import Problem, YamlList, YamlMap, problem_at
+from kdtune.sweepfile.tree import KeyPath, Problem, YamlList, YamlMap, problem, problem_at
+from kdtune.sweepfile.values import comparable, word
 
 AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED = ("id", "role", "seed", "state")  # columns that every table has
+# Columns that tables have beside the axes, `teacher.id` among them.
+RESERVED = (
+    *("id", "role", "seed", "state", "chosen", "taught", "metric"),
+    *("weights_sha256", "recipe_version", "checkpoint_digest"),
+)
 RESERVED_WORDS = ", ".join(RESERVED)
+COMMON = {  # to all runs of a sweep, and what would do instead of an axis there
+    "name": "tables have a column for every axis; write the name without it",
+    "evaluation": "an evaluator that takes a list measures all of it ({listed}); else write an entry for each value, "
+    "or measure again with kdtune evaluate",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A product of axes: the alternatives of each, and where they are written. `number` counts from 1."""
+
+    axes: dict[str, list[Any]]
+    lines: dict[str, int | None]
+    number: int
+    line: int | None
+    path: KeyPath = ("grid",)
+
+    def points(self, among: Container[str] | None = None) -> int:
+        """How many points differ in these axes, or in any. None is laid out."""
+        return prod(len(values) for axis, values in self.axes.items() if among is None or axis in among)
 
 
 @dataclass(frozen=True)
@@ -31,34 +58,42 @@ class GridPoint:
     line: int | None
 
 
-def points(grid: Any, source: str) -> tuple[list[GridPoint], list[Problem]]:
-    """All points of a grid in written order, and what is wrong with it. No grid is one point without values."""
-    blocks = [grid] if isinstance(grid, YamlMap) else grid
-    if blocks is None:
-        return [GridPoint({}, {}, 1, None)], []
-    if not isinstance(blocks, list) or not all(isinstance(block, YamlMap) for block in blocks) or not blocks:
-        return [], [Problem(source, None, ("grid",), f"came {grid!r}; a grid is a mapping of axes, or a list of such")]
-    found: list[GridPoint] = []
+NO_AXES = Block({}, {}, 1, None)  # no grid is one point without values
+
+
+def blocks(tree: YamlMap, source: str) -> tuple[list[Block], list[Problem]]:
+    """The blocks of a sweep file's grid, and what is wrong with it."""
+    grid = tree.get("grid")
+    if grid is None:
+        return [NO_AXES], []
+    written = [grid] if isinstance(grid, YamlMap) else grid
+    if not isinstance(written, list) or not all(isinstance(block, YamlMap) for block in written) or not written:
+        what = f"came {grid!r}; a grid is a mapping of axes, or a list of such"
+        return [], [problem_at(tree, source, ("grid",), what)]
+    found: list[Block] = []
     problems: list[Problem] = []
-    for number, block in enumerate(blocks):
-        path = ("grid",) if isinstance(grid, YamlMap) else ("grid", number)
+    for number, block in enumerate(written):
+        path: KeyPath = ("grid",) if isinstance(grid, YamlMap) else ("grid", number)
         axes: dict[str, list[Any]] = {}
         for axis, value in block.items():
-            alternatives, message = _alternatives(axis, value, block)
+            axes[axis], message = _alternatives(axis, value, block)
             if not AXIS.fullmatch(axis) or axis in RESERVED:
                 message = (
                     f"came {axis!r}; an axis is a column of the table: letters, digits and _, not {RESERVED_WORDS}"
                 )
-            axes[axis] = alternatives
             if message:
-                problems.append(Problem(source, block.lines.get(axis), (*path, axis), message))
-        if problems:
-            continue
-        for combination in itertools.product(*axes.values()):
-            written = GridPoint(dict(zip(axes, combination, strict=True)), dict(block.lines), number + 1, block.line)
-            values = {axis: substitute(value, written) for axis, value in written.values.items()}
-            found.append(replace(written, values=values))
+                problems.append(problem(source, block.lines.get(axis), (*path, axis), message))
+        found.append(Block(axes, dict(block.lines), number + 1, block.line, path))
     return found, problems
+
+
+def points(blocks: Iterable[Block]) -> Iterator[GridPoint]:
+    """All points in written order."""
+    for block in blocks:
+        for combination in itertools.product(*block.axes.values()):
+            written = GridPoint(dict(zip(block.axes, combination, strict=True)), block.lines, block.number, block.line)
+            values = {axis: substitute(value, written) for axis, value in written.values.items()}
+            yield replace(written, values=values)
 
 
 def _alternatives(axis: str, value: Any, block: YamlMap) -> tuple[list[Any], str | None]:
@@ -74,16 +109,19 @@ def _alternatives(axis: str, value: Any, block: YamlMap) -> tuple[list[Any], str
             return [], f"came ${name}, which itself refers to another axis; name that axis directly"
     if not alternatives:
         return [], "came an empty list; an axis needs at least one value"
+    counts = Counter(map(comparable, alternatives))
+    if twice := [value for value in alternatives if counts[comparable(value)] > 1]:
+        return [], f"{word(twice[0])} is written twice; delete one of the two"
     return alternatives, None
 
 
-def _is_name(value: Any) -> bool:
+def is_name(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("$")
 
 
 def names(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, tuple[str | int, ...]]]:
     """Every `$name` in a tree, without its dollar sign, and where it stands."""
-    if _is_name(tree):
+    if is_name(tree):
         yield tree[1:], path
     elif isinstance(tree, dict):
         for key, value in tree.items():
@@ -95,7 +133,7 @@ def names(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, tu
 
 def substitute(tree: Any, point: GridPoint) -> Any:
     """The tree with every `$name` replaced by the point's value, which keeps the line it has in the grid."""
-    if _is_name(tree):
+    if is_name(tree):
         return point.values.get(tree[1:], tree)
     if isinstance(tree, YamlMap):
         lines = {key: _line(value, tree.lines.get(key), point) for key, value in tree.items()}
@@ -107,18 +145,18 @@ def substitute(tree: Any, point: GridPoint) -> Any:
 
 
 def _line(value: Any, line: int | None, point: GridPoint) -> int | None:
-    return point.lines.get(value[1:], line) if _is_name(value) else line
+    return point.lines.get(value[1:], line) if is_name(value) else line
 
 
-def check_names(tree: YamlMap, grid: Any, found: list[GridPoint], source: str) -> list[Problem]:
+def check_names(tree: YamlMap, grid: Any, found: list[Block], source: str) -> list[Problem]:
     """`$names` of a tree that no block has or that one block lacks, and axes that nothing uses."""
     used: dict[str, tuple[str | int, ...]] = {}
     for name, path in names(tree):
         used.setdefault(name, path)
-    axes = list(dict.fromkeys(axis for point in found for axis in point.values))
+    axes = list(dict.fromkeys(axis for block in found for axis in block.axes))
     problems = []
     for name, path in used.items():
-        lacking = {point.block: point for point in found if name not in point.values}
+        lacking = {block.number: block for block in found if name not in block.axes}
         if name not in axes:
             close = nearest(name, axes)
             hint = f"did you mean ${close}?" if close else f"the grid has {', '.join(axes) or 'no axes'}"
@@ -129,15 +167,30 @@ def check_names(tree: YamlMap, grid: Any, found: list[GridPoint], source: str) -
             message = (
                 f"{blocks} of the grid {'have' if more else 'has'} no {name}, which {'.'.join(map(str, path))} asks for"
             )
-            problems.append(Problem(source, lacking[block].line, ("grid", block - 1), message))
+            problems.append(problem(source, lacking[block].line, lacking[block].path, message))
     referred = {name for name, _ in names(grid)}
     unused: set[str] = set()
-    for point in found:
-        for axis in point.values:
+    for each in found:
+        for axis in each.axes:
             if axis not in used and axis not in referred and axis not in unused:
                 unused.add(axis)  # one mistake, however many blocks repeat it
                 close = nearest(axis, used)
                 hint = f" (the file uses ${close})" if close else ""
                 message = f"nothing uses the axis {axis}; write ${axis} where its value belongs, or remove it{hint}"
-                problems.append(Problem(source, point.lines.get(axis), ("grid", point.block - 1, axis), message))
+                problems.append(problem(source, each.lines.get(axis), (*each.path, axis), message))
     return list(dict.fromkeys(problems))
+
+
+def check_common(tree: YamlMap, found: Sequence[GridPoint], source: str) -> list[Problem]:
+    """Axes of several values in what all runs of a sweep have in common: its name, and what they are measured by."""
+    problems = []
+    for part in ("name", "evaluation"):
+        for name, path in names(tree.get(part), (part,)):
+            values = {comparable(point.values[name]): point.values[name] for point in found if name in point.values}
+            if len(values) > 1:
+                message = f"came ${name}, of {len(values)} values, but all runs of a sweep have one {part}"
+                key = next(key for key in reversed(path) if isinstance(key, str))
+                listed = f"{key}: [{', '.join(map(word, values.values()))}]"
+                hint = COMMON[part].format(listed=listed if len(path) > 1 else "eps: [0.01, 0.3]")
+                problems.append(problem_at(tree, source, path, f"{message}; {hint}"))
+    return problems

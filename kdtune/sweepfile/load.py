@@ -9,20 +9,30 @@ import copy
 from collections.abc import Iterator
 from collections.abc import Mapping as Values
 from collections.abc import Sequence as Strings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from kdtune.config import Sweep, names_a_set
+from kdtune.sweepfile import grid
+from kdtune.sweepfile.overrides import Override, assign
+from kdtune.sweepfile.size import MAX_RUNS, refuse_too_many
+from kdtune.sweepfile.source import PAPER as PAPER
+from kdtune.sweepfile.source import Source, read_source
+from kdtune.sweepfile.tree import (
+    Problem,
+    SweepFileError,
+    YamlList,
+    YamlMap,
+    merge,
+    names_a_kind,
+    overlay,
+    problem_at,
+)
+from kdtune.sweepfile.validate import validated
+from kdtune.sweepfile.values import grown, plain
 
-from kdtune.config import Sweep
-from kdtune.settings import UNKNOWN
-from kdtune.sweepfile import grid, reader
-from kdtune.sweepfile.overrides import assign
-from kdtune.sweepfile.tree import Problem, SweepFileError, YamlMap, merge, problem_at
-
-PAPER = "paper"  # the profile of a file as it stands, without an overlay
+SHARED = ("recipe", "dataset")  # what the sweep says for all its networks, and each may say otherwise
 
 
 @dataclass(frozen=True)
@@ -30,16 +40,19 @@ class SweepPoint:
     """The sweep at one point of its grid, with the axis values that the teacher and the student use there."""
 
     sweep: Sweep
+    at: grid.GridPoint
     teacher_parameters: dict[str, Any]
     student_parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    path: str
-    folder: str  # what the paths in it are relative to
+    path: str  # what errors call it
+    folder: str  # what paths in it are relative to
+    origin: str | None  # where it lies; None for a pipe
     name: str
     profile: str
+    asked: tuple[str, ...]  # beside what the file says: overrides, and the paths that are meant in them
     changes: tuple[str, ...]  # the dotted paths that the profile sets
     axes: tuple[str, ...]
     points: tuple[SweepPoint, ...]
@@ -47,121 +60,124 @@ class SweepFile:
 
 
 def load_sweep(
-    path: str | Path,
+    path: str | Path | Source,
     profile: str = PAPER,
-    overrides: Strings[str] = (),
+    overrides: Strings[Override] = (),
     at: Values[str, Any] | None = None,
     folder: str | None = None,
+    max_runs: int | None = MAX_RUNS,
 ) -> SweepFile:
-    """Reads a sweep file; `at` gives one value for every axis and stands for the whole grid.
+    """Reads a sweep file, or takes one that was read; `at` gives one value for every axis and stands for the grid.
 
-    Paths in the file are relative to `folder`, by default the file's own.
+    Paths in the file are relative to `folder`, by default the file's own; those in overrides to the current folder.
 
-    Raises SweepFileError with every problem found, each with line, path, what came and what would do.
+    Raises SweepFileError with every problem found, each with line, path, what came and what would do; TooManyRuns,
+    before any is laid out, where they would be more than `max_runs`.
     """
-    source = str(path)
-    folder = folder or str(Path(path).resolve().parent)
-    tree, overlay = _with_profile(reader.read(path), profile, source)
-    tree = assign(tree, *overrides)
-    if at is not None:
-        tree["grid"] = YamlMap(at)
-    body = YamlMap({key: value for key, value in tree.items() if key != "grid"}, tree.lines, tree.line)
-    whole = _with_whole_recipes(body)
-    found, problems = grid.points(tree.get("grid"), source)
+    read = path if isinstance(path, Source) else read_source(path, folder)
+    base, overlay = _with_profile(read, profile)
+    tree = assign(merge(base, overlay), *overrides)
+    if "profiles" in tree:  # those of the file are taken out by now
+        message = "stand at the top of the file alone: neither inside a profile nor on the command line"
+        raise SweepFileError([problem_at(tree, read.name, ("profiles",), message)])
+    if at is not None:  # one alternative each, a list too
+        tree["grid"] = YamlMap({axis: YamlList([grown(value)]) for axis, value in at.items()}, dict.fromkeys(at))
+    body = _without(tree, "grid")
+    whole = _with_whole_networks(body)
+    beneath = {
+        part: {name for key in SHARED for name in _beneath(body.get(key), body[part].get(key), (key,))}
+        for part in ("teacher", "student")
+        if isinstance(body.get(part), YamlMap)
+    }
+    used = {part: _axes_of(whole, part) | beneath.get(part, set()) for part in ("teacher", "student")}
+    blocks, problems = grid.blocks(tree, read.name)
+    found = []
+    if max_runs is not None:
+        refuse_too_many(tree, [grid.NO_AXES] if problems else blocks, used["teacher"], max_runs)
     if not problems:
-        problems = grid.check_names(whole, tree.get("grid"), found, source)
-    used = {part: _axes_of(whole, part) for part in ("teacher", "student")}
+        found = list(grid.points(blocks))
+        named = YamlMap({"recipe": YamlList(f"${name}" for name in set().union(*beneath.values()))} | whole)
+        problems += grid.check_names(named, tree.get("grid"), blocks, read.name)
+        problems += grid.check_common(body, found, read.name)
+    context: dict[str, Any] = {"folder": read.folder, "paths": {}}
     points = []
-    for point in found or [grid.GridPoint({}, {}, 1, None)]:
-        substituted = _with_whole_recipes(grid.substitute(body, point))
-        sweep, refused = _validated(substituted, tree, profile, source, folder)
+    for point in found or grid.points([grid.NO_AXES]):
+        resolved = _with_whole_networks(grid.substitute(body, point))
+        sweep, refused = validated(resolved, tree, read, profile, context)
         problems += refused
         if sweep is not None:
-            parameters = ({axis: point.values[axis] for axis in point.values if axis in used[part]} for part in used)
-            points.append(SweepPoint(sweep, *parameters))
+            parameters = (
+                {axis: plain(value, {}) for axis, value in point.values.items() if axis in used[part]} for part in used
+            )
+            points.append(SweepPoint(sweep, point, *parameters))
     if problems:
         raise SweepFileError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.message)))
-    axes = tuple(dict.fromkeys(axis for point in found for axis in point.values))
-    return SweepFile(source, folder, points[0].sweep.name, profile, tuple(_leaves(overlay)), axes, tuple(points), tree)
+    axes = tuple(dict.fromkeys(axis for block in blocks for axis in block.axes))
+    return SweepFile(
+        path=read.name,
+        folder=read.folder,
+        origin=read.file,
+        name=points[0].sweep.name,
+        profile=profile,
+        asked=(*map(str, overrides), *sorted(context["paths"].values())),
+        changes=tuple(_leaves(overlay)),
+        axes=axes,
+        points=tuple(points),
+        tree=plain(tree, context["paths"]),
+    )
 
 
-def profiles_of(path: str | Path) -> list[str]:
-    """The profiles a sweep file offers."""
-    overlays = reader.read(path).get("profiles")
-    return list(dict.fromkeys([PAPER, *(overlays if isinstance(overlays, YamlMap) else ())]))
-
-
-def _with_profile(tree: YamlMap, profile: str, source: str) -> tuple[YamlMap, YamlMap]:
-    overlays = tree.pop("profiles", YamlMap())
-    if not isinstance(overlays, YamlMap) or not all(isinstance(overlay, YamlMap) for overlay in overlays.values()):
-        raise SweepFileError([Problem(source, None, ("profiles",), "takes a mapping from profile names to overlays")])
-    known = list(dict.fromkeys([PAPER, *overlays]))
+def _with_profile(read: Source, profile: str) -> tuple[YamlMap, YamlMap]:
+    """The file as it stands, without profiles, and the overlay of one."""
+    known = read.profiles
     if profile not in known:
-        raise SweepFileError([Problem(source, None, ("profiles",), f"no profile {profile!r}; has {', '.join(known)}")])
-    overlay = overlays.get(profile, YamlMap())
-    return merge(tree, overlay), overlay
+        message = f"no profile {profile!r}; has {', '.join(known)}"
+        raise SweepFileError([Problem(read.name, None, ("profiles",), message)])
+    return _without(read.tree, "profiles"), known[profile]
 
 
-def _with_whole_recipes(tree: YamlMap) -> YamlMap:
-    """The sweep's recipe laid under the teacher's and the student's own: from here on each network has all of it.
+def _without(tree: YamlMap, key: str) -> YamlMap:
+    return YamlMap({name: value for name, value in tree.items() if name != key}, tree.lines, tree.line)
 
-    Once more at every point, since a network's own recipe may be an axis.
+
+def _with_whole_networks(tree: YamlMap) -> YamlMap:
+    """The sweep's recipe laid under the teacher's and the student's own: from here on each network has all of it. So
+    with the data set, where a network has something of its own to say of it.
+
+    Once more at every point, since what the sweep or a network says may be an axis.
     """
     result = copy.deepcopy(tree)
-    shared = result.pop("recipe", None)
-    for part in ("teacher", "student"):
-        network = result.get(part)
-        if isinstance(network, YamlMap) and isinstance(shared, YamlMap):
+    networks = [network for part in ("teacher", "student") if isinstance(network := result.get(part), YamlMap)]
+    shared, dataset = result.get("recipe"), result.get("dataset")
+    if isinstance(shared, YamlMap | None):
+        result.pop("recipe", None)
+    for network in networks:
+        if isinstance(shared, YamlMap):
             own = YamlMap() if network.get("recipe") is None else network["recipe"]
             network["recipe"] = merge(shared, own) if isinstance(own, YamlMap) else own
             network.lines.setdefault("recipe", tree.lines.get("recipe"))
+        own = network.get("dataset")
+        if isinstance(own, YamlMap) and isinstance(dataset, YamlMap) and not names_a_set(own):
+            network["dataset"] = overlay(copy.deepcopy(dataset), own, names_a_kind, ("dataset",))
     return result
 
 
 def _axes_of(tree: YamlMap, part: str) -> set[str]:
-    """The `$names` that decide the runs of one part; what is beside both parts, such as the data set, decides both."""
+    """The `$names` that decide the runs of one part; what is beside both parts decides both, but the data set only
+    where a part has none of its own."""
     others = {"teacher", "student"} - {part}
+    if isinstance(network := tree.get(part), YamlMap) and network.get("dataset") is not None:
+        others |= {"dataset"}
     return {name for name, path in grid.names(tree) if path[0] not in others}
 
 
-def _validated(
-    tree: YamlMap, written: YamlMap, profile: str, source: str, folder: str
-) -> tuple[Sweep | None, list[Problem]]:
-    try:
-        sweep = Sweep.model_validate(dict(tree), context={"folder": folder})
-    except ValidationError as failure:
-        # A `$name` still in place is reported by the grid's own check.
-        errors = [error for error in failure.errors() if not str(error["input"]).startswith("$")]
-        return None, [_problem(error, tree, written, source) for error in errors]
-    metric = sweep.teacher.select.metric if sweep.teacher and sweep.teacher.select else None
-    if metric and metric.startswith("test/") and profile != PAPER:
-        path = ("teacher", "select", "metric")
-        message = f"came {metric}: only the paper profile may choose by test data; here val/accuracy would do"
-        return None, [problem_at(tree, source, path, message)]
-    return sweep, []
-
-
-def _problem(error: ErrorDetails, tree: YamlMap, written: YamlMap, source: str) -> Problem:
-    """One of pydantic's errors in the words of a sweep file: where, what came, what would do."""
-    path = error["loc"]
-    came, message = error["input"], error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
-        message = "is missing; nothing stands in for it"
-    elif error["type"] != UNKNOWN and not isinstance(came, dict | list):
-        message = f"came {came!r}; {message[:1].lower()}{message[1:]}"
-    if path[:2] in (("teacher", "recipe"), ("student", "recipe")) and not _stands(written, path):
-        return replace(
-            problem_at(tree, source, path, message), path=path[1:]
-        )  # written once, in the sweep's own recipe
-    return problem_at(tree, source, path, message)
-
-
-def _stands(tree: Any, path: tuple[Any, ...]) -> bool:
-    for part in path:
-        if not isinstance(tree, dict) or part not in tree:
-            return False
-        tree = tree[part]
-    return True
+def _beneath(shared: Any, own: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """The `$names` of what the sweep says that lie below a `$name` of a network's own, which is laid over them."""
+    if grid.is_name(own) and isinstance(shared, YamlMap) and (path == ("dataset",) or not names_a_kind(path)):
+        yield from (name for name, _ in grid.names(shared))
+    elif isinstance(own, YamlMap) and isinstance(shared, YamlMap):
+        for key in own.keys() & shared.keys():
+            yield from _beneath(shared[key], own[key], (*path, key))
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[str]:

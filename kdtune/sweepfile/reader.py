@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path as FilePath
 from typing import Any, NoReturn
 
@@ -34,7 +35,9 @@ _FORMS = {  # of plain scalars, the first that matches; anything else is text
 
 
 def read(path: str | FilePath) -> YamlMap:
-    """The file as a tree. Raises SweepFileError with what is wrong with it as YAML."""
+    """The file as a tree; `-` is standard input. Raises SweepFileError with what is wrong with it as YAML."""
+    if str(path) == "-":
+        return parse(sys.stdin.buffer.read(BYTES + 1), "standard input")
     try:
         with open(path, "rb") as file:
             content = file.read(BYTES + 1)

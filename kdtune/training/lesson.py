@@ -23,9 +23,9 @@ from kdtune.losses.views import Answer, Views
 from kdtune.randomness import GlobalStream, draw, stream_seed
 
 if TYPE_CHECKING:
-    from kdtune.config import Noise
     from kdtune.losses.loss import Loss
     from kdtune.noise.knob import Knob
+    from kdtune.noise.noise import Noise
 
 
 class Lesson:
@@ -86,7 +86,8 @@ class Lesson:
         return f"{'alone' if self.teacher is None else 'learns'}.{name}"
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its detached parts; `accuracy` is on images as shown, against the labels given."""
+        """The loss of a batch and its detached parts; `accuracy`, in percent, is on images as shown, against the labels
+        given."""
         with self.asides.resumed() if self.knobs["input"] else nullcontext():
             shown = self._apply(
                 "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
@@ -105,7 +106,7 @@ class Lesson:
         loss, parts = self.loss(views)
         right = (views.shown.logits.detach().argmax(dim=1) == labels).float().mean()
         self.measuring = False
-        return loss, {"accuracy": right, **{name: part.detach() for name, part in parts.items()}}
+        return loss, {"accuracy": 100 * right, **{name: part.detach() for name, part in parts.items()}}
 
     def end(self) -> dict[str, float]:
         """The measured strength of every knob, `noise/<point>.<knob>`; NaN where the first batch could not show it."""

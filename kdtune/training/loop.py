@@ -49,6 +49,7 @@ class TrainingState:
     optimizer: dict[str, Any]
     history: list[Row]
     best: dict[str, Any] | None = None  # weights of the best epoch so far, where `recipe.keep` asks for them
+    made_by: str | None = None  # the code and the teacher's weights that led here
 
     def keep_best(self, metric: str) -> None:
         """Copies the network if its epoch is the best so far. The caller has written `metric` into the last row."""
@@ -66,6 +67,24 @@ class TrainingState:
     def from_bytes(cls, data: bytes) -> Self:
         """The state, on the CPU; `train` puts it where the network is. Runs no code that the bytes may hold."""
         return cls(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+
+    def refuse_others(self, network: nn.Module, recipe: Recipe, made_by: str | None = None) -> None:
+        """Raises ValueError, or whatever it stumbles over, where this is no state of `network` trained by `recipe`."""
+        if self.made_by != made_by:
+            raise ValueError("other code than this, or another teacher, trained it so far")
+        epochs = [row["epoch"] for row in self.history]
+        if not 1 <= self.epoch <= recipe.epochs or epochs != list(range(1, self.epoch + 1)):
+            raise ValueError(f"epoch {self.epoch} of {recipe.epochs} with a history of {len(epochs)}")
+        wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        for held in filter(None, (self.network, self.best)):
+            if {name: tensor.shape for name, tensor in held.items()} != wanted:
+                raise ValueError("these are weights of another network")
+        parameters = list(network.parameters())
+        recipe.optimizer.build(parameters).load_state_dict(copy.deepcopy(self.optimizer))
+        for number, values in self.optimizer["state"].items():
+            kept = [value for value in values.values() if isinstance(value, Tensor) and value.dim()]
+            if any(value.shape != parameters[number].shape for value in kept):
+                raise ValueError("the optimizer's numbers are of another network")
 
 
 class Diverged(Exception):
@@ -131,7 +150,7 @@ def train_epoch(
     """One pass over the images in random order, the last incomplete batch included; `epoch` is counted from 0."""
     began, device = time.perf_counter(), split.images.device
     augmentation = draw(seed, "augmentation", epoch, device)
-    batches = draw(seed, "order", epoch, device).permutation(len(split)).split(recipe.batch_size)
+    batches = split.batches(draw(seed, "order", epoch, device).permutation(len(split)), recipe.batch_size)
     rates = [learning_rate(optimizer, recipe, epoch + (step + 0.5) / len(batches)) for step in range(len(batches))]
     network.train()
     lesson.begin(epoch)

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 import time
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdtune.data.loading import Data
 
-LIBRARIES = ("torch", "torchvision", "ray", "numpy", "kdtune")
+LIBRARIES = ("torch", "torchvision", "ray", "numpy")  # what numbers, or the messages of a cluster, hang on
+# What git gives its hooks: with it `-C` means nothing (git rev-parse --local-env-vars).
+ELSEWHERE = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"}
+TRAVELLED = "KDTUNE_CODE"  # `origin` as JSON, beside a copy of the package that a cluster was given for a sweep
 
 
 def provenance(
-    data: Data, device: str, began: float, teacher: dict[str, Any], kept: dict[str, Any] | None = None
+    data: Data,
+    device: str,
+    began: float,
+    teacher: dict[str, Any],
+    kept: dict[str, Any] | None = None,
+    sources: str | None = None,
 ) -> dict[str, Any]:
-    """`began` is a reading of time.monotonic; `teacher` is empty for a run without one, `kept` for the last epoch."""
+    """`began` is a reading of time.monotonic; `teacher` is empty for a run without one, `kept` for the last epoch.
+
+    `sources` is the digest of the code that trained (`kdtune.sources`).
+    """
     import torch
 
     on_gpu = device.startswith("cuda")
     return {
         **code(),
+        "sources": sources,
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES} | {"kdtune": origin()["version"]},
         "host": platform.node(),
         "device": torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU",
         "threads": torch.get_num_threads(),
@@ -39,20 +53,33 @@ def provenance(
     }
 
 
-@cache
 def code() -> dict[str, Any]:
     """The commit of this code and whether files differ from it; None where kdtune is installed without its history."""
+    return {name: value for name, value in origin().items() if name != "version"}
+
+
+@cache
+def origin() -> dict[str, Any]:
+    """Of this code commit, `dirty` and version, each None where nothing says. Of code that travelled, at its start."""
+    if told := os.environ.get(TRAVELLED):
+        return dict(json.loads(told))
     root = Path(__file__).parents[2]
     try:
-        top = subprocess.run(
-            ["git", "-C", root, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True
-        )
-        if Path(top.stdout.strip()).resolve() != root.resolve():  # installed inside somebody else's repository
-            return {"commit": None, "dirty": None}
-        commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True
-        )
+        installed = version("kdtune")
+    except PackageNotFoundError:
+        installed = None
+    unknown = {"commit": None, "dirty": None, "version": installed}
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return unknown  # installed inside somebody else's repository
+        commit, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+        return unknown
+    return unknown | {"commit": commit, "dirty": bool(status)}
+
+
+def _git(root: Path, *words: str) -> str:
+    """Of the repository at `root`, whatever a hook says of another one, and without taking its lock."""
+    environ = {name: value for name, value in os.environ.items() if name not in ELSEWHERE} | {"GIT_OPTIONAL_LOCKS": "0"}
+    asked = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True, env=environ)
+    return asked.stdout.strip()

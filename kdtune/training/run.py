@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdtune.config import Normalization, Run
+from kdtune import sources
+from kdtune.config import Run
 from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.evaluation import Evaluation
+from kdtune.evaluation.evaluator import NotFinite, Unmeasured
 from kdtune.evaluation.subject import Context, Subject
 from kdtune.losses.ce import CE
-from kdtune.models.model import Model, Shape
 from kdtune.randomness import seeded
+from kdtune.recipe import Recipe
 from kdtune.store import checkpoints
+from kdtune.store.encoding import digest
+from kdtune.store.evaluations import Evaluations
+from kdtune.store.objects import StorageError, is_gone
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
-from kdtune.store.store import Attempt, Store
+from kdtune.store.store import Attempt, DamagedError, Store
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, train
-from kdtune.training.provenance import provenance
+from kdtune.training.network import load_finished, starting_network
+from kdtune.training.provenance import code, provenance
+from kdtune.training.teacher import answers_of, choose_teacher, teacher_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class RunContext:
     threads: int = 1  # of torch, on the CPU
     checkpoint_every: float = checkpoints.EVERY_S
     report: Callable[[list[Row]], None] = lambda history: None  # gets the whole history after every epoch
+    pulse: Callable[[], None] = lambda: None  # called at every pass of the network: a step, a batch of an evaluation
 
 
 @dataclass(frozen=True)
@@ -62,23 +71,34 @@ def perform(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
 
     A run that another process has claimed is left to it: `elsewhere`. The run's own exception is written to the store.
     """
-    set_torch_switches(context)
+    try:
+        with torch_for(run, context):
+            return _performed(run, evaluation, context)
+    except StorageError as error:  # of the claim, or of the last look
+        return Outcome(State.FAILED, error)
+
+
+def _performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
     if (claim := context.store.claim(run.id)) is None:
         return Outcome(State.ELSEWHERE)
     failure = None
+    context = replace(context, report=partial(claim.resting, context.report))
     with claim:
         attempt = context.store.attempt(run.id, claim.attempt)
         try:
-            data = loading.load(run.dataset, context.data_dir, context.device, run.content.get("digest"))
-            done = context.store.done(run.id)
-            if done is None:
+            answer = answers_of(run, context.store, context.device) if run.dataset.asks else None
+            data = loading.load(run.dataset, context.data_dir, context.device, run.content, answer)
+            if not measured_late(run.id, evaluation, data, context):
                 train_and_evaluate(run, evaluation, data, attempt, context)
-            elif done.outcome == State.DONE:
-                network = load_finished(run.id, context.store).to(context.device)
-                evaluate(network, run.id, evaluation, data, context, teacher_of(run.id, context))
         except Exception as error:
-            attempt.write_failure(error)
+            if advice := on_memory(error):
+                error.add_note(advice)
             failure = error
+            if is_gone(error):  # nothing can be written, and it was waited for
+                claim.abandon()
+            else:
+                with suppress(StorageError):  # a full disk is what went wrong, perhaps: that is the error to tell
+                    attempt.write_failure(error)
     if failure is not None:
         return Outcome(State.FAILED, failure)
     standing = Standing(context.store)
@@ -86,12 +106,73 @@ def perform(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
     return Outcome(standing.state(run.id))
 
 
-def set_torch_switches(context: RunContext) -> None:
-    """Torch as every run needs it: its share of the CPU, true float32, and kernels that repeat themselves."""
+def on_memory(error: Exception) -> str:
+    """What would do where a run ran out of memory, its GPU's or the machine's; empty for any other error."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in text:
+        return "out of GPU memory: fewer runs a GPU (a larger --gpus-per-run), or a smaller recipe.batch_size or model"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in text:
+        return "out of memory: fewer runs at a time (--max-concurrent), or a smaller recipe.batch_size or model"
+    return ""
+
+
+@contextmanager
+def heard(network: nn.Module, pulse: Callable[[], None]) -> Iterator[None]:
+    """Calls `pulse` at every pass of the network. Steps and evaluation batches, attacks and all, go through there.
+
+    It is heard in the classifier too: a loss that needs features asks for these and for it, not for the network as a
+    whole.
+    """
+
+    def passed(*_: object) -> None:  # what a hook returns would take the place of the logits
+        pulse()
+
+    parts = (network, getattr(network, "classifier", None))
+    hooks = [part.register_forward_hook(passed) for part in parts if isinstance(part, nn.Module)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def torch_for(run: Run, context: RunContext) -> Iterator[None]:
+    """Torch as every run needs it: its share of the CPU, true float32, kernels that repeat themselves, no autocast.
+
+    A caller's own switches and generators are afterwards as they were.
+    """
+    cudnn, matmul, threads = torch.backends.cudnn, torch.backends.cuda.matmul, torch.get_num_threads()
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic
     torch.set_num_threads(context.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = False, False, False, True
+    try:
+        with torch.autocast(torch.device(context.device).type, enabled=False), seeded(run.seed or 0, "run"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+
+
+def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunContext) -> bool:
+    """Measures what is missing of a run that is finished already; False if it is not, or is not whole any more."""
+    standing = Standing(context.store)
+    standing.refresh(id)
+    done = standing.look(id).done
+    if done is None:
+        if lost := standing.look(id).lost:
+            context.store.withdraw(id, *lost)
+        return False
+    if done.outcome != State.DONE:
+        return True
+    try:
+        network = load_finished(id, context.store, done).to(context.device)
+    except DamagedError as error:
+        context.store.withdraw(id, done, str(error))
+        return False
+    ask_teacher = teacher_of(standing.look(id).provenance.get("teacher"), context.store, context.device)
+    evaluate(network, evaluation, data, context, context.store.evaluations(id, done), ask_teacher)
+    return True
 
 
 def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: Attempt, context: RunContext) -> None:
@@ -99,53 +180,87 @@ def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: At
     began = time.monotonic()
     attempt.write_description(run.description)
     if data.corrupted is not None and run.recipe is not None:
-        attempt.write_corrupted(data.corrupted.numpy())
-    teacher, chosen = choose_teacher(run, context)
+        attempt.write_labels(data.corrupted.numpy(), data.train.labels.cpu().numpy() if run.dataset.asks else None)
+    teacher, chosen = choose_teacher(run, context.store, context.device)
+    trained_by = sources.of_training(run)
     try:
-        network, history = trained(run, data, teacher, attempt, context)
+        made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"
+        network, history = trained(run, data, teacher, attempt, context, made_by)
+        file = weights.save(network)
+        try:
+            evaluate(network, evaluation, data, context, attempt.evaluations(digest(file)), lambda: teacher)
+        except NotFinite as broken:
+            if not history:  # a teacher from a file
+                raise
+            raise Diverged(len(history), history) from broken
     except Diverged as diverged:
-        attempt.finish(State.DIVERGED, None, diverged.history, provenance(data, context.device, began, chosen))
+        origin = provenance(data, context.device, began, chosen, sources=trained_by)
+        attempt.finish(State.DIVERGED, None, diverged.history, origin)
     else:
-        evaluate(network, run.id, evaluation, data, context, teacher)
-        origin = provenance(data, context.device, began, chosen, kept(run, history))
-        attempt.finish(State.DONE, weights.save(network), history, origin)
+        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by)
+        attempt.finish(State.DONE, file, history, origin)
 
 
 def trained(
-    run: Run, data: Data, teacher: nn.Module | None, attempt: Attempt, context: RunContext
+    run: Run, data: Data, teacher: nn.Module | None, attempt: Attempt, context: RunContext, made_by: str
 ) -> tuple[nn.Module, list[Row]]:
     """The network after training and its history. Training goes on from the last good checkpoint of any attempt."""
-    network = build_network(run.model, run.normalization, run.seed or 0, data.shape, data.classes).to(context.device)
+    network = starting_network(run, data.shape, data.classes).to(context.device)
     if run.recipe is None or run.seed is None:
-        weights.load_foreign(network, run.checkpoint or "")
         return network, []
     keep = run.recipe.keep
     loss, precision = run.loss or CE(), run.recipe.precision
-    lesson = Lesson(data.classes, run.seed, run.noise, loss, teacher, precision, context.device)
-    checkpoint = context.store.checkpoint(run.id)
-    start = TrainingState.from_bytes(checkpoint[1]) if checkpoint else None
+    listens = teacher if loss.needs_teacher else None  # else it has told what to train on, and that was all
+    lesson = Lesson(data.classes, run.seed, run.noise, loss, listens, precision, context.device)
+    start = last_state(run.id, network, run.recipe, context.store, made_by)
     began = saved = time.monotonic()
 
     def each_epoch(state: TrainingState, row: Row) -> None:
         nonlocal saved
         row |= {f"noise/{path}": strength for path, strength in data.noise.items()}
-        healthy = math.isfinite(row["train/loss"]) and finite(network)
+        row |= {"train/images": len(data.train)} if run.dataset.only else {}
+        healthy = math.isfinite(row["train/loss"])
+        if healthy and not finite(network):  # before better weights of an earlier epoch take its place
+            raise Diverged(state.epoch, state.history)
         if data.validation is not None and healthy:
-            row["val/accuracy"] = accuracy(network, data.validation)
+            try:
+                row["val/accuracy"] = accuracy(network, data.validation)
+            except NotFinite as broken:
+                raise Diverged(state.epoch, state.history) from broken
+            except Unmeasured:  # the evaluators raise a flag
+                pass
             if keep is not None:
                 state.keep_best(keep.best)
         now = time.monotonic()
         # Evaluation may take long: the end of training is kept too, unless it costs less than a checkpoint is worth.
         last = state.epoch == run.recipe.epochs and now - began >= context.checkpoint_every  # type: ignore[union-attr]
         if (last or now - saved >= context.checkpoint_every) and healthy:
+            state.made_by = made_by
             attempt.save_checkpoint(state.epoch, state.to_bytes())
             saved = now
         context.report(state.history)
 
-    history = train(network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch)
+    with heard(network, context.pulse):
+        history = train(network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch)
     if not finite(network):  # the last step broke what the last loss could not show
         raise Diverged(len(history), history)
     return network, history
+
+
+def last_state(id: str, network: nn.Module, recipe: Recipe, store: Store, made_by: str) -> TrainingState | None:
+    """The newest checkpoint that loads and fits; those that do not are set aside. None: training starts anew."""
+    for checkpoint, data in store.checkpoints(id):
+        try:
+            state = TrainingState.from_bytes(data)
+            state.refuse_others(network, recipe, made_by)
+        except MemoryError:  # the machine's fault, not the checkpoint's
+            raise
+        except Exception as error:  # whatever unpickling stumbles over
+            why = f"it does not load: {type(error).__name__}: {str(error).strip():.200}"
+            store.reject_checkpoint(id, checkpoint, why)
+        else:
+            return state
+    return None
 
 
 def kept(run: Run, history: list[Row]) -> dict[str, Any]:
@@ -161,81 +276,21 @@ def finite(network: nn.Module) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
-def build_network(
-    model: Model, normalization: Normalization | None, seed: int, shape: Shape, classes: int
-) -> nn.Module:
-    """A network as its seed initialises it; on the CPU, so that it is the same on every device."""
-    with seeded(seed, "init"):
-        network = model.build(shape, classes)
-    if normalization is None:
-        return network
-    from kdtune.models.networks.normalized import Normalized
-
-    return Normalized(network, normalization.mean, normalization.std)
-
-
-def load_finished(id: str, store: Store) -> nn.Module:
-    """The network of a finished run, from what the store has of it alone, in eval mode, on the CPU."""
-    description, origin = store.description(id), store.provenance(id)
-    if description is None or origin is None:
-        raise LookupError(f"run {id} is not done: it has no network to load")
-    stated = description.get("normalization")
-    network = build_network(
-        Model.model_validate(description["model"]),
-        Normalization.model_validate(stated) if stated else None,
-        seed=0,  # overwritten by the weights
-        shape=tuple(origin["shape"]),
-        classes=origin["classes"],
-    )
-    weights.load(network, store.weights(id))
-    return network.eval()
-
-
-def choose_teacher(run: Run, context: RunContext) -> tuple[nn.Module | None, dict[str, Any]]:
-    """The teacher that the run's rule chooses, and what the provenance keeps of it.
-
-    A diverged teacher is never chosen; ties go to the first of the pool, which is the first seed.
-    """
-    choice = run.teacher
-    if choice is None:
-        return None, {}
-    outcomes = {id: context.store.done(id) for id in choice.runs}
-    pool = [id for id, done in outcomes.items() if done is not None and done.outcome == State.DONE]
-    if not pool:
-        raise RuntimeError(f"no teacher to learn from: none of {', '.join(choice.runs)} is done")
-    chosen, score = pool[0], None
-    if choice.metric is not None and choice.evaluator is not None:
-        scores = {id: (context.store.evaluation(id, choice.evaluator) or {}).get(choice.metric) for id in pool}
-        measured = {id: score for id, score in scores.items() if score is not None}
-        if len(measured) < len(pool):
-            raise RuntimeError(
-                f"{choice.metric} was not measured for the teachers {', '.join(set(pool) - set(measured))}"
-            )
-        chosen = max(measured, key=lambda id: measured[id])  # the first of equals
-        score = measured[chosen]
-    digest = hashlib.sha256(context.store.weights(chosen)).hexdigest()
-    return load_finished(chosen, context.store).to(context.device), {
-        "id": chosen,
-        "weights_sha256": digest,
-        "metric": choice.metric,
-        "score": score,
-    }
-
-
-def teacher_of(id: str, context: RunContext) -> nn.Module | None:
-    """The teacher that a finished run learned from; None where it learned alone."""
-    chosen = ((context.store.provenance(id) or {}).get("teacher") or {}).get("id")
-    return load_finished(chosen, context.store).to(context.device) if chosen else None
-
-
 def evaluate(
-    network: nn.Module, id: str, evaluation: Evaluation, data: Data, context: RunContext, teacher: nn.Module | None
+    network: nn.Module,
+    evaluation: Evaluation,
+    data: Data,
+    context: RunContext,
+    kept: Evaluations,
+    ask_teacher: Callable[[], nn.Module | None],
 ) -> None:
-    """Every evaluator that has not measured this run yet; each result is kept as it comes."""
-    store = context.store
-    subject = Subject(network.eval(), data, Context(context.data_dir, context.device, store), teacher)
+    """Every evaluator that has not measured these weights yet; each result is kept as it comes."""
+    where = Context(context.data_dir, context.device, context.store)
+    subject = Subject(network.eval(), data, where, ask_teacher)
     for evaluator in evaluation:
-        if store.evaluation(id, evaluator.hash) is None:
-            found = evaluator.measured(subject)
+        by = {"sources": sources.of_evaluator(evaluator), **code()}
+        if kept.record(evaluator.hash) is None and not kept.take_over(evaluator.hash, by):
+            with heard(network, context.pulse):
+                found = evaluator.measured(subject)
             about = {"name": evaluator.key, "version": evaluator.version, **evaluator.model_dump(mode="json")}
-            store.write_evaluation(id, evaluator.hash, about, found.metrics, found.arrays)
+            kept.write(evaluator.hash, about, found.metrics, found.arrays, by)

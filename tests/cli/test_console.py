@@ -1,16 +1,20 @@
-"""JSON alone on stdout, and signals, in processes of their own: both reach below Python."""
+"""JSON alone on stdout, output that is lost, and signals, in processes of their own: all reach below Python."""
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import SMALL
 
-from kdtune.cli.console import json_to_stdout
+import kdtune
+from kdtune.cli.console import json_to_stdout, losable_output
 from kdtune.launch.interrupt import Interrupt
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +85,85 @@ def test_a_long_object_through_a_pipe_comes_whole() -> None:
     assert json.loads(done.stdout) == ["x" * 9] * 99999
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep file and its results: what it takes to print."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(SMALL.replace("[0.0, 0.2]", "[0.2]").replace("seeds: 3", "seeds: 1"))
+    assert kdtune.run_sweep(folder / "small.yaml", here=True, results=str(folder / "results"), verbosity=-1) == 0
+    return folder
+
+
+def shell(folder: Path, line: str) -> tuple[int, str, str]:
+    """Status, stdout and stderr of `kdtune ...` as a shell redirects it; that of the first command of a pipe counts."""
+    command = f"set -o pipefail; {sys.executable} -m kdtune {line}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env=environment, check=False, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+LOST = "output is lost from here on"
+SWEEP = "sweep small.yaml --here"
+
+
+def test_a_reader_that_goes_away_ends_no_sweep(finished: Path) -> None:
+    """row C12: the sweep ended at the next line."""
+    status, said, errors = shell(finished, f"{SWEEP} --results fresh | head -1")
+    assert status == 0 and said.count("\n") == 1
+    assert errors.count(f"{LOST} (Broken pipe); the sweep goes on") == 1 and "Traceback" not in errors
+    table = list(csv.DictReader((finished / "fresh/small/paper/results.csv").open()))
+    assert {row["state"] for row in table} == {"done"} and len(table) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        (f"{SWEEP} >&-", 0, ""),
+        (f"{SWEEP} <&- >&- 2>&-", 0, ""),
+        (f"{SWEEP} >/dev/full", 0, LOST),
+        (f"{SWEEP} >/dev/full 2>/dev/full", 0, ""),
+        (f"{SWEEP} --json | true", 0, ""),
+        (f"{SWEEP} --json >/dev/full", 0, LOST),
+        ("sweep small.yaml nothing=3 2>/dev/full", 2, ""),
+        ("run small.yaml --only seed=0 | true", 0, "the run goes on"),
+        ("evaluate results/small --evaluation accuracy --here | true", 0, "the evaluation goes on"),
+        ("plan small.yaml --json | true", 0, ""),
+        ("table results/small | true", 0, ""),
+        ("table results/small >/dev/full", 1, LOST),
+        ("status results/small | true", 0, ""),
+        ("--help >/dev/full", 0, LOST),
+    ],
+)
+def test_lost_output_changes_no_status_and_gives_no_traceback(
+    finished: Path, line: str, status: int, said: str
+) -> None:
+    """row C12. Half a table on a full disk is the one that fails: it may be taken for a table."""
+    found, _, errors = shell(finished, line)
+    assert found == status, errors
+    assert "Traceback" not in errors and "Exception" not in errors and said in errors
+    assert not said or errors.count(LOST) == 1
+
+
+def test_no_results_file_gets_the_number_of_a_closed_stream() -> None:
+    program = (
+        "import os\nfrom kdtune.cli.console import losable_output\n"
+        "with losable_output(): print(os.open('/dev/null', os.O_RDONLY), file=open('/dev/fd/5', 'w'))"
+    )
+    command = f'exec 5>&1; {sys.executable} -c "{program}" <&- >&- 2>&-'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60)
+    assert int(done.stdout) > 2
+
+
+def test_streams_are_given_back_and_those_of_others_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    with losable_output("it"), losable_output():
+        assert (sys.stdout, sys.stderr) == before
+        print("kept")
+    assert capsys.readouterr().out == "kept\n"
+
+
 def test_no_file_descriptor_is_left_open() -> None:
     folder = Path("/proc/self/fd")
     if not folder.exists():
@@ -129,7 +212,7 @@ def interrupted(patient: bool, first: int, second: int | None = None) -> tuple[i
     return process.returncode, said + rest, errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_remembered_and_told(number: int) -> None:
     status, said, errors = interrupted(True, number)
     assert (status, said) == (128 + number, f"asked by {int(number)}\n")
@@ -143,12 +226,22 @@ def test_the_second_signal_ends_at_once(first: int, second: int) -> None:
     assert "never here" not in said and "Traceback" not in errors
 
 
+def test_under_nohup_a_terminal_may_go_away() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.signal
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(ZeroDivisionError), Interrupt() as interrupt:
         assert signal.getsignal(signal.SIGINT) == interrupt._take
         raise ZeroDivisionError
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_a_signal_inside_does_not_raise() -> None:

@@ -11,14 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stored
 from click.testing import CliRunner, Result
 from conftest import SMALL
+from PIL import Image
 
 import kdtune.training.run
 from kdtune.__main__ import main
-from kdtune.cli.run import wanted
+from kdtune.cli.run import parts, run_single, wanted
 from kdtune.cli.sweep import Options, run
 from kdtune.planning.plan import Plan, build_plan
+from kdtune.store.objects import StorageError
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
@@ -69,7 +72,7 @@ def student(plan: Plan, rate: float, seed: int) -> str:
 
 
 def finished(folder: Path) -> set[str]:
-    return Store(folder / "results").finished()
+    return stored.finished(Store(folder / "results"))
 
 
 def test_one_student_and_the_teachers_it_chooses_from(do, plan: Plan, tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_it_is_the_run_of_the_sweep(do, plan: Plan, tmp_path: Path, swept: Any) 
     """The same ids, and the same numbers to the bit: the sweep takes it as done, and it takes what the sweep has."""
     id = student(plan, 0.0, 1)
     assert do("--only", "rate=0,seed=1").exit_code == 0, "0 is 0.0"
-    assert Store(tmp_path / "results").weights(id) == Store(swept.results).weights(id)
+    assert stored.weights(Store(tmp_path / "results"), id) == stored.weights(Store(swept.results), id)
 
 
 def test_what_is_done_is_not_done_again(do, swept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +117,7 @@ def test_a_shortened_run_has_another_id_and_leaves_the_sweeps_own_alone(
     assert result.exit_code == 0, result.output
     new = finished(tmp_path) - set(plan.runs)
     assert len(new) == 4 and set(plan.runs) < finished(tmp_path)
-    assert all(len(Store(tmp_path / "results").history(id)) == 1 for id in new)
+    assert all(len(stored.history(Store(tmp_path / "results"), id)) == 1 for id in new)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -152,6 +155,11 @@ def test_what_is_no_axis_is_refused_naming_those_there_are(only: str, do, tmp_pa
     assert result.stdout == "" and not (tmp_path / "results").exists()
 
 
+def test_an_axis_that_is_written_twice(do, tmp_path: Path) -> None:
+    result = do("--only", "seed=0,rate=0.2,seed=1")
+    assert result.exit_code == 2 and "seed is written twice" in result.stderr and not (tmp_path / "results").exists()
+
+
 def test_all_that_is_there_but_no_run_has_it(do, tmp_path: Path) -> None:
     result = do("--only", "rate=0.3")
     assert result.exit_code == 2 and "no run has rate=0.3" in result.stderr
@@ -172,6 +180,21 @@ def test_a_wrong_file_and_missing_data(do, file: Path, tmp_path: Path) -> None:
     result = do("--only", "seed=1")
     assert result.exit_code == 4 and "nowhere" in result.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_what_would_fail_is_told_before_anything_starts(do, file: Path, tmp_path: Path) -> None:
+    wrong = "  epochs: 3\n  augmentation: {crop: {padding: 9, mode: reflect}}"
+    file.write_text(
+        SMALL.replace("  epochs: 3", wrong).replace("[accuracy]", "[accuracy, {shift: {folder: {path: s, name: s}}}]")
+    )
+    (tmp_path / "s" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "s" / "a" / "1.png")
+    result = do("--only", "rate=0.2,seed=1")
+    assert result.exit_code == 4
+    first, *rest = result.stderr.strip().splitlines()
+    assert first == "refused: 2 things would fail" and "must hold the classes" in rest[0]
+    assert rest[1].startswith("  teacher rate=0.2 seed=0 and 3 more: ") and "cannot be reflected by 9" in rest[1]
+    assert finished(tmp_path) == set()
 
 
 def test_a_failed_run_is_status_3_with_its_cause(do, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,3 +248,73 @@ def test_json_is_one_object_on_stdout(file: Path, tmp_path: Path) -> None:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd=ROOT)
     (run,) = json.loads(done.stdout)["runs"]
     assert run["state"] == "done" and 0 <= run["metrics"]["val/accuracy"] <= 100
+
+
+@pytest.fixture
+def two_arms(file: Path) -> Path:
+    """Distilled or alone, in the teachers' own architecture: a student alone is one of the teachers (row A5)."""
+    text = SMALL.replace("rate: [0.0, 0.2]", "d: [{alpha: 0.9, temperature: 4}, null]")
+    text = text.replace("[8], dropout: $rate", "[8]").replace("tion: {alpha: 0.9, temperature: 4}", "tion: $d")
+    file.write_text(text.replace("  noise: {teacher: {dropout: {rate: $rate}}}\n", ""))
+    return file
+
+
+def test_a_place_is_found_whose_run_has_others_too(two_arms: Path, do, tmp_path: Path) -> None:
+    result = do("--only", "d=null,seed=1")
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines()[1:] if not line.startswith(" ")]
+    assert line.startswith("done      student d=null seed=1 ")
+    assert len(finished(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "only",
+    [
+        "d={alpha: 0.9, temperature: 4},seed=1",
+        "seed=1,d={temperature: 4.0,alpha: 9e-1}",
+        "d={alpha=0.9,temperature=4},seed=1",
+        'd={"alpha": 0.9, "temperature": 4}, seed=1',
+    ],
+)
+def test_a_mapping_may_be_asked_for(only: str, two_arms: Path) -> None:
+    """Row D3: it was split at its commas."""
+    plan = build_plan(load_sweep(two_arms), two_arms.parent)
+    chosen = plan.only(wanted(only, plan))
+    assert [place.name for place in chosen.places if place.role == "student"] == [
+        "student d=alpha=0.9,temperature=4 seed=1"
+    ]
+
+
+def test_text_is_split_at_the_commas_between_parts_alone() -> None:
+    assert parts("a=1,b=[1,2],c={x: {y: 1, z: 2}},d='1,2',e=\"}\"") == [
+        "a=1", "b=[1,2]", "c={x: {y: 1, z: 2}}", "d='1,2'", 'e="}"',
+    ]  # fmt: skip
+    assert parts("a") == ["a"] and parts("a,") == ["a", ""]
+
+
+def test_the_refusal_says_what_lists_them(do, file: Path, tmp_path: Path) -> None:
+    result = do("--only", "rate=0.3")
+    assert "no run has rate=0.3; kdtune plan -v lists them" in result.stderr
+    where = ["--results", str(tmp_path / "results"), "--profile", "paper"]
+    listed = CliRunner().invoke(main, ["plan", "-v", str(file), *where])
+    assert listed.exit_code == 0 and listed.stdout.count(" student rate=0.2 seed=1") == 1
+    result = do("--only", "rate=0.2", "--max-runs", "3")
+    assert result.exit_code == 4 and "--max-runs" in result.stderr
+
+
+def test_a_dozen_lines_and_where_the_rest_is(do) -> None:
+    """Row D6: every metric of every run was printed, 510 lines for one student of fickle."""
+    result = do("--only", "rate=0.2,seed=1")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 15 and any(line.strip().startswith("test/accuracy ") for line in lines)
+    assert any("more metrics: --json" in line for line in lines)
+
+
+def test_a_storage_that_goes_away_is_status_5(file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    gone = StorageError("cannot read s3://b: it does not answer")
+    gone.gone = True
+    monkeypatch.setattr("kdtune.cli.run.launch_here", lambda dispatch, *_: dispatch.without_storage(gone))
+    options = Options(file, results=str(tmp_path / "results"), data=str(tmp_path), here=True)
+    assert run_single(options, "seed=0", None, debug=False) == 5
+    assert "stopped: cannot read s3://b" in capsys.readouterr().err

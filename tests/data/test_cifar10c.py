@@ -11,7 +11,7 @@ from stand_ins import cifar10c_folder
 from torch import nn
 
 from kdtune.data import cifar10c
-from kdtune.data.files import DataError
+from kdtune.data.error import DataError
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation.families import FAMILIES
 

@@ -15,7 +15,7 @@ from stand_ins import subject
 from torch import nn
 
 from kdtune.data.cinic import imagenet_part
-from kdtune.data.files import DataError
+from kdtune.data.error import DataError
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation.shift import Shift
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 
 from kdtune.data import files
-from kdtune.data.files import Arrays, DataError, decoded, digest, image_shape, list_images
+from kdtune.data.error import DataError
+from kdtune.data.files import Arrays, decoded, digest, image_shape
+from kdtune.data.listing import list_images
 
 PROJECT = Path(__file__).parents[2]
 REAL = PROJECT.parent / "shared" / "data"
@@ -88,6 +91,43 @@ def test_other_colour_modes_become_rgb(mode: str, tree: Path, data_dir: Path) ->
         assert numpy.array_equal(image.transpose(1, 2, 0), numpy.array(expected.convert("RGB")))
 
 
+def test_every_format_that_pillow_reads_beside_the_others(tree: Path, data_dir: Path) -> None:
+    """Row A7: .bmp, .webp and others were dropped without a word."""
+    kinds = {"e.bmp": "BMP", "f.WebP": "WEBP", "g.tiff": "TIFF", "h.GIF": "GIF", "i.ppm": "PPM"}
+    for name, kind in kinds.items():
+        (tree / "train/cat" / name).write_bytes(encoded(9, kind=kind, mode="L"))
+    images, labels = read(tree, data_dir).splits["train"]
+    assert len(images) == len(labels) == 4 + len(kinds) and labels.tolist() == [0] * 7 + [1] * 2
+
+
+def test_sixteen_bit_grey_images_of_a_folder(tree: Path, data_dir: Path) -> None:
+    """Row A7: of such images 99.6 % of the pixels became 255."""
+    grey = numpy.random.default_rng(0).integers(0, 65536, (6, 8), dtype=numpy.uint16)
+    Image.fromarray(grey).save(tree / "train/cat/a.png")
+    image = read(tree, data_dir).splits["train"][0][0]
+    assert numpy.array_equal(image, numpy.rint(grey / 257).astype(numpy.uint8)[None].repeat(3, 0))
+
+
+def test_what_is_passed_over_is_named_once(tree: Path, data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tree / "train/cat/README.txt").write_text("notes")
+    (tree / "train/cat/Thumbs.db").write_bytes(b"")
+    (tree / "train/dog/._a.png").write_bytes(b"")
+    (tree / "test/stray.png").write_bytes(encoded(1))
+    (tree / "valid").mkdir()
+    for _ in range(2):
+        assert len(read(tree, data_dir).splits["train"][0]) == 4
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    said = warning.getMessage()
+    assert said.startswith(f"{tree}: passed over 5 that are no images of a class: ")
+    for name in ("train/cat/README.txt", "train/cat/Thumbs.db", "train/dog/._a.png", "test/stray.png", "valid"):
+        assert name in said
+
+
+def test_a_folder_of_images_alone_is_no_news(tree: Path, data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(tree, data_dir)
+    assert not caplog.records
+
+
 def test_real_jpegs(tmp_path: Path, data_dir: Path) -> None:
     if not REAL.is_dir():
         pytest.skip(f"no real images at {REAL}")
@@ -135,6 +175,23 @@ def test_files_are_not_read_again_until_touched(tree: Path, data_dir: Path, monk
     assert digest_of(tree, data_dir) != first
 
 
+@pytest.mark.parametrize("how", ["written into", "replaced"])
+def test_other_bytes_of_the_same_size_and_time_are_noticed(how: str, tree: Path, data_dir: Path) -> None:
+    file = tree / "test/dog/a.png"
+    before, first = file.stat(), digest_of(tree, data_dir)
+    content = file.read_bytes()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    if how == "replaced":
+        file.with_suffix(".new").write_bytes(other)
+        file.with_suffix(".new").replace(file)
+    else:
+        file.write_bytes(other)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert digest_of(tree, data_dir) != first
+
+
 def test_a_digest_cut_off_while_it_was_written_is_made_again(tree: Path, data_dir: Path) -> None:
     first = digest_of(tree, data_dir)
     (known,) = (file for file in (data_dir / "decoded/digests").iterdir() if not file.suffix)
@@ -155,7 +212,9 @@ def test_the_second_time_maps_what_was_decoded(tree: Path, data_dir: Path, monke
     assert numpy.array_equal(read(tree, data_dir).splits["train"][0], first.splits["train"][0])
 
 
-@pytest.mark.parametrize("damage", ["flip a byte", "cut", "no contents", "bad contents", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["flip a byte", "cut", "no contents", "bad contents", "gone", "decoded by an earlier version"]
+)
 def test_damaged_leftovers_are_decoded_again(damage: str, tree: Path, data_dir: Path) -> None:
     first = read(tree, data_dir).splits["train"][0].copy()
     kept = data_dir / "decoded" / digest_of(tree, data_dir)
@@ -169,6 +228,11 @@ def test_damaged_leftovers_are_decoded_again(damage: str, tree: Path, data_dir: 
         contents.unlink()
     elif damage == "bad contents":
         contents.write_text('{"splits":')
+    elif damage == "decoded by an earlier version":
+        numpy.save(saved, numpy.full_like(first, 255))
+        told = json.loads(contents.read_text())
+        told["splits"]["train"]["sha256"] = hashlib.sha256(saved.read_bytes()).hexdigest()
+        contents.write_text(json.dumps({key: told[key] for key in told if key != "decoding"}))
     else:
         saved.unlink()
     assert numpy.array_equal(read(tree, data_dir).splits["train"][0], first)
@@ -188,6 +252,7 @@ def test_two_processes_decode_once(tree: Path, data_dir: Path) -> None:
 import sys, time
 from pathlib import Path
 from kdtune.data import files
+from kdtune.data.listing import list_images
 tree, data, gate = map(Path, sys.argv[1:])
 decode = files._decode
 def slow(*arguments):
@@ -198,7 +263,7 @@ files._decode = slow
 print("ready", flush=True)
 while not gate.exists():
     time.sleep(0.001)
-print(files.decoded(files.list_images(tree, ("train", "test")), data).splits["train"][0].sum())
+print(files.decoded(list_images(tree, ("train", "test")), data).splits["train"][0].sum())
 """
     gate = data_dir.with_name("gate")
     command = [sys.executable, "-c", code, str(tree), str(data_dir), str(gate)]
@@ -255,6 +320,25 @@ def test_missing_folders_and_classes(tree: Path) -> None:
         list_images(tree, BOTH)
     with pytest.raises(DataError, match="train/cat: no class folders"):
         list_images(tree / "train" / "cat", ("",))
+
+
+def test_a_folder_inside_a_class_folder(tree: Path) -> None:
+    (tree / "train/cat/more").mkdir()
+    shutil.copy(tree / "train/cat/a.png", tree / "train/cat/more/a.png")
+    with pytest.raises(DataError, match=r"train/cat/more: a folder inside a class folder; images lie in .*train/cat"):
+        list_images(tree, BOTH)
+
+
+def test_a_link_that_leads_nowhere(tree: Path) -> None:
+    (tree / "train/cat/c.png").symlink_to(tree / "nowhere.png")
+    with pytest.raises(DataError, match=r"train/cat/c\.png: no file"):
+        list_images(tree, BOTH)
+
+
+def test_an_image_that_is_refused_is_named(tree: Path, data_dir: Path) -> None:
+    Image.new("RGBA", (8, 6), (1, 2, 3, 0)).save(tree / "test/cat/a.png")
+    with pytest.raises(DataError, match=r"test/cat/a\.png: has transparent pixels"):
+        read(tree, data_dir)
 
 
 def test_a_data_folder_that_cannot_be_written(tree: Path, data_dir: Path) -> None:

@@ -6,6 +6,8 @@ import io
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from torchvision import datasets
 
 from kdtune.data import fetch
 from kdtune.data.dataset import Dataset
-from kdtune.data.files import DataError
+from kdtune.data.error import DataError
 from kdtune.data.sets.published import Published, content_digest
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -285,3 +287,32 @@ def test_a_download_that_breaks_leaves_nothing(server: str, tmp_path: Path, monk
     with pytest.raises(DataError, match=r"MNIST is missing or damaged .* cannot be downloaded"):
         named("mnist").read(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.suffix != ".lock"] == []
+
+
+FETCH = """
+import sys, time
+from pathlib import Path
+from torchvision import datasets
+from kdtune.data.dataset import Dataset
+url, md5, lists, gate, data = sys.argv[1:]
+kind = datasets.CIFAR10
+kind.url, kind.tgz_md5 = url, md5
+kind.train_list, kind.test_list, kind.meta = eval(lists)
+print("ready", flush=True)
+while not Path(gate).exists():
+    time.sleep(0.001)
+print(len(Dataset.model_validate("cifar10").read(Path(data)).splits["train"][1]))
+"""
+
+
+def test_two_processes_download_once(small_cifar: SimpleNamespace, tmp_path: Path) -> None:
+    """faults 16."""
+    check_small_cifar(small_cifar, tmp_path / "alone")
+    alone, kind = len(small_cifar.asked), datasets.CIFAR10
+    lists = repr((kind.train_list, kind.test_list, kind.meta))
+    words = [kind.url, kind.tgz_md5, lists, str(tmp_path / "gate"), str(tmp_path / "shared")]
+    both = [subprocess.Popen([sys.executable, "-c", FETCH, *words], stdout=subprocess.PIPE, text=True) for _ in "12"]
+    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+    (tmp_path / "gate").touch()
+    assert [process.communicate(timeout=60)[0] for process in both] == ["20\n"] * 2
+    assert len(small_cifar.asked) == 2 * alone

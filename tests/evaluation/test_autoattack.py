@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import subject
+from stored import unpack
 from torch import nn
 
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation import autoattack
 from kdtune.evaluation.autoattack import Autoattack
-from kdtune.evaluation.evaluator import EvaluationError, unpack
+from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.evaluation.pgd import PGD, balanced
 
 
@@ -154,12 +155,16 @@ def test_too_few_classes_are_refused(stand_in):
 
 def test_a_missing_package_is_said_before_anything_runs(monkeypatch):
     monkeypatch.setattr(autoattack, "PACKAGE", "no_such_package")
-    for refused in (Autoattack().preflight, lambda: Autoattack().measure(subject(nn.Identity(), data()))):
+    given = subject(nn.Identity(), data())
+    for refused in (
+        lambda: Autoattack().preflight(given.data, given.context),
+        lambda: Autoattack().measure(given),
+    ):
         with pytest.raises(
             EvaluationError, match=r"needs the package no_such_package.*pip install 'kdtune\[autoattack\]'"
         ):
             refused()
-    PGD().preflight()  # others need nothing
+    PGD().preflight(given.data, given.context)  # others need nothing
 
 
 def test_what_it_costs():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from kdtune.evaluation.flags import FLAGS, flags_of, proven, raised, weaker
+from kdtune.evaluation.flags import DEGENERATE, FLAGS, degenerate, flags_of, proven, raised, weaker
 
 
 def some(count: int, of: int = 100) -> np.ndarray:
@@ -114,3 +114,81 @@ def test_flags_of_a_row():
     assert flags_of({f"flags/{name}": None for name in FLAGS}) is None
     frame = pandas.DataFrame([row, {"id": "y"}, {"id": "z", "flags/softmax_output": 1.0}])
     assert [flags_of(one) for _, one in frame.iterrows()] == [(), None, ("softmax_output",)]
+
+
+def test_flags_bear_on_what_they_are_about():
+    row = {"flags/collapsed": 1.0, "flags/square_wins": 1.0, "flags/dynamic": 0.0}
+    assert flags_of(row) == flags_of(row, "robust/pgd20") == ("collapsed", "square_wins")
+    assert flags_of(row, "corruption/mca") == ("collapsed",), "corruptions follow no gradient that could be hidden"
+    assert flags_of(row, "test/accuracy") == ()
+    assert flags_of({}, "robust/pgd20") is None
+
+
+def test_a_flag_of_a_labelled_entry_counts():
+    """A late `masking` with more queries has columns of its own; what it raises marks the same numbers."""
+    assert flags_of({"flags/square_wins": 0.0, "flags/square_wins@queries=1000": 1.0}) == ("square_wins",)
+
+
+# A network that answers as if it saw nothing
+
+
+def degenerates(answers, labels) -> set[str]:
+    found = degenerate(np.array(answers), np.array(labels))
+    assert found.keys() == DEGENERATE.keys()
+    return {name for name, up in found.items() if up}
+
+
+TEN = np.arange(500) % 10
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_one_or_two_answers_of_ten_are_a_collapse(classes):
+    """The network that looked robust: accuracy 10 or 20, robust/pgd5 100.0."""
+    assert "collapsed" in degenerates(TEN % classes, TEN)
+    assert degenerates(np.zeros(500, int), TEN) == {"collapsed", "near_chance"}
+
+
+def test_answers_that_hardly_ever_come_do_not_hide_a_collapse():
+    answers = np.zeros(500, int)
+    answers[:36] = TEN[:36]  # 4 of each class, where 50 belong: accuracy 16.4, robust/pgd10 96.7
+    assert "collapsed" in degenerates(answers, TEN)
+
+
+def test_an_honest_network_of_little_training_has_not_collapsed():
+    draw = np.random.default_rng(0)
+    for accuracy in (0.2, 0.5, 0.9):
+        answers = np.where(draw.random(500) < accuracy, TEN, draw.integers(0, 10, 500))
+        assert degenerates(answers, TEN) == set()
+    assert degenerates(np.minimum(TEN, 4), TEN) == set(), "half of the classes are never answered"
+
+
+def test_guesses_over_all_classes_are_near_chance_alone():
+    draw = np.random.default_rng(0)
+    called = [degenerates(draw.integers(0, 10, 500), TEN) for _ in range(200)]
+    assert sum(found == {"near_chance"} for found in called) > 190 and {"collapsed"} not in called
+
+
+def test_chance_is_the_share_of_the_largest_class():
+    labels = (np.arange(1000) >= 900).astype(int)  # 90 % are of one class
+    assert degenerates(np.zeros(1000, int), labels) == {"collapsed", "near_chance"}
+    half = labels * (np.arange(1000) < 950)
+    assert degenerates(half, labels) == set(), "95 % right, and both classes are answered"
+
+
+def test_two_classes_and_twenty_images():
+    labels = np.arange(20) % 2
+    assert degenerates(labels, labels) == set()
+    assert degenerates(np.ones(20, int), labels) == {"collapsed", "near_chance"}
+    assert degenerates(np.where(np.arange(20) < 4, 1 - labels, labels), labels) == set(), "16 of 20 right"
+    assert degenerates(np.where(np.arange(20) < 8, 1 - labels, labels), labels) == {"near_chance"}, "12 may be luck"
+
+
+def test_labels_of_one_class_cannot_tell():
+    assert degenerates([3] * 20, [3] * 20) == {"near_chance"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=60), st.permutations(range(10)))
+def test_names_of_classes_and_order_of_images_do_not_count(pairs, names):
+    answers, labels = np.array(pairs).T
+    other = np.array(names)
+    assert degenerate(answers, labels) == degenerate(other[answers][::-1], other[labels][::-1])

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stored
+import torch
 from conftest import SMALL
 
 import kdtune.training.run
 from kdtune.launch import here
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt
+from kdtune.launch.watchdog import Watchdog
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
+from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
@@ -80,7 +84,7 @@ def test_every_epoch_is_told_once_and_is_what_the_store_keeps(go, plan: Plan) ->
     dispatch, notes = go()
     for id in plan.runs:
         assert [row["epoch"] for row in notes.told[id]] == [1, 2, 3]
-        assert notes.told[id] == dispatch.standing.store.history(id)
+        assert notes.told[id] == stored.history(dispatch.standing.store, id)
 
 
 def test_a_second_time_there_is_nothing_to_do(go) -> None:
@@ -143,7 +147,7 @@ def test_ctrl_c_ends_it_after_the_epoch_and_the_next_time_goes_on(
     assert set(again.states.values()) == {"done"}
     trained = [row["epoch"] for row in notes.told[first]]
     assert trained == [1, 2, 3], "the whole history, of which one epoch is new"
-    assert again.standing.store.history(first) == notes.told[first]
+    assert stored.history(again.standing.store, first) == notes.told[first]
 
 
 def test_interrupted_before_it_begins_it_does_nothing(go, plan: Plan) -> None:
@@ -164,3 +168,46 @@ def test_a_run_that_another_has_is_waited_for(go, plan: Plan, tmp_path: Path) ->
     assert set(dispatch.states.values()) == {"done"}
     assert notes.order[0] != ("started", first), "the others do not wait for it"
     assert time.monotonic() - began >= 1
+
+
+def test_five_failures_alike_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(SMALL)
+    monkeypatch.setattr(kdtune.training.run, "train", lambda *_, **__: 1 / 0)
+    plan = build_plan(load_sweep(path), tmp_path)
+    dispatch = Dispatch(plan, Standing(Store(tmp_path / "results"), plan.evaluators))
+    notes = Notes()
+    launch_here(dispatch, notes, tmp_path, 1e9, Interrupt())
+    assert dispatch.counts == {"failed": 5, "skipped": 4, "stopped": 1}
+    assert len(notes.states) == 5 and dispatch.stopped.endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_full_disk_ends_it_with_the_first_run(go, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Store, *_: Any) -> None:
+        raise StorageError("cannot write r/x: No space left on device (9 bytes needed, 0 free); free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "claim", full)  # the first thing that a run writes
+        dispatch, notes = go()
+    assert [what for what, _ in notes.order] == ["started", "ended"]
+    assert "9 bytes needed, 0 free" in dispatch.stopped and dispatch.over
+    again, _ = go()
+    assert set(again.states.values()) == {"done"}
+
+
+def test_a_run_that_hangs_here_is_told_and_left_alone(
+    go, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = kdtune.training.run.train
+    monkeypatch.setattr(here, "Watchdog", lambda found: Watchdog(found, silence=0.3))
+
+    def slow(network: Any, *rest: Any, **more: Any) -> Any:
+        network(torch.zeros(1, 1, 8, 8))
+        time.sleep(1.5)
+        return original(network, *rest, **more)
+
+    monkeypatch.setattr(kdtune.training.run, "train", slow)
+    dispatch, _ = go()
+    assert set(dispatch.states.values()) == {"done"}
+    assert "no training step or evaluation batch for" in caplog.text
+    assert len(list((tmp_path / "results" / "runs").glob("*/*/stacks.txt"))) >= 1

@@ -1,14 +1,20 @@
-"""Tune's private cache of processes: made patient where it is as it was tested, left alone where it is not."""
+"""Tune's private cache of processes: changed where it is as it was tested, left alone where it is not."""
 
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from ray.tune.execution import tune_controller
 
 from kdtune.launch import searcher
-from kdtune.launch.searcher import patience
+from kdtune.launch.searcher import PlanSearcher, keeping_processes, told
+from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.plan import build_plan
+from kdtune.store.standing import Standing
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import load_sweep
 
 OWN = tune_controller._ObjectCache
 
@@ -25,7 +31,7 @@ def kept(cache, shapes) -> list:
 
 
 def test_processes_are_kept_while_nothing_waits_and_go_when_something_does(caplog):
-    with patience():
+    with keeping_processes():
         cache = tune_controller._ObjectCache(may_keep_one=True)
         assert kept(cache, ["a", "a", "b"]) == [] and cache.num_cached_objects == 3
         cache.increase_max("b")
@@ -50,7 +56,29 @@ def test_another_tune_keeps_its_own_cache_and_that_is_said_once(monkeypatch, cap
         monkeypatch.setattr(tune_controller, "_ObjectCache", other)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            with patience():
+            with keeping_processes():
                 assert getattr(tune_controller, "_ObjectCache", None) is other
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "2.60" in caplog.text
+
+
+def test_a_run_that_another_machine_finished_and_nobody_sees_here_stops_the_sweep(write_sweep, tmp_path):
+    """Results in a folder of that machine's own: the first is enough to know of all."""
+    plan = build_plan(load_sweep(write_sweep()), tmp_path)
+    dispatch = Dispatch(plan, Standing(Store(tmp_path / "results"), plan.evaluators))
+    watcher = SimpleNamespace(ended=lambda id, state: None)
+    hand = PlanSearcher(dispatch, lambda planned: {"id": planned.id}, watcher)
+    id = hand.suggest("a")["id"]
+    hand.on_trial_complete("a", {"ended": "done", "error": "", "host": "gpu-7"})
+    said = (
+        f"done on gpu-7, and not visible here ({tmp_path}/results/runs): is --results a place that all machines share?"
+    )
+    assert dispatch.reasons[id] == said
+    assert dispatch.stopped == f"no further run is started: {said}" and dispatch.over
+
+
+@pytest.mark.parametrize(
+    "result", [{}, {"ended": "failed", "error": "ValueError: x"}, {"ended": "elsewhere", "error": ""}]
+)
+def test_of_other_ends_nothing_is_made_up(result):
+    assert told(result, None, "a") == result.get("error", "")

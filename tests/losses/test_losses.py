@@ -13,12 +13,13 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Noise
 from kdtune.losses.ce import CE
 from kdtune.losses.dkd import DKD
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.losses.loss import Loss
 from kdtune.losses.views import Answer, Views
+from kdtune.noise.noise import Noise
+from kdtune.settings import HEAVIEST, TEMPERATURES
 from kdtune.training.lesson import Lesson
 
 CLASSES = 10
@@ -140,6 +141,41 @@ def test_a_batch_of_copies_has_the_loss_of_one(loss: Loss) -> None:
     one, _ = loss(Asked(once, teacher, right).views)
     twice, _ = loss(Asked(once.repeat(2, 1), teacher.repeat(2, 1), right.repeat(2)).views)
     torch.testing.assert_close(twice, one)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_within_what_settings_allow_float32_has_the_gradient_of_float64(
+    temperature: float, scale: float, classes: int
+) -> None:
+    """Row C13: at a temperature of a million it was noise, at 1e300 an OverflowError."""
+    ours: list[Loss] = [
+        KD(alpha=1, temperature=temperature),
+        KD(alpha=1, temperature=temperature, divergence="reverse"),
+        DKD(alpha=HEAVIEST, beta=HEAVIEST, temperature=temperature),
+    ]
+    right = labels(0, 64, classes)
+    for loss in ours:
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            student = logits(1, 64, classes, scale, dtype).requires_grad_()
+            value, _ = loss(Asked(student, logits(2, 64, classes, scale, dtype), right).views)
+            found.append(torch.autograd.grad(value, student)[0].double())
+        assert (found[1] - found[0]).norm() < 0.005 * found[0].norm(), loss
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-9, 1e5, 1e300])
+def test_a_temperature_at_which_gradients_are_rounding_is_refused(temperature: float) -> None:
+    for kind, fields in (KD, {"alpha": 1}), (DKD, {"alpha": 1, "beta": 1}):
+        with pytest.raises(ValueError, match=r"temperatures are in \[0.1, 1000\]; beyond, gradients are lost"):
+            kind(**fields, temperature=temperature)
+
+
+def test_weights_beside_which_the_cross_entropy_is_nothing_are_refused() -> None:
+    for fields in ({"alpha": 1e6, "beta": 1}, {"alpha": 1, "beta": 1e6}):
+        with pytest.raises(ValueError, match=r"weights are in \[0, 1000\]; beyond, the cross-entropy is lost"):
+            DKD(**fields, temperature=4)
 
 
 # ce and kd

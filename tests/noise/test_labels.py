@@ -19,11 +19,11 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
-from kdtune.config import Noise
 from kdtune.data.dataset import Dataset
 from kdtune.data.loading import Data, load
 from kdtune.losses.ce import CE
 from kdtune.noise.labels import Corruption
+from kdtune.noise.noise import Noise
 from kdtune.noise.target import Smoothing, Variability
 from kdtune.randomness import draw
 from kdtune.training.lesson import Lesson

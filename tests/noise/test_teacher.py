@@ -17,9 +17,9 @@ from scipy import stats
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from kdtune.config import Noise
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.models.model import Model
+from kdtune.noise.noise import Noise
 from kdtune.noise.teacher import Dropout, SignalNoise, Swap
 from kdtune.randomness import Draw, draw, seeded
 from kdtune.training.lesson import Lesson
@@ -197,7 +197,7 @@ def test_softened_outputs_take_the_temperature_of_the_distillation() -> None:
         ({"threshold": 0}, "greater than 0"),
         ({"pairs": "top3"}, "'top2' or 'all'"),
         ({"on": "logits", "temperature": 4}, "on: logits compares what no temperature has softened"),
-        ({"temperature": 0}, "greater than 0"),
+        ({"temperature": 0}, r"temperatures are in \[0.1, 1000\]"),
         ({"difference": "ratio"}, "'relative' or 'absolute'"),
     ],
 )

@@ -23,7 +23,7 @@ every_schedule = pytest.mark.parametrize(
     [
         pytest.param(kind(**fields), id=" ".join([key, *map(str, fields.values())]))
         for key, kind in Schedule.kinds().items()
-        for fields in FIELDS.get(key, [{}])
+        for fields in FIELDS.get(key, [{name: 0.5 for name, field in kind.model_fields.items() if field.is_required()}])
     ],
 )
 EPOCHS = st.integers(1, 400)
@@ -55,9 +55,24 @@ def test_a_factor_hangs_on_the_share_of_the_run(schedule: Schedule) -> None:
 def test_step_falls_at_the_rounded_milestones(epochs: int, milestones: list[float], within: float) -> None:
     schedule = Step(milestones=tuple(sorted(milestones)), factor=0.2)
     for epoch in range(epochs):
-        passed = sum(epoch >= round(milestone * epochs) for milestone in milestones)
+        passed = sum(epoch >= max(1, round(milestone * epochs)) for milestone in milestones)
         if epoch + within < epoch + 1:  # else rounded up into the next
             assert schedule(epoch + within, epochs) == 0.2**passed
+
+
+@pytest.mark.parametrize(
+    ("milestones", "epochs", "factors"),
+    [
+        ((0.2,), 2, [1, 0.2]),  # 0.4 rounds to 0
+        ((0.2,), 1, [1]),
+        ((0.01, 0.02), 10, [1] + [0.04] * 9),
+        ((0.3, 0.6, 0.8), 12, [1] * 4 + [0.2] * 3 + [0.04] * 3 + [0.008] * 2),
+    ],
+)
+def test_the_first_epoch_is_at_the_full_rate(milestones: tuple[float, ...], epochs: int, factors: list[float]) -> None:
+    """Row A14: a milestone never falls before the first epoch, however short the run."""
+    schedule = Step(milestones=milestones, factor=0.2)
+    assert [schedule(epoch + 0.5, epochs) for epoch in range(epochs)] == pytest.approx(factors)
 
 
 def test_milestones_rise() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config import Noise
 from kdtune.data import loading
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.pgd import PGD
+from kdtune.noise.noise import Noise
 from kdtune.planning import cost
 from kdtune.planning.cost import CPU_CORE, GPU, Device, Images
 from kdtune.planning.plan import build_plan
@@ -48,13 +48,13 @@ def finish(plan, store: Store, id: str, seconds: float, device: str = "x86_64 CP
     """As if the run had ended, and every evaluator had measured it."""
     store.attempt(id).finish(outcome, b"", [], {"seconds": seconds, "device": device})
     for hash, name in plan.evaluators.items():
-        store.write_evaluation(id, hash, {"name": name}, {"test/accuracy": 1.0}, {})
+        store.evaluations(id, store.done(id)).write(hash, {"name": name}, {"test/accuracy": 1.0}, {})
 
 
 def test_training_is_three_forward_passes_an_image_and_an_answer_of_the_teacher(teacher, student):
     alone = 3 * (80 * 3 + 20) * FORWARD
-    assert cost.multiply_adds(teacher, DIGITS) == alone
-    assert cost.multiply_adds(student, DIGITS, teacher=teacher) == alone + 3 * 80 * FORWARD
+    assert cost.training(teacher, DIGITS) == alone
+    assert cost.training(student, DIGITS, teacher) == alone + 3 * 80 * FORWARD
     assert cost.steps(teacher, DIGITS) == 3 * 4
     assert cost.steps(teacher, replace(DIGITS, train=81)) == 3 * 5
 
@@ -62,8 +62,8 @@ def test_training_is_three_forward_passes_an_image_and_an_answer_of_the_teacher(
 def test_a_teacher_that_answers_several_times_costs_as_many_passes(teacher, student):
     noise = Noise.model_validate({"teacher": {"dropout": {"rate": 0.1, "passes": 5}}})
     patient = student.model_copy(update={"noise": noise})
-    once = cost.multiply_adds(student, DIGITS, teacher=teacher) - cost.multiply_adds(student, DIGITS)
-    assert cost.multiply_adds(patient, DIGITS, teacher=teacher) == cost.multiply_adds(student, DIGITS) + 5 * once
+    once = cost.training(student, DIGITS, teacher) - cost.training(student, DIGITS)
+    assert cost.training(patient, DIGITS, teacher) == cost.training(student, DIGITS) + 5 * once
 
 
 def test_evaluation_counts_every_image_that_is_shown(teacher):
@@ -73,8 +73,6 @@ def test_evaluation_counts_every_image_that_is_shown(teacher):
     assert cost.passes([PGD(eps=(0.1,), steps=(20,), restarts=1)], DIGITS) == 3 * 20 * 280 + 280 + 20
     assert cost.passes([Corruptions()], DIGITS) == 19 * 5 * 280 + 280 + 20
     assert cost.passes([Corruptions(families=("fog",), severities=(1, 3), images=50)], DIGITS) == 2 * 50 + 280 + 20
-    whole = cost.multiply_adds(teacher, DIGITS, [Accuracy()])
-    assert whole == cost.training(teacher, DIGITS) + 300 * FORWARD
 
 
 def test_a_wide_resnet_costs_what_is_known_of_it(teacher):
@@ -97,7 +95,7 @@ def test_checkpoints_hold_weights_and_momentum_and_two_are_kept(teacher, tmp_pat
 
 def test_a_network_that_is_given_costs_its_evaluation_only(teacher):
     given = teacher.model_copy(update={"recipe": None, "seed": None, "checkpoint": "x.pt"})
-    assert cost.multiply_adds(given, DIGITS, [Accuracy()]) == 300 * FORWARD
+    assert cost.training(given, DIGITS) == 0
     assert cost.checkpoint_bytes(given) == 0
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from kdtune.planning import dispatch as dispatching
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
-from kdtune.store.state import ENDED, State
+from kdtune.planning.setbacks import ALIKE, Cause
+from kdtune.store.state import ENDED, FINISHED, State
 from kdtune.sweepfile.load import load_sweep
 
 
@@ -36,7 +37,7 @@ class FakeStanding:
         """A test's word is always fresh."""
 
     def look(self, id: str) -> SimpleNamespace:
-        return SimpleNamespace(untried=State.NEW)
+        return SimpleNamespace(untried=State.NEW, failure=None)
 
 
 @pytest.fixture
@@ -146,6 +147,102 @@ def test_stopping_ends_everything_that_has_not_ended(plan, standing):
     assert dispatch.over and dispatch.counts == {"stopped": 10}
 
 
+def test_a_lost_process_is_tried_again_three_times(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    take(dispatch)
+    lost = teachers(plan, 0.0)[0]
+    for _ in range(3):
+        dispatch.started(lost)
+        assert dispatch.ended(lost, "gone", Cause.LOST) == "new"
+        assert take(dispatch) == [lost]
+    assert dispatch.ended(lost, "gone", Cause.LOST) == "failed"
+    assert dispatch.reasons == {lost: "gone"} | dict.fromkeys(students(plan, 0.0), f"its teacher {lost} failed")
+
+
+def test_a_stuck_run_is_tried_again_once_though_its_attempt_has_failed_in_the_store(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    take(dispatch)
+    stuck = teachers(plan, 0.2)[0]
+    standing.now[stuck] = "failed"
+    assert dispatch.ended(stuck, "no step", Cause.STUCK) == "new" and take(dispatch) == [stuck]
+    assert dispatch.ended(stuck, "no step", Cause.STUCK) == "failed"
+
+
+def test_a_process_lost_on_another_machine_counts_though_its_claim_looks_alive_for_a_while(plan, standing, monkeypatch):
+    monkeypatch.setattr(dispatching, "POLL_S", 0.0)
+    dispatch = Dispatch(plan, standing)
+    take(dispatch)
+    lost = teachers(plan, 0.0)[0]
+    for _ in range(3):
+        standing.now[lost] = "elsewhere"
+        assert dispatch.ended(lost, "gone", Cause.LOST) == "elsewhere" and take(dispatch) == []
+        standing.now[lost] = "partial"
+        assert take(dispatch) == [lost]
+    standing.now[lost] = "elsewhere"
+    assert dispatch.ended(lost, "gone", Cause.LOST) == "failed"
+
+
+def test_a_process_ended_for_its_silence_may_hold_its_claim_for_a_moment_and_is_tried_again(
+    plan, standing, monkeypatch
+):
+    """Its attempt has failed in the store by then, which is no other command's failure."""
+    monkeypatch.setattr(dispatching, "POLL_S", 0.0)
+    dispatch = Dispatch(plan, standing)
+    take(dispatch)
+    stuck = teachers(plan, 0.2)[0]
+    standing.now[stuck] = "elsewhere"
+    assert dispatch.ended(stuck, "no sign of life", Cause.STUCK) == "elsewhere" and take(dispatch) == []
+    standing.now[stuck] = "failed"
+    assert take(dispatch) == [stuck]
+    dispatch.started(stuck)
+    assert dispatch.ended(stuck, "no sign of life", Cause.STUCK) == "failed" and stuck in dispatch.reasons
+
+
+def test_a_process_lost_after_its_run_was_done_changes_nothing(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    take(dispatch)
+    lost = teachers(plan, 0.2)[0]
+    standing.now[lost] = "done"
+    assert dispatch.ended(lost, "gone", Cause.LOST) == "done" and lost not in dispatch.reasons
+
+
+def test_short_of_memory_all_runs_that_are_out_come_back(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    out = take(dispatch)
+    for id in out[:4]:
+        dispatch.started(id)
+    standing.now[out[0]], standing.now[out[1]] = "done", "partial"
+    stand = dispatch.short_of_memory()
+    assert dispatch.setbacks.limit == 2 and stand[out[0]] == "done"
+    assert take(dispatch) == out[1:], "in the plan's order, also those that had not started"
+    assert not dispatch.reasons
+
+
+def test_a_run_too_large_for_the_machine_is_failed_and_the_others_go_on(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    large = teachers(plan, 0.0)[0]
+    for _ in range(3):
+        assert dispatch.next().id == large
+        dispatch.started(large)
+        stand = dispatch.short_of_memory()
+    assert stand == {large: "failed"} and "memory" in dispatch.reasons[large]
+    assert dispatch.setbacks.limit is None and take(dispatch) == teachers(plan, 0.0)[1:] + teachers(plan, 0.2)
+
+
+def test_five_alike_stop_the_sweep(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    for _ in range(5):
+        id = dispatch.next().id
+        dispatch.started(id)
+        dispatch.ended(id, f"Traceback\nKeyError: no images for {id}")
+    assert dispatch.over and dispatch.next() is None
+    assert dispatch.counts == {"failed": 5, "skipped": 4, "stopped": 1}
+    assert dispatch.stopped.startswith("5 runs failed alike and none succeeded")
+    last = teachers(plan, 0.2)[2]
+    assert dispatch.reasons[last] == dispatch.stopped
+    assert dispatch.ended(last, "gone", Cause.LOST) == "failed", "nothing is tried again then"
+
+
 @pytest.fixture(scope="module")
 def benchmark() -> SimpleNamespace:
     """benchmarks/dispatch.py, which is no package."""
@@ -182,6 +279,7 @@ class Reference:
         self.runs = plan.runs
         self.states = {id: "new" if state == "failed" else state for id, state in states.items()}
         self.out: set[str] = set()
+        self.succeeded, self.failures = False, 0
         self.skip()
 
     def skip(self) -> None:
@@ -202,7 +300,11 @@ class Reference:
     def ended(self, id: str, state: str) -> None:
         self.states[id] = "failed" if state in ("new", "partial") else state
         self.out.discard(id)
+        self.succeeded |= state in FINISHED
+        self.failures += self.states[id] == "failed"
         self.skip()
+        if self.states[id] == "failed" and self.failures >= ALIKE and not self.succeeded:
+            self.states = {id: state if state in ENDED else "stopped" for id, state in self.states.items()}
 
     def looked(self, now: dict[str, str]) -> None:
         self.states |= {id: now[id] for id, state in self.states.items() if state == "elsewhere"}
@@ -243,9 +345,7 @@ def test_whatever_happens_it_decides_as_the_rules_say(data):
 
 def test_a_plan_of_finished_runs_alone_does_not_ask_for_teachers_that_are_not_in_it(plan, standing):
     """Late evaluation: a student is trained, and one of its teachers was lost since."""
-    from dataclasses import replace
-
     student = students(plan, 0.2)[0]
     standing.now[student] = "partial"
-    dispatch = Dispatch(replace(plan, runs={student: plan.runs[student]}), standing)
+    dispatch = Dispatch(plan.of([student]), standing)
     assert take(dispatch) == [student]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from kdtune.config import Choice
-from kdtune.data.files import DataError
-from kdtune.planning.plan import build_plan, word
+from kdtune.data.error import DataError
+from kdtune.evaluation.accuracy import Accuracy
+from kdtune.evaluation.pgd import PGD
+from kdtune.planning.plan import build_plan
 from kdtune.sweepfile.load import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -148,21 +150,6 @@ def test_students_of_two_teachers_have_two_names(write_sweep, small_sweep):
     assert labels == {"student rate=0", "student rate=0.2"}
 
 
-@pytest.mark.parametrize(
-    ("value", "read"),
-    [
-        (0.2, "0.2"),
-        (None, "null"),
-        (True, "true"),
-        ({}, "{}"),
-        ({"alpha": 0.9, "temperature": 4}, "alpha=0.9,temperature=4"),
-        ({"crop": {"padding": 4, "mode": "zero"}, "flip": {}}, "crop={padding=4,mode=zero},flip={}"),
-    ],
-)
-def test_a_value_in_a_name_says_what_belongs_together(value, read):
-    assert word(value) == read
-
-
 def test_a_run_waits_for_its_teachers_and_for_its_source(write_sweep):
     """Three levels: a student whose data a source made, which itself asks the teachers."""
     plan = build_plan(load_sweep(write_sweep()), DATA)
@@ -172,7 +159,7 @@ def test_a_run_waits_for_its_teachers_and_for_its_source(write_sweep):
     taught = student.run.model_copy(update={"source": Choice(runs=(source.id, teachers[0]), rule="given"), "seed": 7})
     assert taught.waits_for == (*teachers, source.id), "each once"
     assert taught.id != student.run.model_copy(update={"seed": 7}).id, "where its data comes from is part of what it is"
-    grown = replace(plan, runs={**plan.runs, source.id: source, taught.id: replace(student, run=taught)})
+    grown = replace(plan, places=(*plan.places, source, replace(student, run=taught)))
     assert set(grown.only({"id": taught.id}).runs) == {*teachers, source.id, taught.id}
 
 
@@ -193,7 +180,7 @@ def test_a_network_that_learns_alone_is_one_run_as_teacher_and_as_student(small_
         "{alpha: 0.9, temperature: 4}\n  noise: {teacher: {dropout: {rate: $rate}}}", f"$how\n  noise: {noise}"
     )
     plan = build_plan(load_sweep(write_sweep(text)), DATA)
-    alone = [run for run in plan.runs.values() if run.role == "student" and not run.waits_for]
+    alone = [place for place in plan.places if place.role == "student" and not place.waits_for]
     taught = [run for run in plan.runs.values() if run.waits_for]
     assert len(taught) == 2 and {run.run.seed for run in taught} == {0, 1}
     teachers = {id for run in taught for id in run.waits_for}
@@ -201,3 +188,126 @@ def test_a_network_that_learns_alone_is_one_run_as_teacher_and_as_student(small_
         "the students' seeds 0 and 1 are two of the three teachers"
     )
     assert len(plan.runs) == 3 + 2
+
+
+def choice_of(write_sweep, text):
+    plan = build_plan(load_sweep(write_sweep(text)), Path("nowhere"))
+    return plan, next(run.run.teacher for run in plan.runs.values() if run.role == "student")
+
+
+def test_a_choice_names_the_evaluator_that_measures_its_metric(write_sweep, small_sweep):
+    on_val = PGD(eps=(0.1,), steps=(10,), images=20, on="val")
+    entries = "[accuracy, {pgd: {eps: 0.1, steps: 10, images: 20}, on: val}]"
+    text = small_sweep.replace("[accuracy]", entries)
+    _, choice = choice_of(write_sweep, text.replace("metric: val/accuracy", "metric: val/robust/pgd10"))
+    assert (choice.metric, choice.evaluator, choice.better) == ("val/robust/pgd10", on_val.hash, None)
+    _, choice = choice_of(write_sweep, text.replace("accuracy, ", "", 1).replace("val/accuracy", "val/robust/pgd10"))
+    assert choice.evaluator == on_val.hash, "accuracy need not be listed"
+    _, choice = choice_of(write_sweep, text)
+    assert choice.evaluator == Accuracy().hash
+
+
+def test_the_direction_stands_in_a_choice_only_where_lower_is_better(write_sweep, small_sweep):
+    """So that ids of descriptions with higher ones stay as they were."""
+    plan, choice = choice_of(write_sweep, small_sweep.replace("metric: val/accuracy", "metric: val/nll"))
+    assert choice.better == "lower"
+    assert [run.run.description["teacher"]["better"] for run in plan.runs.values() if run.role == "student"] == (
+        ["lower"] * 4
+    )
+    plan, choice = choice_of(write_sweep, small_sweep)
+    assert choice.better is None and all("better" not in str(run.run.description) for run in plan.runs.values())
+
+
+def test_a_plan_knows_what_it_will_measure(write_sweep, small_sweep):
+    plan, _ = choice_of(write_sweep, small_sweep.replace("[accuracy]", "[pgd, accuracy, shift]"))
+    assert [metric.name for metric in plan.headlines] == [
+        "robust/pgd20",
+        "robust/pgd20/unconditional",
+        "test/accuracy",
+        "shift/writers",
+    ]
+    assert plan.metrics["val/nll"].better == "lower"
+
+
+TWO_ARMS = "grid: {d: [{alpha: 0.9, temperature: 4}, null]}"
+
+
+@pytest.fixture
+def two_arms(small_sweep, write_sweep):
+    """Distilled or alone, in the teachers' own architecture: 3 teachers, 5 seeds of each arm (row A5)."""
+    text = small_sweep.replace("grid: {rate: [0.0, 0.2]}", TWO_ARMS).replace("seeds: 2", "seeds: 5")
+    text = text.replace("[8], dropout: $rate", "[8]").replace(
+        "distillation: {alpha: 0.9, temperature: 4}", "distillation: $d"
+    )
+    return build_plan(load_sweep(write_sweep(text.replace("  noise: {teacher: {dropout: {rate: $rate}}}\n", ""))), DATA)
+
+
+def test_a_run_stands_at_every_place_that_asks_for_it(two_arms):
+    """Row A5: the baseline had 2 seeds of 5, for the others were the teachers' rows only."""
+    seeds = {}
+    for place in two_arms.places:
+        seeds.setdefault(place.label, []).append(place.run.seed)
+    assert seeds == {
+        "teacher": [0, 1, 2], "student d=alpha=0.9,temperature=4": [0, 1, 2, 3, 4], "student d=null": [0, 1, 2, 3, 4]
+    }  # fmt: skip
+    assert (len(two_arms.places), len(two_arms.runs), two_arms.shared) == (13, 10, 3)
+    assert roles(two_arms) == {"teacher": 3, "student": 7}, "each run once, a teacher wherever it is one"
+
+
+def test_what_is_asked_for_as_a_student_first_is_scheduled_as_the_teacher_that_it_is(two_arms):
+    students_first = sorted(two_arms.places, key=lambda place: bool(place.waits_for) or place.role == "teacher")
+    plan = replace(two_arms, places=tuple(students_first))
+    assert plan.places[0].role == "student" and plan.runs[plan.places[0].id].role == "teacher"
+    assert next(iter(plan.runs)) == plan.places[0].id, "at the place in the order where it is first asked for"
+
+
+def test_a_teacher_stands_at_every_point_of_its_axes(small_sweep, write_sweep):
+    text = small_sweep.replace(
+        "{rate: [0.0, 0.2]}", "{rate: 0.2, select: [{rule: best, metric: val/accuracy}, {rule: paired}]}"
+    )
+    plan = build_plan(
+        load_sweep(write_sweep(text.replace("{rule: best, metric: val/accuracy}\nstudent", "$select\nstudent"))), DATA
+    )
+    places = [place for place in plan.places if place.role == "teacher"]
+    assert len({place.id for place in places}) == 3 and len(places) == 6
+    assert [place.parameters["select"]["rule"] for place in places] == ["best"] * 3 + ["paired"] * 3
+
+
+def test_a_point_that_several_blocks_have_is_one_place(small_sweep, write_sweep):
+    grid = "grid: [{rate: 0.0}, {rate: [0.2, 0.0]}, {rate: 0}]"
+    plan = build_plan(load_sweep(write_sweep(small_sweep.replace("grid: {rate: [0.0, 0.2]}", grid))), DATA)
+    assert len(plan.places) == len(plan.runs) == 10 and plan.shared == 0
+
+
+def test_only_finds_a_run_at_any_of_its_places(two_arms):
+    alone = two_arms.only({"d": None})
+    assert [place.name for place in alone.places] == [f"student d=null seed={seed}" for seed in range(5)]
+    taught = two_arms.only({"d": {"temperature": 4.0, "alpha": 0.9}, "seed": 1})
+    assert Counter(place.role for place in taught.places) == {"teacher": 3, "student": 1}
+    assert len(two_arms.only({"d": "{alpha=0.9,temperature=4}"}).runs) == 8, "as names have it"
+    assert [place.role for place in two_arms.only({"role": "teacher", "seed": 1}).places] == ["teacher"]
+
+
+def test_a_run_that_is_chosen_and_waited_for_stands_before_those_that_wait(two_arms):
+    both = two_arms.only({"seed": 1})
+    assert Counter(place.role for place in both.places) == {"teacher": 3, "student": 2}
+    order = list(both.runs)
+    for place in both.places:
+        assert all(order.index(teacher) < order.index(place.id) for teacher in place.waits_for)
+
+
+def test_only_takes_null_for_null_and_not_for_an_axis_that_is_not_there(two_arms):
+    assert {place.role for place in two_arms.places if place.has({"d": None})} == {"student"}
+    assert not any(place.has({"d": True}) or place.has({"seed": True}) for place in two_arms.places)
+
+
+def test_a_plan_of_some_runs_has_them_at_all_their_places(two_arms):
+    id = two_arms.places[0].id
+    assert [place.name for place in two_arms.of([id]).places] == ["teacher seed=0", "student d=null seed=0"]
+
+
+def test_a_sweep_of_several_data_sets_names_all(small_sweep, write_sweep):
+    text = small_sweep.replace("dataset: {digits: {}, train_size: 100, validation: 0.2}", "dataset: $data")
+    axis = "data: [{digits: {}, validation: 0.2}, {mnist: {}, validation: 0.2}, {digits: {}, validation: 0.3}]"
+    plan = build_plan(load_sweep(write_sweep(text.replace("rate: [0.0, 0.2]", f"rate: 0.2, {axis}"))), DATA)
+    assert plan.dataset == "digits (8 x 8, scikit-learn), MNIST"

@@ -127,7 +127,8 @@ def test_it_returns_the_rows_that_it_wrote(view: View, done) -> None:
 def test_the_plan_tells_how_each_run_stands_and_for_whom_it_waits(view: View, done) -> None:
     kept = json.loads((view.local / "plan.json").read_bytes())
     assert (kept["sweep"], kept["profile"], kept["dataset"]) == ("small", "paper", done.plan.dataset)
-    assert kept["runs"] == described(done.plan, now(view))
+    assert {part: kept[part] for part in ("runs", "places")} == described(done.plan, now(view))
+    assert kept["file"] == str(Path(done.file.path).resolve())
     known = set()
     for each in kept["runs"]:
         assert set(each["waits_for"]) <= known, "a teacher stands before its students"
@@ -160,13 +161,11 @@ def test_the_kept_sweep_is_a_sweep_file_of_the_same_runs(view: View, done, tmp_p
 def test_a_store_elsewhere_has_a_mirror_for_files_that_need_a_folder(
     done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+    from obstore.store import MemoryStore
 
-    bucket = tmp_path / "bucket"
-    bucket.mkdir()
-    objects = Objects("prefix", SubTreeFileSystem(str(bucket), LocalFileSystem()))
+    objects = Objects("memory", MemoryStore())
     monkeypatch.setenv("KDTUNE_DATA", str(tmp_path / "data"))
     view = View(Standing(Store(objects), done.plan.evaluators), done.plan)
-    assert view.local == tmp_path / "data" / "mirror" / "small" / "paper"
+    assert view.local == tmp_path / "data" / "mirror" / "memory" / "small" / "paper"
     view.write(done.file, dict.fromkeys(done.plan.runs, "new"))
-    assert {path.name for path in (bucket / "prefix" / "small" / "paper").iterdir()} == set(NAMES)
+    assert set(objects.list("small/paper")) == {f"small/paper/{name}" for name in NAMES}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stored
 from conftest import SMALL
 
 from kdtune.cli.sweep import Options, run
@@ -15,8 +16,9 @@ from kdtune.launch.interrupt import Interrupt
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.report.folder import View
-from kdtune.report.observer import Observer, TensorBoard
+from kdtune.report.observer import Observer, Table, TensorBoard
 from kdtune.report.progress import Progress
+from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
@@ -65,7 +67,7 @@ def test_runs_that_other_commands_did_are_there_from_the_start(sweep, tmp_path: 
     (hash,) = sweep.plan.evaluators
     for id, planned in sweep.plan.runs.items():
         mine = shown[planned.name]
-        history = sweep.store.history(id)
+        history = stored.history(sweep.store, id)
         assert mine["train/loss"] == pytest.approx({int(row["epoch"]): row["train/loss"] for row in history})
         metrics = sweep.store.evaluation(id, hash)
         assert mine["test/accuracy"] == pytest.approx({len(history): metrics["test/accuracy"]})
@@ -74,7 +76,7 @@ def test_runs_that_other_commands_did_are_there_from_the_start(sweep, tmp_path: 
 def test_epochs_are_there_while_a_run_trains_and_once(sweep, tmp_path: Path) -> None:
     observer, _, view = observed(sweep.plan, Store(tmp_path))
     id, planned = next(iter(sweep.plan.runs.items()))
-    history = sweep.store.history(id)
+    history = stored.history(sweep.store, id)
     observer.started(id)
     observer.rows(id, history[:1])
     observer.tick()
@@ -100,6 +102,33 @@ def test_a_whole_sweep_gives_what_rebuilding_gives(sweep, tmp_path: Path, capsys
     assert said.count("test/accuracy") == len(sweep.plan.runs)
 
 
+def test_the_table_is_written_while_it_runs_and_not_too_often(sweep, monkeypatch) -> None:
+    now, written, took = [0.0], [], 0.0
+    monkeypatch.setattr("kdtune.report.observer.time.monotonic", lambda: now[0])
+
+    def write(states: Any) -> None:
+        written.append(now[0])
+        now[0] += took
+
+    table = Table(Dispatch(sweep.plan, Standing(sweep.store, sweep.plan.evaluators)), write)
+    for now[0] in (30.0, 61.0):
+        table.tick()
+    assert not written, "nothing is new"
+    table.ended("x", "done")
+    for now[0] in (62.0, 63.0, 130.0):
+        table.tick()
+    assert written == [62.0], "once for what is new"
+    took = 10.0
+    for now[0] in (140.0, 300.0, 640.0, 700.0):
+        table.ended("x", "done")
+        table.tick()
+    assert written == [62.0, 140.0, 700.0], "at most a fiftieth of the time"
+    now[0], took = 2000.0, 0.0
+    table.ended("x", "done")
+    table.write = lambda states: (_ for _ in ()).throw(StorageError("away"))
+    table.tick()
+
+
 def test_quiet_is_quiet(sweep, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     store = Store(tmp_path)
     observer, _, _ = observed(sweep.plan, store, verbosity=-1)
@@ -115,7 +144,7 @@ def test_a_failure_is_told_with_its_reason_even_if_quiet(sweep, tmp_path: Path, 
     observer, dispatch, view = observed(sweep.plan, Store(tmp_path), verbosity=-1)
     id, planned = next(iter(sweep.plan.runs.items()))
     observer.started(id)
-    observer.rows(id, sweep.store.history(id)[:1])
+    observer.rows(id, stored.history(sweep.store, id)[:1])
     dispatch.started(id)
     assert dispatch.ended(id, "Traceback:\nValueError: because") == "failed"
     observer.ended(id, "failed")
@@ -127,7 +156,7 @@ def test_a_failure_is_told_with_its_reason_even_if_quiet(sweep, tmp_path: Path, 
 
 def test_a_teacher_of_ones_own_has_no_epochs_to_count(sweep, tmp_path: Path) -> None:
     from kdtune.training import weights
-    from kdtune.training.run import load_finished
+    from kdtune.training.network import load_finished
 
     teacher = next(iter(sweep.plan.runs))
     (tmp_path / "mine.safetensors").write_bytes(weights.save(load_finished(teacher, sweep.store)))
@@ -141,3 +170,20 @@ def test_a_teacher_of_ones_own_has_no_epochs_to_count(sweep, tmp_path: Path) -> 
     assert set(dispatch.states.values()) == {"done"}
     given = next(planned for planned in plan.runs.values() if planned.role == "teacher")
     assert "test/accuracy" in scalars(view.local)[given.name]
+
+
+def test_tensorboard_shows_headlines_alone(sweep, tmp_path: Path) -> None:
+    """Row D7: of what was measured those that stand for a run; HParams calls a run by its name, not by its path."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    standing = Standing(sweep.store, sweep.plan.evaluators)
+    view = View(standing, sweep.plan, [str(tmp_path)])
+    TensorBoard(Dispatch(sweep.plan, standing), view).close()
+    planned = next(iter(sweep.plan.runs.values()))
+    finals = scalars(view.local)[planned.name].keys() - stored.history(sweep.store, planned.id)[0].keys()
+    assert finals == {"test/accuracy"} and len(standing.measured(planned.id)) > 5
+    events = EventAccumulator(str(view.local / "tensorboard" / planned.name))
+    events.Reload()
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    assert metadata.parse_session_start_info_plugin_data(content).group_name == planned.name

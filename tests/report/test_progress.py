@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kdtune.config import Run
 from kdtune.planning import cost
 from kdtune.planning.cost import Work
-from kdtune.planning.plan import Plan, PlannedRun, build_plan
+from kdtune.planning.plan import Place, Plan, build_plan
 from kdtune.report.progress import LINES, Progress, TimeLeft, cut, headline
 from kdtune.sweepfile.load import load_sweep
 
@@ -209,15 +208,15 @@ def test_a_terminal_shows_a_bar_counts_and_some_of_what_runs(plan):
 
 
 def test_long_names_stay_on_one_line_of_80_columns(plan):
-    runs = {id: replace(run, parameters={"a_long_axis": "x" * 90}) for id, run in plan.runs.items()}
-    sweep = Sweep(replace(plan, name="n" * 60, runs=runs), terminal=True)
+    places = tuple(replace(place, parameters={"a_long_axis": "x" * 90}) for place in plan.places)
+    sweep = Sweep(replace(plan, name="n" * 60, places=places), terminal=True)
     sweep.start(*sweep.ids[:5])
     recorded = Console(file=io.StringIO(), width=80, record=True)
     recorded.print(sweep.progress.view())
     assert len(recorded.export_text().splitlines()) == 7
     sweep.progress.close()
     sweep.end(sweep.ids[0])
-    log = Sweep(replace(plan, runs=runs))
+    log = Sweep(replace(plan, places=places))
     log.start(log.ids[0])
     log.end(log.ids[0])
     assert "x" * 90 in log.text, "a log file keeps the whole name"
@@ -363,8 +362,8 @@ def test_equal_runs_one_after_the_other_end_when_it_was_said(data):
     """Whatever the speed and the moment: the time left is exact where every run takes equally long."""
     count, pace = data.draw(st.integers(2, 8)), data.draw(st.floats(0.1, 100))
     ids = [f"{number:012x}" for number in range(count)]
-    runs = {id: PlannedRun(Run.model_construct(teacher=None), "student", {}) for id in ids}
-    plan, clock = Plan("p", "laptop", "d", (), (), runs), Clock()
+    places = tuple(Place(SimpleNamespace(id=id, waits_for=()), "student", {}) for id in ids)
+    plan, clock = Plan("p", "laptop", "d", (), (), places), Clock()
     time_left, states = left(plan, clock), dict.fromkeys(ids, "new")
     over = clock.now + count * pace
     for id in ids:
@@ -379,9 +378,12 @@ def test_equal_runs_one_after_the_other_end_when_it_was_said(data):
 
 
 def test_the_headline_is_the_test_accuracy_where_there_is_one():
-    assert headline({"test/nll": 0.31, "val/accuracy": 90.0, "test/accuracy": 93.149}) == "test/accuracy 93.1"
-    assert headline({"robust/pgd20": 40.0}) == "robust/pgd20 40.0"
-    assert headline({"test/accuracy": None}) == ""
+    shown = ["test/accuracy", "robust/pgd20"]
+    measured = {"test/nll": 0.31, "val/accuracy": 90.0, "test/accuracy": 93.149}
+    assert headline(measured, shown) == "test/accuracy 93.1"
+    assert headline({"robust/clean": 90.0, "robust/pgd20": 40.0}, shown) == "robust/pgd20 40.0"
+    assert headline({"test/nll": 0.31}, shown) == "test/nll 0.3", "no headline was measured"
+    assert headline({"test/accuracy": None}, shown) == ""
 
 
 @given(st.text(), st.integers(4, 100))

@@ -10,10 +10,11 @@ import pytest
 from conftest import SMALL
 from scipy import stats
 
+from kdtune.evaluation.metric import Metric
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
-from kdtune.report.summary import closing, columns, near, table, words
+from kdtune.report.summary import closing, columns, flagged, near, table, words
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
@@ -38,17 +39,47 @@ def rows_of(plan: Plan, **metrics: list[float]) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_metrics_worth_a_glance() -> None:
-    robust = ["robust/pgd9", "robust/pgd20", "robust/pgd20/worst", "robust/pgd20@0.06"]
-    others = ["test/nll", "shift/a", "test/accuracy", "corruption/mca", "corruption/fog", "val/accuracy", "state"]
-    assert columns([dict.fromkeys(robust + others, 1.0)]) == [
-        "shift/a",
-        "test/accuracy",
-        "robust/pgd20",
-        "corruption/mca",
+ACCURACY, OTHER = Metric("test/accuracy", headline=True), Metric("shift/other", headline=True)
+PGD, ALL = Metric("robust/pgd20", headline=True), Metric("robust/pgd20/unconditional", headline=True)
+
+
+def test_the_metrics_worth_a_glance_are_the_headlines_that_were_measured(plan: Plan) -> None:
+    assert columns([OTHER, ACCURACY, PGD], [{"test/accuracy": 1.0, "test/nll": 1.0}, {"shift/other": 1.0}]) == [
+        OTHER,
+        ACCURACY,
     ]
-    assert columns([{"robust/pgd9": 1}, {"robust/pgd10": 1}]) == ["robust/pgd10"], "as numbers, not as text"
-    assert columns([]) == []
+    assert columns([ACCURACY], []) == []
+    said = table(plan, rows_of(plan, test__accuracy=[1.0, 2.0, 3.0], test__nll=[1.0, 2.0, 3.0]))
+    assert said.splitlines()[0].split() == ["seeds", "test/accuracy"], "the plan's own, where none are named"
+
+
+def test_a_rate_of_all_images_stands_beside_that_of_those_right_when_clean(plan: Plan) -> None:
+    rows = rows_of(plan, robust__pgd20=[90.0] * 3, robust__pgd20__unconditional=[9.0] * 3)
+    said = table(plan, rows, [PGD, ALL]).splitlines()
+    assert said[0].split() == ["seeds", "robust/pgd20", "/unconditional"]
+    assert "90.0" in said[1] and said[1].endswith("9.0 +-  0.0")
+
+
+def test_what_is_no_rate_says_its_unit(plan: Plan) -> None:
+    """An evaluator of one's own marks its headline and its unit."""
+    margin = Metric("margin", "logits", "higher", headline=True)
+    said = table(plan, rows_of(plan, margin=[0.01, 0.012, 0.014]), [margin]).splitlines()
+    assert said[0].endswith("margin (logits)") and said[1].endswith("0.012 +- 0.005")
+
+
+def test_a_flag_marks_the_numbers_that_it_bears_on(plan: Plan) -> None:
+    clean, mca = Metric("test/accuracy", headline=True), Metric("corruption/mca", headline=True)
+    rows = rows_of(plan, robust__pgd20=[96.7] * 3, corruption__mca=[99.0] * 3, test__accuracy=[10.0] * 3)
+    collapsed = {"flags/collapsed": 1.0, "flags/near_chance": 1.0}
+    said = table(plan, [row | collapsed for row in rows], [clean, PGD, mca])
+    assert all(line.count("!") == 2 for line in said.splitlines()[1:]), "not the accuracy, which is what it is"
+    (line,) = flagged([clean, PGD, mca], [row | collapsed for row in rows])
+    assert "collapsed (12 runs: at most a quarter of the classes" in line and "near_chance (12 runs" in line
+    (line,) = flagged([clean], [row | collapsed for row in rows])
+    assert line.startswith("flags without a mark: collapsed (12 runs"), "no number stands there that it bears on"
+    masked = [row | {"flags/collapsed": 0.0, "flags/square_wins": 1.0} for row in rows[:1]] + rows[1:]
+    assert sum(map(str.count, table(plan, masked, [clean, PGD, mca]).splitlines(), "!" * 9)) == 1
+    assert "square_wins (1 run: " in "".join(flagged([PGD], masked))
 
 
 def test_a_line_is_the_mean_and_the_half_width_of_a_t_interval(plan: Plan) -> None:
@@ -64,7 +95,8 @@ def test_a_line_is_the_mean_and_the_half_width_of_a_t_interval(plan: Plan) -> No
 
 
 def test_columns_stand_below_each_other(plan: Plan) -> None:
-    said = table(plan, rows_of(plan, test__accuracy=[9.0, 10.0, 95.0], shift__other=[1.0, 1.0, 1.0])).splitlines()
+    rows = rows_of(plan, test__accuracy=[9.0, 10.0, 95.0], shift__other=[1.0, 1.0, 1.0])
+    said = table(plan, rows, [ACCURACY, OTHER]).splitlines()
     for word in ("seeds", "test/accuracy", "shift/other"):
         end = said[0].index(word) + len(word)
         for line in said[1:]:
@@ -89,8 +121,8 @@ def test_a_role_without_a_metric_has_a_dash(plan: Plan) -> None:
     rows = rows_of(plan, test__accuracy=[1.0, 2.0, 3.0])
     for row in rows:
         if plan.runs[row["id"]].role == "student":
-            row["shift/new"] = 50.0
-    first, last = (table(plan, rows).splitlines()[n] for n in (1, -1))
+            row["shift/other"] = 50.0
+    first, last = (table(plan, rows, [ACCURACY, OTHER]).splitlines()[n] for n in (1, -1))
     assert first.endswith("-") and "50.0 +-  0.0" in last
 
 
@@ -114,7 +146,7 @@ def test_a_finished_sweep_says_where_everything_is(plan: Plan, tmp_path: Path, m
     said = lines(plan, tmp_path, dict.fromkeys(plan.runs, "done"), {})
     assert said[0] == f"small on {plan.dataset}, profile paper: 12 done, 61.5 s"
     assert "results      results/small/paper/results.csv" in said, "a path as one would type it here"
-    assert "TensorBoard  tensorboard --logdir results/small/paper" in said
+    assert "TensorBoard  tensorboard --logdir results/small/paper/tensorboard" in said
     assert said[-1] == "run again    python -m kdtune.sweep small.yaml"
     assert not [line for line in said if line.startswith(("figures", "failed"))]
 
@@ -167,3 +199,20 @@ def test_a_path_elsewhere_stays_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path / "here")
     assert near(tmp_path / "other") == tmp_path / "other"
     assert near(tmp_path / "here" / "x") == Path("x")
+
+
+def test_flags_are_counted_by_runs_and_not_by_places() -> None:
+    row = {"id": "a", "state": "done", "flags/square_wins": 1.0, PGD.name: 50.0}
+    (said,) = flagged([PGD], [row, row])
+    assert [said] == [*flagged([PGD], [row])] and "1 run:" in said
+
+
+def test_a_number_of_fewer_runs_than_are_done_says_of_how_many(plan: Plan) -> None:
+    """As where some were measured late, forgotten and trained again: the seeds beside are those of all."""
+    rows = rows_of(plan, robust__pgd20=[40.0, 41.0, 42.0])
+    lacking = [row for row in rows if plan.runs[row["id"]].run.seed == 2]
+    for row in lacking:
+        del row[PGD.name]
+    said = table(plan, rows, [PGD]).splitlines()
+    assert [line.split()[-1] == "(2)" for line in said[1:]] == [True] * 4
+    assert "(" not in table(plan, rows_of(plan, robust__pgd20=[40.0, 41.0, 42.0]), [PGD])

@@ -1,4 +1,4 @@
-"""The table, a row a run: its rows, as CSV, as Parquet, read back; and where it is looked for."""
+"""The table, a row a place: its rows, as CSV, as Parquet, read back; and where it is looked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kdtune.cli.sweep import Options, run
 from kdtune.planning.plan import build_plan
-from kdtune.report.table import TableError, flat, profile_folder, read, rows, to_csv, to_parquet
+from kdtune.report.table import TableError, flat, headlines, profile_folder, read, rows, to_csv, to_parquet
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFileError, load_sweep
@@ -146,11 +146,18 @@ def test_numbers_come_back_as_they_were() -> None:
     assert (float(row["x"]), int(row["big"]), float(row["small"])) == (value, 10**17, 5e-324)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("x")'])
-def test_text_is_never_a_formula(text: str) -> None:
-    """Spreadsheets run what begins so (OWASP, CSV injection)."""
-    (row,) = parsed(to_csv([{"name": text}]))
-    assert row["name"] == f"'{text}"
+@pytest.mark.parametrize("before", ["", "\t", "  ", "\n", "\0", "\x0b\x0c", "\u00a0", "\ufeff", "\u200b \u202e"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("x")', "＝1", "＋1", "－1", "＠A1"])  # noqa: RUF001
+def test_text_is_never_a_formula(before: str, text: str) -> None:
+    """Spreadsheets run what begins so (OWASP, CSV injection), some of them after a tab or the like (row C13)."""
+    (row,) = parsed(to_csv([{"name": before + text}]))
+    assert row["name"] == f"'{before}{text}"
+
+
+def test_a_data_sets_name_is_no_formula() -> None:
+    """row C13: a tab before `=1+1` was enough."""
+    (row,) = parsed(to_csv([{"dataset": flat({"name": "\t=1+1"})["name"], "\r\n=2": "a\r@b"}]))
+    assert row == {"id": "", "role": "", "seed": "", "state": "", "dataset": "'\t=1+1", "'\n=2": "a\n@b"}
 
 
 def test_negative_numbers_stay_numbers() -> None:
@@ -178,7 +185,9 @@ def test_any_text_comes_back_and_none_begins_a_formula(table: list[dict[str, str
     for row, cells in zip(table, lines[1:], strict=True):
         cell = dict(zip(lines[0], cells, strict=True))
         for name, text in row.items():
-            assert cell[name] in (text, f"'{text}") and not cell[name].startswith(("=", "+", "-", "@"))
+            assert cell[name] in (text, f"'{text}")
+            seen = [character for character in cell[name] if character.isprintable() and not character.isspace()]
+            assert "".join(seen[:1]) not in [*"=+-@＝＋－＠"]  # noqa: RUF001
 
 
 # Parquet
@@ -243,7 +252,9 @@ def test_axes_of_lists_and_of_networks(axis: str, model: str, tmp_path: Path) ->
 
 
 def test_attrs_say_what_this_is(done) -> None:
-    assert read(done.folder).attrs == {"sweep": "small", "profile": "paper", "dataset": done.plan.dataset}
+    named = {"sweep": "small", "profile": "paper", "dataset": done.plan.dataset}
+    assert read(done.folder).attrs == named | {"axes": '["rate"]', "radii": "{}", "headlines": '["test/accuracy"]'}
+    assert headlines(read(done.folder)) == ["test/accuracy"]
     assert "digits" in done.plan.dataset
 
 
@@ -275,7 +286,74 @@ def test_no_results_say_what_makes_them(tmp_path: Path) -> None:
             read(folder)
 
 
+def test_the_folder_of_all_results_names_the_sweeps_in_it(tmp_path: Path) -> None:
+    for name in ("mine", "fickle"):
+        with_profiles(tmp_path / name, "laptop")
+    with pytest.raises(TableError, match="results of several sweeps; name the folder of one: fickle, mine"):
+        read(tmp_path)
+
+
 def test_a_profiles_folder_is_not_taken_for_another_profile(tmp_path: Path) -> None:
     root = with_profiles(tmp_path / "fickle", "laptop")
     with pytest.raises(TableError):
         read(root / "laptop", "paper")
+
+
+# Places
+
+
+@pytest.fixture(scope="module")
+def two_arms(tmp_path_factory) -> Any:
+    """Distilled or alone, in the teachers' own architecture (row A5), finished: plan, standing, states, folder."""
+    root = tmp_path_factory.mktemp("arms")
+    text = SMALL.replace("rate: [0.0, 0.2]", "d: [{alpha: 0.9, temperature: 4}, null]").replace("seeds: 2", "seeds: 4")
+    text = text.replace("[8], dropout: $rate", "[8]").replace("tion: {alpha: 0.9, temperature: 4}", "tion: $d")
+    (root / "arms.yaml").write_text(text.replace("  noise: {teacher: {dropout: {rate: $rate}}}\n", ""))
+    assert (
+        run(Options(root / "arms.yaml", profile="paper", results=str(root), data=str(root), here=True, verbosity=-1))
+        == 0
+    )
+    plan = build_plan(load_sweep(root / "arms.yaml"), root)
+    return SimpleNamespace(plan=plan, table=rows(plan, *stands(plan, Store(root))), folder=root / "small")
+
+
+def test_a_run_has_a_row_at_every_place_that_asks_for_it(two_arms) -> None:
+    table = two_arms.table
+    assert len(table) == 3 + 4 + 4 and len({row["id"] for row in table}) == 3 + 4 + 1
+    alone = [row for row in table if row["role"] == "student" and row["d"] is None]
+    assert [row["seed"] for row in alone] == [0, 1, 2, 3]
+    assert all(row["state"] == "done" and row["test/accuracy"] > 0 for row in alone)
+    teachers = {row["id"]: row for row in table if row["role"] == "teacher"}
+    for row in alone[:3]:
+        twin = teachers[row["id"]]
+        assert "d" not in twin and {**twin, "role": "student", "d": None} == row, "the same run, another place"
+    data = read(two_arms.folder)
+    assert data["id"].tolist() == [row["id"] for row in table]
+
+
+def test_the_closing_table_has_all_seeds_of_both_arms(two_arms) -> None:
+    from kdtune.report import summary
+
+    said = {line.rsplit("  ", 3)[0].strip(): line for line in summary.table(two_arms.plan, two_arms.table).splitlines()}
+    lines = summary.table(two_arms.plan, two_arms.table).splitlines()
+    assert [line.split()[:3][-1] for line in lines[2:]] == ["4", "4"], said
+    assert lines[3].startswith("student d=null") and lines[1].split()[:2] == ["teacher", "3"]
+
+
+@pytest.mark.parametrize("axis", ["metric", "weights_sha256", "recipe_version", "checkpoint_digest"])
+def test_an_axis_cannot_take_the_name_of_a_later_column(axis: str, tmp_path: Path) -> None:
+    """`teacher.metric` was the axis until the run was done, and then what its teacher was chosen by."""
+    path = tmp_path / "x.yaml"
+    path.write_text(SMALL.replace("{rate: [", f"{{{axis}: [").replace("$rate", f"${axis}"))
+    with pytest.raises(SweepFileError, match=f"came '{axis}'; an axis is a column of the table"):
+        load_sweep(path)
+
+
+def test_two_points_whose_numbers_are_close_are_two_lines(tmp_path: Path) -> None:
+    from kdtune.report import summary
+
+    path = tmp_path / "x.yaml"
+    path.write_text(SMALL.replace("[0.0, 0.2]", "[0.12345671, 0.12345672]"))
+    plan = build_plan(load_sweep(path), tmp_path)
+    table = rows(plan, *stands(plan, Store(tmp_path / "none")))
+    assert len(summary.table(plan, table).splitlines()) == 1 + 4

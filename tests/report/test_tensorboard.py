@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
+import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,10 +21,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdtune.doctor import machine
+from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
-from kdtune.report import eventfile
+from kdtune.report import eventfile, summary, table
+from kdtune.report.folder import View
 from kdtune.report.tensorboard import LONGEST, Events, names, parameters
 from kdtune.store.encoding import digest, to_lines
+from kdtune.store.standing import Standing
+from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
 EPOCHS = 5
@@ -325,18 +334,18 @@ def test_a_folder_that_cannot_be_written_is_one_warning(plan, tmp_path, caplog):
 
 
 def test_runs_of_one_name_are_told_apart_by_their_ids(plan):
-    runs = {id: replace(run, parameters={"rate": "A" if n else "a"}) for n, (id, run) in enumerate(plan.runs.items())}
-    twins = [id for id, run in runs.items() if run.role == "student" and run.run.seed == 0]
-    called = names(replace(plan, runs=runs))
+    places = [replace(place, parameters={"rate": "A" if n else "a"}) for n, place in enumerate(plan.places)]
+    twins = [place.id for place in places if place.role == "student" and place.run.seed == 0]
+    called = names(replace(plan, places=tuple(places)))
     assert [called[id] for id in twins] == [f"student rate=A seed=0 {id}" for id in twins]
     assert names(plan)[next(iter(plan.runs))] == "teacher rate=0 seed=0"
 
 
 @given(st.lists(st.text(max_size=150), min_size=10, max_size=10))
 def test_folder_names_are_safe_and_distinct(small_plan, texts):
-    named = zip(small_plan.runs.items(), texts, strict=True)
-    runs = {id: replace(run, parameters={"x": text}) for (id, run), text in named}
-    called = list(names(replace(small_plan, runs=runs)).values())
+    named = zip(small_plan.places, texts, strict=True)
+    places = tuple(replace(place, parameters={"x": text}) for place, text in named)
+    called = list(names(replace(small_plan, places=places)).values())
     assert len({name.casefold() for name in called}) == len(called)
     for name in called:
         assert Path(name).name == name and name.isascii() and name.isprintable()
@@ -355,11 +364,11 @@ def small_plan(tmp_path_factory) -> Plan:
 
 def test_a_hyperparameter_is_of_one_kind_throughout(plan):
     values = [1, 2.5, "all", True, None, [1, 2]]
-    runs = {
-        id: replace(run, parameters={"mixed": value, "whole": 3})
-        for (id, run), value in zip(plan.runs.items(), values, strict=False)
-    }
-    taken = parameters(replace(plan, runs=runs))
+    places = tuple(
+        replace(place, parameters={"mixed": value, "whole": 3})
+        for place, value in zip(plan.places, values, strict=False)
+    )
+    taken = parameters(replace(plan, places=places))
     assert [columns.get("mixed") for columns in taken.values()] == ["1.0", "2.5", "all", "True", None, "[1, 2]"]
     assert {type(columns["whole"]) for columns in taken.values()} == {float}
 
@@ -368,3 +377,89 @@ def test_importing_loads_neither_tensorboard_nor_torch_nor_pandas():
     code = "import sys, kdtune.report.tensorboard; print({'tensorboard', 'torch', 'pandas', 'ray'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
+
+
+@pytest.fixture
+def two_places(write_sweep, small_sweep, tmp_path) -> Plan:
+    """3 teachers and 3 students alone that are the same 3 runs; 3 students that are taught (row A5)."""
+    text = small_sweep.replace("rate: [0.0, 0.2]", "d: [{alpha: 0.9, temperature: 4}, null]").replace(
+        "seeds: 2", "seeds: 3"
+    )
+    text = text.replace("[8], dropout: $rate", "[8]").replace("tion: {alpha: 0.9, temperature: 4}", "tion: $d")
+    return build_plan(
+        load_sweep(write_sweep(text.replace("  noise: {teacher: {dropout: {rate: $rate}}}\n", ""))), tmp_path
+    )
+
+
+def test_a_run_of_two_places_has_a_session_at_each_and_its_curves_once(two_places, tmp_path):
+    from tensorboard.plugins.hparams import api_pb2
+
+    rebuild(Events(tmp_path, two_places), *everything(two_places))
+    _, groups = sessions(tmp_path)
+    assert set(groups) == {place.name for place in two_places.places} and len(groups) == 9
+    for name in ("teacher seed=1", "student d=null seed=1"):
+        group = groups[name]
+        assert group.sessions[0].status == api_pb2.STATUS_SUCCESS
+        assert {value.name.tag: value.value for value in group.metric_values}["test/accuracy"] == 91.5
+        assert group.hparams["role"].string_value == name.split()[0]
+    assert len(curve(tmp_path, "teacher seed=1", "train/loss")) == EPOCHS
+    again = read(tmp_path / "tensorboard" / "student d=null seed=1").Runs()["."]["tensors"]
+    scalars = {name for name in again if not name.startswith("_hparams_")}
+    assert scalars == {name for name, value in FINAL.items() if value is not None}, "no curves twice"
+
+
+def test_further_sessions_begin_and_end_with_the_run_and_are_left_alone_then(two_places, tmp_path):
+    from tensorboard.plugins.hparams import api_pb2
+
+    events = Events(tmp_path, two_places)
+    id = next(iter(two_places.runs))
+    events.append(id, [])
+    assert {group.sessions[0].status for group in sessions(tmp_path)[1].values()} == {api_pb2.STATUS_UNKNOWN}
+    for row in history(id):
+        events.append(id, [row])
+    events.finish(id, FINAL)
+    _, groups = sessions(tmp_path)
+    assert set(groups) == {"teacher seed=0", "student d=null seed=0"}
+    assert {group.sessions[0].status for group in groups.values()} == {api_pb2.STATUS_SUCCESS}
+    before = stamps(tmp_path)
+    assert rebuild(Events(tmp_path, two_places), {id: history(id)}, {id: FINAL}, {id: "done"}) == []
+    assert stamps(tmp_path) == before, "what is there is not written again"
+    further = tmp_path / "tensorboard" / "student d=null seed=0"
+    for path in further.iterdir():
+        path.unlink()
+    rebuild(Events(tmp_path, two_places), {id: history(id)}, {id: FINAL}, {id: "done"})
+    assert event_files(further), "and what is gone comes back"
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_is_deleted_while_a_run_trains_is_whole_again_with_the_next_command(plan, tmp_path, what):
+    """faults 39: rm in flight."""
+    events = Events(tmp_path, plan)
+    id, name = next(iter(names(plan).items()))
+    events.append(id, history(id, 2))
+    if what == "file":
+        event_files(tmp_path / "tensorboard" / name)[0].unlink()
+    else:
+        shutil.rmtree(tmp_path / "tensorboard")
+    events.append(id, history(id))
+    events.finish(id, FINAL)
+    rebuild(Events(tmp_path, plan), {id: history(id)}, {id: FINAL}, {id: "done"})
+    assert [step for step, _ in curve(tmp_path, name, "lr")] == [1, 2, 3, 4, 5]
+
+
+def test_the_command_that_is_printed_shows_them_to_this_machine_alone(plan, tmp_path):
+    standing = Standing(Store(tmp_path / "results"), plan.evaluators)
+    dispatch = Dispatch(plan, standing)
+    rows = table.rows(plan, standing, dispatch.states)
+    said = summary.closing(plan, dispatch, View(standing, plan), rows, 1.0, "python -m kdtune.sweep")
+    (words,) = [shlex.split(line)[1:] for line in said if line.startswith("TensorBoard ")]
+    assert words[0] == "tensorboard"
+    shown = [sys.executable, "-m", "tensorboard.main", *words[1:], "--port", "0"]
+    with subprocess.Popen(shown, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            lines = iter(server.stderr)
+            port = next(int(found[1]) for line in lines if (found := re.search(r" at \S+:(\d+)/", line)))
+            assert port not in machine.open_ports()
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        finally:
+            server.kill()

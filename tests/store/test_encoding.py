@@ -41,16 +41,13 @@ def test_order_of_keys_changes_no_byte(record):
 
 @given(st.lists(RECORDS, max_size=4))
 def test_lines_round_trip(rows):
-    assert encoding.from_lines(encoding.to_lines(rows), whole=True) == rows
+    assert encoding.from_lines(encoding.to_lines(rows)) == rows
 
 
-@given(st.lists(RECORDS, min_size=1, max_size=4), st.data())
-def test_lines_cut_anywhere_give_the_rows_before_the_cut(rows, data):
-    whole = encoding.to_lines(rows)
-    cut = data.draw(st.integers(0, len(whole) - 1))
-    read = encoding.from_lines(whole[:cut], whole=False)
-    complete = whole[: cut + 1].count(b"\n")  # a last line that lacks only its line feed is complete
-    assert read == rows[:complete]
+@pytest.mark.parametrize("data", [b"[1]\n", b'{"epoch": 1}\n{"epo', b"{}\n\n", b"null\n"])
+def test_a_line_that_is_no_record_is_refused(data):
+    with pytest.raises(ValueError):
+        encoding.from_lines(data)
 
 
 @given(RECORDS)

@@ -11,46 +11,47 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import fs
+from obstore.store import MemoryStore
 
+from kdtune.store import claims
 from kdtune.store.claims import identity
-from kdtune.store.encoding import to_json
+from kdtune.store.encoding import digest, seal, to_json
+from kdtune.store.evaluations import Evaluations
 from kdtune.store.objects import Objects, StorageError
 from kdtune.store.standing import Look, Standing
 from kdtune.store.store import Attempt, DamagedError, Store
 
 RUN, OTHER = "0123456789ab", "ba9876543210"
 HASH = "deadbeef"
+WEIGHTS = digest(b"weights")
 HISTORY = [{"epoch": 1, "train/loss": 2.302585092994046}, {"epoch": 2, "train/loss": 0.1, "lr": 5e-4}]
 PROVENANCE = {"commit": "abc", "seconds": 1.5, "versions": {"torch": "2.11"}}
+BUCKETS: dict[Path, MemoryStore] = {}  # by the folder of the test
 
 
 def place(kind: str, folder: Path, make: Callable[..., Objects] = Objects) -> Objects:
     if kind == "local":
         return make(folder / "results")
-    if kind == "subtree":
-        (folder / "bucket").mkdir(exist_ok=True)
-        return make("prefix", fs.SubTreeFileSystem(str(folder / "bucket"), fs.LocalFileSystem()))
-    return make("mock:///bucket/prefix")
+    return make("memory", BUCKETS.setdefault(folder, MemoryStore()))
 
 
-@pytest.fixture(params=["local", "subtree", "mock"])
+@pytest.fixture(params=["local", "memory"])
 def store(request, tmp_path) -> Store:
-    store = Store(place(request.param, tmp_path))
-    store.claims._settle = 0.02
-    return store
+    return Store(place(request.param, tmp_path))
 
 
 @pytest.fixture(autouse=True)
 def no_wait_for_the_disk(monkeypatch):
     """No power is cut here; test_objects.py checks that bytes are flushed, and when."""
-    monkeypatch.setattr("kdtune.store.backends.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("kdtune.store.folder.os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -94,15 +95,10 @@ def now(store: Store, run: str = RUN) -> Look:
 
 def test_a_store_that_does_not_exist_can_be_read(store):
     assert now(store).state(()) == "new"
-    assert store.finished() == set()
-    assert store.history(RUN) == []
+    assert stored.finished(store) == set()
     assert store.evaluation_arrays(RUN, HASH) == {}
-    nothing = (store.done, store.checkpoint, store.provenance, store.description, store.owner)
-    assert [read(RUN) for read in nothing] == [None] * 5
-    assert now(store).failure is None
-    assert store.evaluation(RUN, HASH) is None
-    with pytest.raises(LookupError, match="not done"):
-        store.weights(RUN)
+    assert store.evaluation(RUN, HASH) is store.done(RUN) is store.owner(RUN) is now(store).failure is None
+    assert [*store.checkpoints(RUN)] == now(store).history == []
     assert store.objects.list() == []
 
 
@@ -122,19 +118,20 @@ def test_a_run_from_new_to_done(store):
     assert now(store).failure is None
     assert again.finish("done", b"weights", HISTORY, PROVENANCE)
     assert now(store).state(()) == "done"
-    assert store.finished() == {RUN}
+    assert stored.finished(store) == {RUN}
     assert store.done(RUN).attempt == again.name
-    assert (store.weights(RUN), store.history(RUN), store.provenance(RUN)) == (b"weights", HISTORY, PROVENANCE)
-    assert store.description(RUN) == {"seed": 1}
-    assert now(store).untried == "new" and store.checkpoint(RUN) is None
+    look = now(store)
+    assert (stored.weights(store, RUN), look.history, look.provenance) == (b"weights", HISTORY, PROVENANCE)
+    assert stored.description(store, RUN) == {"seed": 1}
+    assert now(store).untried == "new" and stored.checkpoint(store, RUN) is None
 
 
 def test_a_diverged_run_is_a_result_without_weights(store):
     finish(store, weights=None, outcome="diverged")
     assert now(store).state(()) == "diverged"
-    assert store.finished() == {RUN}
-    with pytest.raises(LookupError, match="diverged"):
-        store.weights(RUN)
+    assert stored.finished(store) == {RUN}
+    with pytest.raises(DamagedError, match=r"model\.safetensors is missing"):
+        stored.weights(store, RUN)
 
 
 def test_the_first_done_wins(store):
@@ -142,19 +139,7 @@ def test_the_first_done_wins(store):
     assert first.finish("done", b"first", HISTORY, PROVENANCE)
     assert not second.finish("diverged", None, [], {})
     assert first.finish("done", b"changed", [], {})  # still the one that counts, and not written again
-    assert (store.weights(RUN), now(store).state(()), store.history(RUN)) == (b"first", "done", HISTORY)
-
-
-def test_history_of_a_run_in_progress(store):
-    attempt = store.attempt(RUN)
-    attempt.write_history(HISTORY[:1])
-    assert store.history(RUN) == HISTORY[:1]
-    attempt.write_history(HISTORY)
-    assert store.history(RUN) == HISTORY
-    store.objects.put(
-        f"runs/{RUN}/{attempt.name}/history.jsonl", store.objects.get(f"runs/{RUN}/{attempt.name}/history.jsonl")[:-9]
-    )
-    assert store.history(RUN) == HISTORY[:1]
+    assert (stored.weights(store, RUN), now(store).state(()), stored.history(store, RUN)) == (b"first", "done", HISTORY)
 
 
 def test_a_failure_tells_what_where_and_when(store):
@@ -181,25 +166,16 @@ def test_the_claim_can_name_the_attempt(store):
     "bad", ["../../etc/pas", "/abs", "0123456789AB", "0123456789abc", "", "done", "claims\0", "..%2f12345678"]
 )
 def test_only_ids_name_runs(store, bad):
-    for operation in (
-        store.done,
-        lambda run: now(store, run),
-        store.weights,
-        store.attempt,
-        store.checkpoint,
-        store.history,
-    ):
+    for operation in (store.done, lambda run: now(store, run), store.attempt, lambda run: [*store.checkpoints(run)]):
         with pytest.raises(ValueError, match="12 hex digits"):
             operation(bad)
     with pytest.raises(ValueError, match="6 to 64 hex"):
-        store.evaluation(RUN, bad.upper().replace("C", "x"))
+        store.attempt(RUN).evaluations(WEIGHTS).metrics(bad.upper().replace("C", "x"))
     with pytest.raises(ValueError, match="attempt's name"):
         store.attempt(RUN, bad or "x")
 
 
 def test_a_planted_done_leads_nowhere(store):
-    from kdtune.store.encoding import seal
-
     store.objects.put(f"runs/done/{RUN}", seal({"attempt": "../../..", "outcome": "done", "files": {}}))
     assert store.done(RUN) is None
     with pytest.raises(ValueError, match="outcome"):
@@ -212,11 +188,12 @@ def test_a_planted_done_leads_nowhere(store):
 def test_the_newest_checkpoints_of_all_attempts_are_kept(store):
     for epoch in (1, 2, 3):
         store.attempt(RUN).save_checkpoint(epoch, state_bytes(epoch))
-    assert store.checkpoint(RUN) == (3, state_bytes(3))
+    assert stored.checkpoint(store, RUN) == (3, state_bytes(3))
     kept = [key for key in store.objects.list(f"runs/{RUN}") if key.endswith(".pt")]
     assert sorted(Path(key).stem for key in kept) == ["2", "3"]
-    store.attempt(RUN).save_checkpoint(10, state_bytes(10), keep=1)
-    assert len([key for key in store.objects.list(f"runs/{RUN}") if "checkpoints" in key]) == 2  # 10 > 3, also as text
+    store.attempt(RUN).save_checkpoint(10, state_bytes(10))
+    kept = [key for key in store.objects.list(f"runs/{RUN}") if key.endswith(".pt")]
+    assert sorted(Path(key).stem for key in kept) == ["10", "3"], "by number, not by text"
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty"])
@@ -228,21 +205,21 @@ def test_a_bad_checkpoint_is_set_aside_and_the_one_before_used(store, caplog, ho
     key = f"runs/{RUN}/{attempt.name}/checkpoints/2.{kind}"
     damage(store, key, how)
     bad = store.objects.get(key)
-    assert store.checkpoint(RUN) == (1, state_bytes(1))
+    assert stored.checkpoint(store, RUN) == (1, state_bytes(1))
     assert f"{key} is damaged" in caplog.text
     assert store.objects.get(f"{key}.damaged") == bad
     caplog.clear()
-    assert store.checkpoint(RUN) == (1, state_bytes(1))
+    assert stored.checkpoint(store, RUN) == (1, state_bytes(1))
     assert caplog.text == ""
     attempt.save_checkpoint(2, state_bytes(2))
-    assert store.checkpoint(RUN) == (2, state_bytes(2))
+    assert stored.checkpoint(store, RUN) == (2, state_bytes(2))
 
 
 def test_all_checkpoints_bad_means_from_the_start(store):
     store.attempt(RUN).save_checkpoint(1, state_bytes(1))
     damage(store, next(key for key in store.objects.list() if key.endswith(".pt")), "flip")
     assert now(store).state(()) == "partial"  # looks good: nothing was read yet
-    assert store.checkpoint(RUN) is None
+    assert stored.checkpoint(store, RUN) is None
     assert now(store).state(()) == "new"
 
 
@@ -263,9 +240,9 @@ def crashing(after: int, torn: bool, error: Callable[[], BaseException] = Crash)
                 raise error()
             self.left -= 1
 
-        def put(self, key: str, data: bytes, durable: bool = True) -> None:
+        def put(self, key: str, data: bytes) -> None:
             self.count(key, data)
-            super().put(key, data, durable)
+            super().put(key, data)
 
         def create(self, key: str, data: bytes) -> bool:
             self.count(key, data)
@@ -280,7 +257,7 @@ def crashing(after: int, torn: bool, error: Callable[[], BaseException] = Crash)
 
 def train(store: Store, epochs: int = 4) -> None:
     """A run that goes on from its checkpoint; its weights are the states of all epochs."""
-    resumed = store.checkpoint(RUN)
+    resumed = stored.checkpoint(store, RUN)
     first = 1 if resumed is None else resumed[0] + 1
     if resumed is not None:
         assert resumed[1] == state_bytes(resumed[0])
@@ -292,7 +269,7 @@ def train(store: Store, epochs: int = 4) -> None:
 
 
 @pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("kind", ["local", "subtree"])
+@pytest.mark.parametrize("kind", ["local", "memory"])
 def test_a_crash_at_any_write_loses_one_checkpoint_at_most(tmp_path, kind, torn):
     crashes = 0
     for after in range(100):
@@ -309,9 +286,9 @@ def test_a_crash_at_any_write_loses_one_checkpoint_at_most(tmp_path, kind, torn)
         complete = max((epoch for epoch, end in enumerate((3, 5, 7, 11), 1) if end <= after), default=None)
         done = store.done(RUN)
         if done is None:
-            assert (store.checkpoint(RUN) or (None,))[0] in (complete, (complete or 0) + 1)
+            assert (stored.checkpoint(store, RUN) or (None,))[0] in (complete, (complete or 0) + 1)
         train(store)
-        assert (store.weights(RUN), store.history(RUN)) == (state_bytes(4), HISTORY)
+        assert (stored.weights(store, RUN), stored.history(store, RUN)) == (state_bytes(4), HISTORY)
         assert now(store).state(()) == "done" and now(store).untried == "new"
     assert crashes > 15
 
@@ -322,11 +299,11 @@ def test_a_checkpoint_cut_off_in_its_bytes_is_no_damage(tmp_path, caplog):
         Store(place("local", tmp_path, crashing(0, True))).attempt(RUN).save_checkpoint(1, state_bytes(1))
     store = Store(place("local", tmp_path))
     assert [Path(key).suffix for key in store.objects.list()] == [".pt"]
-    assert store.checkpoint(RUN) is None and now(store).untried == "new"
+    assert stored.checkpoint(store, RUN) is None and now(store).untried == "new"
     assert caplog.text == "" and len(store.objects.list()) == 1
 
 
-@pytest.mark.parametrize("kind", ["local", "subtree"])
+@pytest.mark.parametrize("kind", ["local", "memory"])
 def test_a_full_disk_at_any_write_leaves_what_was_there(tmp_path, kind):
     def full() -> StorageError:
         return StorageError(os.strerror(errno.ENOSPC))
@@ -342,9 +319,9 @@ def test_a_full_disk_at_any_write_leaves_what_was_there(tmp_path, kind):
             attempt = limited.attempt(RUN)
             for epoch in range(2, 30):
                 attempt.save_checkpoint(epoch, state_bytes(epoch))
-        epoch, data = good.checkpoint(RUN)
+        epoch, data = stored.checkpoint(good, RUN)
         assert data == state_bytes(epoch)
-        assert good.weights(OTHER) == b"weights"
+        assert stored.weights(good, OTHER) == b"weights"
 
 
 SAVER = """
@@ -367,7 +344,7 @@ def test_a_killed_process_leaves_its_last_checkpoint(tmp_path, delay):
     reported = [4, *map(int, process.stdout.read().split())]
     process.wait()
     process.stdout.close()
-    epoch, data = Store(tmp_path).checkpoint(RUN)
+    epoch, data = stored.checkpoint(Store(tmp_path), RUN)
     assert epoch in (max(reported), max(reported) + 1)
     assert data == (b"%d " % epoch) * 200_000
 
@@ -380,16 +357,10 @@ def test_a_killed_process_leaves_its_last_checkpoint(tmp_path, delay):
 def test_a_damaged_file_of_a_finished_run_is_named_and_not_used(store, name, how):
     attempt = finish(store)
     damage(store, f"runs/{RUN}/{attempt.name}/{name}", how)
-    read = {
-        "model.safetensors": store.weights,
-        "history.jsonl": store.history,
-        "provenance.json": store.provenance,
-        "run.yaml": store.description,
-    }
-    word = "missing" if how == "missing" else "damaged"
+    done, word = store.done(RUN), "missing" if how == "missing" else "damaged"
     with pytest.raises(DamagedError, match=rf"{attempt.name}/{name} is {word}.*runs/done/{RUN}.*train the run again"):
-        read[name](RUN)
-    assert sum(1 for other, reader in read.items() if other != name and reader(RUN)) == 3
+        store.file(RUN, done, name)
+    assert all(store.file(RUN, done, other) for other in done.files if other != name)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty"])
@@ -401,16 +372,16 @@ def test_a_damaged_done_counts_as_none(store, caplog, how):
     assert now(store).state(()) == "new"
     assert f"{key} is damaged" in caplog.text
     assert store.objects.get(f"{key}.damaged") == bad
-    assert store.finished() == set()
+    assert stored.finished(store) == set()
     assert store.attempt(RUN).finish("done", b"again", HISTORY, PROVENANCE)
-    assert store.weights(RUN) == b"again"
+    assert stored.weights(store, RUN) == b"again"
 
 
 def test_finishing_over_a_damaged_done(store):
     finish(store)
     damage(store, f"runs/done/{RUN}", "cut")
     assert store.attempt(RUN).finish("done", b"again", HISTORY, PROVENANCE)
-    assert store.weights(RUN) == b"again"
+    assert stored.weights(store, RUN) == b"again"
 
 
 def test_every_bit_of_done_is_guarded(local):
@@ -436,7 +407,7 @@ def test_damage_on_a_read_only_storage_is_still_not_used(local, caplog, monkeypa
     def refuse(*_args, **_more):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("kdtune.store.backends.os.makedirs", refuse)
+    monkeypatch.setattr("kdtune.store.folder.os.makedirs", refuse)
     assert local.done(RUN) is None
     assert "could not be set aside" in caplog.text and "Read-only" in caplog.text
 
@@ -449,56 +420,124 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
     return {"softmax": rng.random((20, 10), dtype=np.float32), "correct": np.packbits(rng.integers(0, 2, 20))}
 
 
+def evaluations(store: Store, run: str = RUN) -> Evaluations:
+    """Those of a finished run."""
+    return store.evaluations(run, store.done(run) or store.done(finish(store, run).run_id))
+
+
 def test_an_evaluation_is_kept_whole_and_the_first_wins(store):
-    store.write_evaluation(
-        RUN, HASH, {"kind": "accuracy"}, {"test/accuracy": 0.1 + 0.2, "test/ece": math.nan}, arrays(0)
-    )
-    store.write_evaluation(RUN, HASH, {"kind": "accuracy"}, {"test/accuracy": 0.9}, arrays(1))
+    kept = evaluations(store)
+    kept.write(HASH, {"kind": "accuracy"}, {"test/accuracy": 0.1 + 0.2, "test/ece": math.nan}, arrays(0))
+    kept.write(HASH, {"kind": "accuracy"}, {"test/accuracy": 0.9}, arrays(1))
     assert store.evaluation(RUN, HASH) == {"test/accuracy": 0.1 + 0.2, "test/ece": None}
     read = store.evaluation_arrays(RUN, HASH)
     assert read.keys() == arrays(0).keys()
     for name, array in arrays(0).items():
         np.testing.assert_array_equal(read[name], array)
     assert store.evaluation(RUN, "cafecafe") is None
-    assert now(store).state(()) == "new"
 
 
 def test_an_evaluation_without_arrays(store):
-    store.write_evaluation(RUN, HASH, {}, {"a": 1.0}, {})
+    evaluations(store).write(HASH, {}, {"a": 1.0}, {})
     assert store.evaluation(RUN, HASH) == {"a": 1.0}
     assert store.evaluation_arrays(RUN, HASH) == {}
 
 
+def test_results_lie_under_the_attempt_that_they_measured(store):
+    attempt = store.attempt(RUN)
+    attempt.evaluations(WEIGHTS).write(HASH, {}, {"a": 1.0}, {})
+    assert now(store).state(()) == "new"
+    assert store.evaluation(RUN, HASH) is None, "no run, no number"
+    attempt.finish("done", b"weights", HISTORY, PROVENANCE)
+    assert store.objects.exists(f"runs/{RUN}/{attempt.name}/evaluations/{HASH}.json")
+    assert now(store).evaluation(HASH) == store.evaluation(RUN, HASH) == {"a": 1.0}
+
+
+def test_another_attempt_with_other_weights_has_no_number_of_the_first(store):
+    evaluations(store).write(HASH, {}, {"a": 1.0}, {})
+    store.objects.delete(f"runs/done/{RUN}")
+    again = store.attempt(RUN)
+    again.finish("done", b"other weights", HISTORY, PROVENANCE)
+    assert store.evaluation(RUN, HASH) is None
+    assert now(store).state([HASH]) == "partial"
+
+
+@pytest.mark.parametrize("whose", ["weights", "run"])
+def test_results_of_other_weights_or_another_run_are_set_aside(store, caplog, whose):
+    """However they came there: a folder that was copied by hand, a `done` of another attempt."""
+    other = evaluations(store, OTHER) if whose == "run" else store.attempt(OTHER).evaluations(digest(b"other"))
+    other.write(HASH, {}, {"a": 1.0}, {})
+    (key,) = (key for key in store.objects.list(f"runs/{OTHER}") if HASH in key)
+    attempt = finish(store)
+    planted = f"runs/{RUN}/{attempt.name}/evaluations/{HASH}.json"
+    store.objects.put(planted, store.objects.get(key))
+    assert now(store).evaluation(HASH) is None
+    assert f"measured on other weights, {digest(b'weights' if whose == 'run' else b'other')[:12]}" in caplog.text
+    assert store.objects.exists(f"{planted}.damaged")
+    evaluations(store).write(HASH, {}, {"a": 2.0}, {})
+    assert now(store).evaluation(HASH) == {"a": 2.0}
+
+
+CODE = {"sources": "0" * 64, "commit": "abc"}
+
+
+def test_what_an_earlier_attempt_measured_of_the_same_weights_is_taken_over(store):
+    """A run that was cut off while it was attacked for hours does not begin that anew."""
+    store.attempt(RUN).evaluations(WEIGHTS).write(HASH, {"name": "pgd"}, {"a": 0.5}, arrays(0), CODE)
+    again = store.attempt(RUN)
+    kept = again.evaluations(WEIGHTS)
+    assert kept.take_over(HASH, CODE) and not kept.take_over("cafecafe", CODE)
+    again.finish("done", b"weights", HISTORY, PROVENANCE)
+    assert store.evaluation(RUN, HASH) == {"a": 0.5}
+    np.testing.assert_array_equal(store.evaluation_arrays(RUN, HASH)["softmax"], arrays(0)["softmax"])
+
+
+@pytest.mark.parametrize("what", ["weights", "code", "metrics", "arrays"])
+def test_nothing_else_is_taken_over(store, what):
+    first = store.attempt(RUN)
+    first.evaluations(WEIGHTS).write(HASH, {}, {"a": 0.5}, arrays(0), CODE)
+    if what in ("metrics", "arrays"):
+        damage(store, f"runs/{RUN}/{first.name}/evaluations/{HASH}.{'npz' if what == 'arrays' else 'json'}", "flip")
+    kept = store.attempt(RUN).evaluations(digest(b"other") if what == "weights" else WEIGHTS)
+    assert not kept.take_over(HASH, {"sources": "1" * 64} if what == "code" else CODE)
+    assert kept.metrics(HASH) is None
+
+
+def key_of(store: Store, kind: str) -> str:
+    return f"runs/{RUN}/{store.done(RUN).attempt}/evaluations/{HASH}.{kind}"
+
+
 @pytest.mark.parametrize("how", ["flip", "cut", "empty"])
 def test_damaged_metrics_are_measured_anew(store, caplog, how):
-    store.write_evaluation(RUN, HASH, {}, {"a": 0.5}, arrays(0))
-    damage(store, f"runs/{RUN}/evaluations/{HASH}.json", how)
+    evaluations(store).write(HASH, {}, {"a": 0.5}, arrays(0))
+    damage(store, key_of(store, "json"), how)
     assert store.evaluation(RUN, HASH) is None
     assert f"{HASH}.json is damaged" in caplog.text
-    store.write_evaluation(RUN, HASH, {}, {"a": 0.25}, arrays(1))
+    evaluations(store).write(HASH, {}, {"a": 0.25}, arrays(1))
     assert store.evaluation(RUN, HASH) == {"a": 0.25}
     np.testing.assert_array_equal(store.evaluation_arrays(RUN, HASH)["softmax"], arrays(1)["softmax"])
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "missing"])
 def test_damaged_arrays_are_named_and_measured_anew(store, how):
-    store.write_evaluation(RUN, HASH, {}, {"a": 0.5}, arrays(0))
-    damage(store, f"runs/{RUN}/evaluations/{HASH}.npz", how)
+    evaluations(store).write(HASH, {}, {"a": 0.5}, arrays(0))
+    damage(store, key_of(store, "npz"), how)
     with pytest.raises(DamagedError, match=rf"{HASH}\.npz is {'missing' if how == 'missing' else 'damaged'}"):
         store.evaluation_arrays(RUN, HASH)
     assert store.evaluation(RUN, HASH) is None
-    store.write_evaluation(RUN, HASH, {}, {"a": 0.5}, arrays(0))
+    evaluations(store).write(HASH, {}, {"a": 0.5}, arrays(0))
     assert store.evaluation_arrays(RUN, HASH)
 
 
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_crash_inside_an_evaluation_leaves_none(tmp_path, after, torn):
+    finish(Store(place("local", tmp_path)))
     with pytest.raises(Crash):
-        Store(place("local", tmp_path, crashing(after, torn))).write_evaluation(RUN, HASH, {}, {"a": 1.0}, arrays(0))
+        evaluations(Store(place("local", tmp_path, crashing(after, torn)))).write(HASH, {}, {"a": 1.0}, arrays(0))
     store = Store(place("local", tmp_path))
     assert store.evaluation(RUN, HASH) is None
-    store.write_evaluation(RUN, HASH, {}, {"a": 0.25}, arrays(1))
+    evaluations(store).write(HASH, {}, {"a": 0.25}, arrays(1))
     assert store.evaluation(RUN, HASH) == {"a": 0.25}
     np.testing.assert_array_equal(store.evaluation_arrays(RUN, HASH)["softmax"], arrays(1)["softmax"])
 
@@ -516,15 +555,15 @@ def finite(value: object) -> object:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows=ROWS, metrics=st.dictionaries(st.text(max_size=8), NUMBERS, max_size=4))
 def test_history_and_metrics_come_back_exactly(rows, metrics):
-    store = Store("mock:///bucket")
-    store.attempt(RUN).write_history(rows)
-    finish_rows = store.attempt(OTHER)
-    finish_rows.finish("done", None, rows, {})
+    store = Store(Objects("memory", MemoryStore()))
+    attempt = store.attempt(RUN)
+    attempt.write_description({"seed": 1})
+    attempt.finish("done", b"weights", rows, {})
     expected = [{key: finite(value) for key, value in row.items()} for row in rows]
-    for read in (store.history(RUN), store.history(OTHER)):
-        assert read == expected
-        assert [sorted(map(repr, row.items())) for row in read] == [sorted(map(repr, row.items())) for row in expected]
-    store.write_evaluation(RUN, HASH, {}, metrics, {})
+    read = now(store).history
+    assert read == expected
+    assert [sorted(map(repr, row.items())) for row in read] == [sorted(map(repr, row.items())) for row in expected]
+    evaluations(store).write(HASH, {}, metrics, {})
     assert store.evaluation(RUN, HASH) == {key: finite(value) for key, value in metrics.items()}
 
 
@@ -535,8 +574,8 @@ def test_the_same_contents_give_the_same_bytes(tmp_path):
         pairs = list(PROVENANCE.items())[::flip]
         attempt.finish("done", b"weights", [dict(list(row.items())[::flip]) for row in HISTORY], dict(pairs))
         named = dict(list(arrays(0).items())[::flip])
-        store.write_evaluation(
-            RUN, HASH, dict([("x", 1), ("y", 2)][::flip]), dict([("m", 0.1), ("n", None)][::flip]), named
+        evaluations(store).write(
+            HASH, dict([("x", 1), ("y", 2)][::flip]), dict([("m", 0.1), ("n", None)][::flip]), named
         )
         return {key: store.objects.get(key) for key in store.objects.list()}
 
@@ -561,3 +600,23 @@ def test_a_run_of_a_dead_driver_is_not_elsewhere(local):
     dead = {**identity(), "pid": 2**22 + 1, "attempt": "x", "heartbeat": time.time()}
     local.objects.put(f"runs/claims/{RUN}", to_json(dead))
     assert now(local).state(()) == "new"
+
+
+def test_the_newest_attempt_is_the_last_one_whatever_the_clock_says(store, monkeypatch):
+    """faults 23: the clock goes back an hour between two attempts."""
+    first = store.attempt(RUN)
+    first.write_failure(ValueError("of the first"))
+
+    class Earlier(claims.datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return super().now(zone) - timedelta(hours=1)
+
+    monkeypatch.setattr(claims, "datetime", Earlier)
+    with store.claim(RUN) as claim:
+        second = store.attempt(RUN, claim.attempt)
+        second.write_description({"seed": 1})
+        second.save_checkpoint(1, state_bytes(1))
+    assert now(store).failure is None and now(store).state(()) == "partial"
+    second.write_failure(ValueError("of the second"))
+    assert now(store).failure["message"] == "of the second"

@@ -16,7 +16,8 @@ AXES = st.dictionaries(
 
 
 def points(text: str):
-    return grid.points(parse(text, "file")["grid"], "file")
+    blocks, problems = grid.blocks(parse(text, "file"), "file")
+    return [] if problems else list(grid.points(blocks)), problems
 
 
 def test_a_block_is_a_product_and_a_grid_the_union_of_its_blocks():
@@ -68,13 +69,14 @@ def test_a_name_inside_an_alternative_must_be_an_axis_with_values_of_its_own():
 
 
 def test_no_grid_is_one_point():
-    (point,), problems = grid.points(None, "file")
+    blocks, problems = grid.blocks(parse("name: none", "file"), "file")
+    (point,) = grid.points(blocks)
     assert (point.values, problems) == ({}, [])
 
 
 def test_names_are_put_in_place_with_the_lines_of_the_grid():
     tree = parse("grid:\n  a: [1, 2]\nx: {y: $a, z: [$a, 3]}\n", "file")
-    found, _ = grid.points(tree["grid"], "file")
+    found = list(grid.points(grid.blocks(tree, "file")[0]))
     result = grid.substitute(tree, found[1])
     assert result["x"] == {"y": 2, "z": [2, 3]}
     assert (result["x"].lines["y"], result["x"]["z"].lines) == (2, [2, 3])

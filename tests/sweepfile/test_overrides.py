@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kdtune.sweepfile.overrides import assign
 from kdtune.sweepfile.reader import parse
-from kdtune.sweepfile.tree import SweepFileError, YamlMap, line_at, problem_at
+from kdtune.sweepfile.tree import SweepFileError, YamlList, YamlMap, line_at, problem_at
 
 SWEEP = """\
 dataset: cifar10
@@ -106,6 +106,24 @@ def test_what_is_refused(override: str, complaint: str) -> None:
     with pytest.raises(SweepFileError) as caught:
         assign(parse(SWEEP, "x"), override)
     assert complaint in str(caught.value) and caught.value.problems[0].line is None
+
+
+def test_the_name_of_a_kind_is_known_in_any_letters() -> None:
+    """Case, - and _ do not count in it; in any other key they do."""
+    tree = parse("recipe: {optimizer: {sgd: {lr: 1}}}\nevaluation: [accuracy, {pgd: {eps: 1}}]\nseeds: 1\n", "x")
+    assert assign(tree, "recipe.optimizer.SGD.lr=2")["recipe"] == {"optimizer": {"sgd": {"lr": 2}}}
+    assert assign(tree, "evaluation.1.PGD.eps=2", "evaluation.0.Accuracy.x=1")["evaluation"] == [
+        {"accuracy": {"x": 1}}, {"pgd": {"eps": 2}},
+    ]  # fmt: skip
+    assert assign(tree, "evaluation.1={corruptions: {}}")["evaluation"][1] == {"corruptions": {}}, "replaced whole"
+    assert set(assign(tree, "recipe.Optimizer=1", "Seeds=2")) == {"recipe", "evaluation", "seeds", "Seeds"}
+    assert assign(tree, "recipe.optimizer.adam.lr=2")["recipe"]["optimizer"].keys() == {"sgd", "adam"}
+
+
+def test_a_value_of_the_trees_own_may_be_laid_on_it() -> None:
+    tree = parse("evaluation: [{shift: {folder: {path: x}}}]\n", "x")
+    more = YamlList([*tree["evaluation"], "pgd"])
+    assert assign(tree, ("evaluation", more))["evaluation"] == [{"shift": {"folder": {"path": "x"}}}, "pgd"]
 
 
 def test_all_overrides_apply_in_order_and_all_problems_are_reported() -> None:

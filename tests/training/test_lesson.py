@@ -15,12 +15,12 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Noise
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.models.model import Model
 from kdtune.noise.input import Gaussian
 from kdtune.noise.knob import Knob
+from kdtune.noise.noise import Noise
 from kdtune.noise.teacher import Dropout
 from kdtune.randomness import Draw, draw, stream_seed
 from kdtune.training.lesson import Lesson
@@ -169,7 +169,7 @@ def test_loss_mixes_ce_and_kd(alpha: float) -> None:
     ce, kd = -log_softmax(s, 1)[np.arange(len(s)), labels].mean(), numpy_kd(s, t, 4.0, "forward")
     assert loss.item() == pytest.approx((1 - alpha) * ce + alpha * kd, rel=1e-5)
     assert parts["ce"].item() == pytest.approx(ce, rel=1e-5) and parts["kd"].item() == pytest.approx(kd, rel=1e-5)
-    assert parts["accuracy"].item() == pytest.approx((s.argmax(1) == labels.numpy()).mean())
+    assert parts["accuracy"].item() == pytest.approx(100 * (s.argmax(1) == labels.numpy()).mean())
     assert not any(part.requires_grad for part in parts.values())
 
 

@@ -17,9 +17,9 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Noise
 from kdtune.data.loading import Split
 from kdtune.losses.kd import KD
+from kdtune.noise.noise import Noise
 from kdtune.optimization.optimizers import SGD
 from kdtune.randomness import draw
 from kdtune.recipe import Recipe
@@ -183,7 +183,7 @@ def test_a_lesson_with_a_teacher_adds_its_parts() -> None:
     torch.manual_seed(0)
     (row,) = train(convolutional(), digits(), recipe(1), fickle_and_noisy(), seed=0)
     assert row["train/loss"] == pytest.approx(0.1 * row["train/ce"] + 0.9 * row["train/kd"], rel=1e-5)
-    assert 0 <= row["train/accuracy"] <= 1
+    assert 1 < row["train/accuracy"] <= 100, "percent, as val/accuracy"
     assert row["noise/input.gaussian"] == pytest.approx(0.1, rel=0.1)
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Noise
 from kdtune.data.loading import Split
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.losses.loss import Loss
 from kdtune.losses.views import Views
 from kdtune.models.model import Model
+from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdtune.training.provenance import LIBRARIES, code, provenance
+from kdtune.training.provenance import LIBRARIES, TRAVELLED, code, origin, provenance
 
 ROOT = Path(__file__).parents[2]
 DATA: Any = SimpleNamespace(shape=(1, 8, 8), classes=10)
@@ -59,7 +59,7 @@ def test_a_record_holds_what_it_takes_to_repeat_a_run() -> None:
     began = time.monotonic() - 2.5
     record = provenance(DATA, "cpu", began, {})
     assert json.loads(json.dumps(record, allow_nan=False)) == record, "plain values"
-    assert record["libraries"] == {name: version(name) for name in LIBRARIES}
+    assert record["libraries"] == {name: version(name) for name in (*LIBRARIES, "kdtune")}
     assert record["libraries"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert record["seconds"] == pytest.approx(2.5, abs=1)
     assert record["threads"] == torch.get_num_threads()
@@ -85,8 +85,16 @@ def test_the_epoch_whose_weights_were_kept_is_part_of_it_where_it_was_chosen() -
 def test_the_commit_of_this_code() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this copy of kdtune has no git history")
-    code.cache_clear()
+    origin.cache_clear()
     assert code()["commit"] == git(ROOT, "rev-parse", "HEAD")
+
+
+def test_code_that_travelled_to_another_machine_is_what_it_was_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"commit": "c" * 40, "dirty": True, "version": "0.2.0"}
+    monkeypatch.setenv(TRAVELLED, json.dumps(told))
+    assert code_of(installed(tmp_path / "elsewhere")) == {"commit": "c" * 40, "dirty": True}
 
 
 def test_a_clean_checkout_a_changed_file_and_a_new_one(checkout: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtune.config import Noise
 from kdtune.data.dataset import Dataset
 from kdtune.data.loading import Split
 from kdtune.data.split import measured, relabelled
@@ -17,6 +16,7 @@ from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD
 from kdtune.noise.input import InputKnob
 from kdtune.noise.labels import LabelsKnob
+from kdtune.noise.noise import Noise
 from kdtune.noise.target import TargetKnob
 from kdtune.noise.teacher import TeacherKnob
 from kdtune.randomness import Draw, draw

@@ -163,6 +163,18 @@ def test_code_in_a_file_is_never_run(form: str, trained: nn.Module, tmp_path: Pa
     assert mark.exists(), "the file is dangerous indeed: read without care it runs its code"
 
 
+def test_a_bit_that_turned_in_an_archive_is_seen(trained: nn.Module, tmp_path: Path) -> None:
+    """torch.load takes it without a word, as another weight."""
+    path, (name, weight) = tmp_path / "mine.pt", next(iter(trained.state_dict().items()))
+    torch.save(trained.state_dict(), path)
+    data, values = path.read_bytes(), weight.numpy().tobytes()
+    at = data.index(values)
+    path.write_bytes(data[: at + 3] + bytes([data[at + 3] ^ 0x80]) + data[at + 4 :])  # a sign
+    assert torch.load(path, weights_only=True)[name].flatten()[0] == -weight.flatten()[0]
+    with pytest.raises(ValueError, match=r"damaged or cut short .*the checksum of .* does not fit"):
+        load_foreign(network(), str(path))
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_damaged_or_absent_file_is_an_error(suffix: str, trained: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / f"mine{suffix}"

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from kdtune.data.dataset import Dataset
-from kdtune.data.files import Arrays, Listing, decoded, digest, image_shape, list_images
+from kdtune.data.files import Arrays, decoded, digest, image_shape
+from kdtune.data.listing import Listing, list_images
 from kdtune.settings import PathText, Text
 
 
 class Folder(Dataset):
-    """Images of one size under path/train/CLASS/ and path/test/CLASS/ (.jpg, .png); classes are ordered by name.
+    """Images of one size under path/train/CLASS/ and path/test/CLASS/, in any format that Pillow reads; classes are
+    ordered by name. Grey images have three channels too. `data.pixels` says what becomes of 16 bits, what is refused.
 
     `name` is the set's title everywhere, figures included. A run's id knows the set by name and content, not by path.
     """

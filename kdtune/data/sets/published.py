@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy
 
 from kdtune.data.dataset import Dataset
+from kdtune.data.error import DataError
 from kdtune.data.fetch import fetched, read_idx
-from kdtune.data.files import Arrays, DataError
+from kdtune.data.files import Arrays
 
 NUMERALS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -126,6 +127,7 @@ class Digits(Published):
     image_shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     images: ClassVar[tuple[int, int]] = (934, 466)
     content: ClassVar[str] = "0b9464ec3276aea2"
+    shifted: ClassVar[tuple[str, ...]] = ("writers",)
 
     def read_files(self, data_dir: Path) -> Arrays:
         from sklearn.datasets import load_digits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdtune.evaluation.families.drawn import Drawn
-from kdtune.evaluation.families.filters import correlate, cut, gaussian, motion, rounded, scale, zoomed
+from kdtune.evaluation.families.filters import Q16, correlate, cut, gaussian, motion, scale, zoomed
 
 DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))  # radius of the disk, sigma of its rim
 GLASS = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))  # sigma, reach of a swap, rounds
@@ -62,7 +62,7 @@ def glass_blur(images: Tensor, severity: int, drawn: Drawn) -> Tensor:
 def motion_blur(images: Tensor, severity: int, drawn: Drawn) -> Tensor:
     radius, sigma = MOTION[severity - 1]
     degrees = drawn.uniform(len(images), low=-45, high=45)
-    return rounded(motion(images, radius * scale(images), sigma * scale(images), degrees))
+    return cut(motion(images, radius * scale(images), sigma * scale(images), degrees), Q16)
 
 
 def zoom_blur(images: Tensor, severity: int, drawn: Drawn) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 SIDE = 32  # pixels; the size that constants are for
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV and Pillow turn colour to grey
 NOTHING = 1e-6  # weights below are left out
+Q16 = 0.5 / 257  # of 256 levels: half of one of ImageMagick's 65,536, to which it rounds before it cuts
 
 
 def scale(images: Tensor) -> float:
@@ -23,9 +24,9 @@ def scale(images: Tensor) -> float:
     return min(images.shape[2:]) / SIDE
 
 
-def cut(images: Tensor) -> Tensor:
+def cut(images: Tensor, forgiven: float = 1e-3) -> Tensor:
     """Clipped to [0, 1] and cut to 256 levels; a thousandth of one is forgiven, as float32 has k / 255 * 255 < k."""
-    return (images.clamp(0, 1) * 255 + 1e-3).floor() / 255
+    return (images.clamp(0, 1) * 255 + forgiven).floor() / 255
 
 
 def rounded(images: Tensor) -> Tensor:
@@ -80,6 +81,7 @@ def motion(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tens
     """ImageMagick's motion blur: every pixel is the mean of a trail that starts at it, weighted by half a Gaussian.
 
     degrees: each image's direction [N], from right to down. The trail has 2 radius + 1 nearest pixels, edges repeated.
+    What comes out is to be cut to 256 levels, Q16 forgiven, as ImageMagick 6.9 (16 bits) does with 8-bit images.
     """
     count, channels, height, width = images.shape
     weights = np.exp(-0.5 * (np.arange(2 * ceil(radius) + 1) / sigma) ** 2)

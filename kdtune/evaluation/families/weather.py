@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdtune.evaluation.families.drawn import Drawn
-from kdtune.evaluation.families.filters import SIDE, cut, fitted, gaussian, grey, motion, painted, rounded, zoomed
+from kdtune.evaluation.families.filters import Q16, SIDE, cut, fitted, gaussian, grey, motion, painted, zoomed
 
 SNOW = (  # mean and deviation of the flakes, their size, from where they show; radius and sigma of the fall; whiteness
     (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
@@ -36,7 +36,7 @@ def snow(images: Tensor, severity: int, drawn: Drawn) -> Tensor:
     mean, deviation, size, shown, radius, sigma, clear = SNOW[severity - 1]
     flakes = zoomed(mean + deviation * drawn.normal(len(images), 1, SIDE, SIDE), size)
     flakes = cut(torch.where(flakes < shown, 0, flakes))
-    fallen = rounded(motion(flakes, radius, sigma, drawn.uniform(len(images), low=-135, high=-45)))
+    fallen = cut(motion(flakes, radius, sigma, drawn.uniform(len(images), low=-135, high=-45)), Q16)
     white = torch.maximum(images, grey(images) * 1.5 + 0.5)
     return clear * images + (1 - clear) * white + fitted(fallen + fallen.rot90(2, (2, 3)), images)
 

@@ -1,4 +1,4 @@
-"""Which profile a command runs under, and what it says about it."""
+"""Which profile a sweep file runs under, and what is said about it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import SMALL
 
-from kdtune.cli import profiles
-from kdtune.cli.profiles import choose, line
+import kdtune
+from kdtune.planning import profiles
 from kdtune.planning.devices import has_usable_gpu
+from kdtune.planning.profiles import choose, line, of_file
 
 OFFERED = ["paper", "quick", "laptop"]
 
@@ -45,6 +47,24 @@ def test_else_laptop_where_the_file_has_one(gpu) -> None:
     assert name == "paper" and "no profile laptop" in why
 
 
+def test_a_ray_of_ones_own_is_no_cluster(gpu) -> None:
+    gpu(False)
+    assert choose(None, "local", OFFERED)[0] == "laptop"
+
+
+def test_outside_a_command_the_rule_is_the_same(gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """row D9: `kdtune.plan` and `kdtune.trainable` took `paper` where the command takes `laptop`."""
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL + "profiles:\n  laptop: {recipe: {epochs: 1}}\n")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for there, name in ((False, "laptop"), (True, "paper")):
+        gpu(there)
+        assert of_file(file) == kdtune.plan(file, data=str(tmp_path)).profile == name
+    gpu(False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert of_file(file) == "paper" and of_file(file, "laptop") == "laptop"
+
+
 def test_the_line_says_why_what_it_changes_what_it_cannot_show_and_what_else_there_is() -> None:
     said = line("laptop", "torch finds no GPU", ["dataset", "recipe.epochs", "recipe.batch_size", "grid"], OFFERED)
     assert "\n" not in said
@@ -56,7 +76,7 @@ def test_the_line_says_why_what_it_changes_what_it_cannot_show_and_what_else_the
 
 def test_the_line_of_a_file_without_profiles_offers_none() -> None:
     said = line("paper", "the file has no profile laptop", [], ["paper"])
-    assert "sets nothing" in said and "--profile" not in said
+    assert "sets nothing (the file as it stands)" in said and "--profile" not in said, "no paper's scale"
 
 
 def test_the_line_of_a_profile_of_ones_own() -> None:

@@ -1,6 +1,7 @@
-"""The two kinds of place where objects lie: a folder, and a pyarrow filesystem. Only `objects` uses this.
+"""A folder as a place for objects, on this machine or on a network file system. Only `objects` uses this.
 
-Both take checked keys and raise OSError; `objects` turns it into advice.
+Of our own, because libraries for object stores do not do what results on a disk need: nothing counts before it has
+reached the disk (fsync of file and folder), what a killed writer leaves is hidden, no link is followed.
 """
 
 from __future__ import annotations
@@ -10,68 +11,38 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import Any
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+from kdtune.store.backend import Backend, patient
 
 LOCK = ".lock"
 LOCK_PATIENCE = 60.0  # seconds; the lock is only ever held for milliseconds
+MAY_BE_LINKED = "runs"  # a folder below the root that may be a link: to a larger disk, say
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # FAT, some FUSE mounts
 
 
-class Backend(ABC):
-    """What a place must be able to do. `root` has no trailing slash."""
-
-    root: str
-
-    @abstractmethod
-    def write(self, key: str, data: bytes, durable: bool) -> None: ...
-
-    @abstractmethod
-    def create(self, key: str, data: bytes) -> bool: ...
-
-    @abstractmethod
-    def read(self, key: str) -> bytes | None: ...
-
-    @abstractmethod
-    def exists(self, key: str) -> bool: ...
-
-    @abstractmethod
-    def names(self, folder: str) -> Iterator[str]: ...
-
-    @abstractmethod
-    def delete(self, key: str) -> None: ...
-
-    @abstractmethod
-    def preserve(self, key: str, aside: str) -> None: ...
-
-    @abstractmethod
-    def lock(self) -> contextlib.AbstractContextManager[object]: ...
-
-    @abstractmethod
-    def remove_leftovers(self, folder: str, age: float) -> None: ...
-
-
-class Local(Backend):
+class Folder(Backend):
     """A folder. Objects are written aside as `.<name>.<random>.tmp`, flushed to the disk, then put in place."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(os.path.expanduser(root))
 
+    @patient
     def write(self, key: str, data: bytes, durable: bool) -> None:
         path = self._path(key)
         with self._aside(path, data, durable) as aside:
             os.replace(aside, path)
 
-    def create(self, key: str, data: bytes) -> bool:
+    @patient
+    def create(self, key: str, data: bytes, durable: bool) -> bool:
         path = self._path(key)
         if os.path.lexists(path):
             return False
-        with self._aside(path, data) as aside:
+        with self._aside(path, data, durable) as aside:
             try:
                 os.link(aside, path)  # fails where there is one, atomically, on NFS too
             except FileExistsError:
@@ -82,25 +53,60 @@ class Local(Backend):
                 return _create_in_place(path, data)
         return True
 
+    @patient
     def read(self, key: str) -> bytes | None:
         try:
             with open(self._path(key), "rb") as file:
                 return file.read()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # a folder is no object
             return None
 
+    def versioned(self, key: str) -> tuple[bytes, Any] | None:
+        data = self.read(key)
+        return None if data is None else (data, data)
+
+    @patient
+    def replace(self, key: str, data: bytes, version: Any) -> bool:
+        with self.lock():
+            if version is None or self.read(key) != version:
+                return False
+            self.write(key, data, durable=False)
+            return True
+
+    def knock(self) -> None:
+        """A folder is here."""
+
+    def probe(self, key: str, data: bytes) -> str:
+        folder = os.path.dirname(key)
+        try:
+            self.write(key, data, durable=True)
+            with _locked(self._path(f"{folder}/{LOCK}")):
+                pass  # some network file systems have no locks
+            whole = self.read(key) == data and key in self.names(folder)
+            return "" if whole else "what was written there is not what is read"
+        finally:
+            self.delete(key)
+            self.delete(f"{folder}/{LOCK}")
+            with contextlib.suppress(OSError):  # NFS keeps for a while what somebody has open
+                os.rmdir(self._path(folder))
+
+    @patient
     def exists(self, key: str) -> bool:
-        return os.path.isfile(self._path(key))
+        try:
+            return stat.S_ISREG(os.stat(self._path(key)).st_mode)  # os.path.isfile takes every error for a no
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
+    @patient
     def names(self, folder: str) -> Iterator[str]:
-        for key, entry in self._walk(folder):
-            if not entry.name.startswith("."):
-                yield key
+        return iter([key for key, entry in self._walk(folder) if not entry.name.startswith(".")])
 
+    @patient
     def delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(self._path(key))
 
+    @patient
     def preserve(self, key: str, aside: str) -> None:
         try:
             os.link(self._path(key), self._path(aside))  # a second name for the same bytes: works on a full disk too
@@ -109,12 +115,23 @@ class Local(Backend):
                 raise
             shutil.copyfile(self._path(key), self._path(aside))
 
+    @patient
+    def move(self, key: str, to: str) -> None:
+        source, target = self._path(key), self._path(to)
+        if os.path.lexists(source):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            shutil.move(source, target)  # a rename; between two disks a copy
+
+    @patient
+    def refuse_link(self, key: str) -> None:
+        self._path(key)
+
+    @patient
     def lock(self) -> contextlib.AbstractContextManager[object]:
-        from filelock import FileLock
-
         os.makedirs(self.root, exist_ok=True)
-        return FileLock(os.path.join(self.root, LOCK), timeout=LOCK_PATIENCE, poll_interval=0.01)
+        return _locked(os.path.join(self.root, LOCK))
 
+    @patient
     def remove_leftovers(self, folder: str, age: float) -> None:
         for _, entry in self._walk(folder):
             if entry.name.startswith(".") and entry.name.endswith(".tmp"):
@@ -123,12 +140,18 @@ class Local(Backend):
                         os.unlink(entry.path)
 
     def _path(self, key: str) -> str:
-        path = os.path.join(self.root, key) if key else self.root
-        real = os.path.realpath(path)
-        if real != path and not real.startswith(self.root.rstrip("/") + "/"):
-            raise ValueError(
-                f"{path} leads out of {self.root} by a link (to {real}); links may not leave the results folder"
-            )
+        """Where the object lies. OSError where a link is on the way: the root and `runs` alone may be links."""
+        path = expected = os.path.join(self.root, key) if key else self.root
+        runs = os.path.join(self.root, MAY_BE_LINKED)
+        if os.path.islink(runs) and f"{path}/".startswith(f"{runs}/"):
+            real = os.path.realpath(runs)
+            if not os.path.isdir(real):
+                raise OSError(errno.ENODEV, f"{runs} is a link to {real}, which is not there")
+            expected = real + path.removeprefix(runs)
+        if os.path.realpath(path) != expected:
+            way = accumulate(path.split("/"), "{}/{}".format)
+            link = next((part for part in way if part != runs and os.path.islink(part)), path)
+            raise OSError(errno.ELOOP, f"{link} is a link (to {os.path.realpath(link)})")
         return path
 
     def _walk(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -165,66 +188,6 @@ class Local(Backend):
                 os.unlink(aside)
 
 
-class Remote(Backend):
-    """A pyarrow filesystem: an object store, in which an object appears when its stream is closed."""
-
-    def __init__(self, filesystem: FileSystem, root: str) -> None:
-        self.filesystem = filesystem
-        self.root = root.rstrip("/")
-        # Object stores have no folders; making them would cost a request and a permission each.
-        self.has_folders = filesystem.type_name not in ("s3", "gcs", "abfs")
-
-    def write(self, key: str, data: bytes, durable: bool) -> None:
-        path = self._path(key)
-        if self.has_folders and "/" in path:
-            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with self.filesystem.open_output_stream(path, compression=None) as stream:
-            stream.write(data)
-
-    def create(self, key: str, data: bytes) -> bool:
-        if self.exists(key):
-            return False
-        self.write(key, data, durable=True)
-        return True
-
-    def read(self, key: str) -> bytes | None:
-        try:
-            with self.filesystem.open_input_stream(self._path(key), compression=None) as stream:
-                return bytes(stream.read())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def exists(self, key: str) -> bool:
-        return bool(self.filesystem.get_file_info(self._path(key)).is_file)
-
-    def names(self, folder: str) -> Iterator[str]:
-        from pyarrow.fs import FileSelector
-
-        inside = len(self.root) + 1 if self.root else 0
-        selector = FileSelector(self._path(folder), recursive=True, allow_not_found=True)
-        try:
-            infos = self.filesystem.get_file_info(selector)
-        except NotADirectoryError:
-            return
-        yield from (info.path[inside:] for info in infos if info.is_file)
-
-    def delete(self, key: str) -> None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            self.filesystem.delete_file(self._path(key))
-
-    def preserve(self, key: str, aside: str) -> None:
-        self.filesystem.copy_file(self._path(key), self._path(aside))
-
-    def lock(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def remove_leftovers(self, folder: str, age: float) -> None:
-        """An object store drops unfinished uploads itself."""
-
-    def _path(self, key: str) -> str:
-        return f"{self.root}/{key}" if self.root and key else self.root or key
-
-
 def _create_in_place(path: str, data: bytes) -> bool:
     """Without hard links: still only one creator, but a crash can leave a part, which readers find damaged."""
     try:
@@ -246,3 +209,9 @@ def _sync_folder(folder: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _locked(path: str) -> contextlib.AbstractContextManager[object]:
+    from filelock import FileLock
+
+    return FileLock(path, timeout=LOCK_PATIENCE, poll_interval=0.01).acquire()

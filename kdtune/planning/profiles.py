@@ -1,10 +1,15 @@
-"""Which profile a command runs under, and the line that says so."""
+"""Which profile a sweep file runs under where nobody names one, and the line that says so. One rule for all doors."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from kdtune.planning.devices import has_usable_gpu
+from kdtune.sweepfile.source import Source, read_source
+
+LOCAL = "local"  # the address, in Ray's words, of a Ray of one's own
 
 LIMITS = {
     "paper": "this is the paper's own scale",
@@ -17,7 +22,7 @@ def choose(requested: str | None, address: str | None, offered: Sequence[str]) -
     """The profile and why: the one that was named; else `paper` on a cluster or a usable GPU; else `laptop`."""
     if requested:
         return requested, "asked for"
-    if address:
+    if address and address != LOCAL:
         return "paper", f"a cluster was named ({address})"
     if has_usable_gpu():
         return "paper", "this machine has a GPU that torch can use"
@@ -26,10 +31,21 @@ def choose(requested: str | None, address: str | None, offered: Sequence[str]) -
     return "paper", "the file has no profile laptop"
 
 
+def wants_gpu(profile: str) -> bool:
+    """Whether its networks are worth a GPU where machines come for the asking. A file's own profile is taken so."""
+    return profile != "laptop"
+
+
+def of_file(file: str | Path | Source, requested: str | None = None) -> str:
+    """The profile of a file outside a command: as there, RAY_ADDRESS names a cluster. Raises SweepFileError."""
+    source = file if isinstance(file, Source) else read_source(file)
+    return choose(requested, os.environ.get("RAY_ADDRESS"), list(source.profiles))[0]
+
+
 def line(profile: str, why: str, changes: Sequence[str], offered: Sequence[str]) -> str:
     """Which profile, why, what it changes, what it cannot show, how to insist on another."""
     changed = ", ".join(dict.fromkeys(path.split(".")[0] for path in changes)) or "nothing"
     others = ", ".join(name for name in offered if name != profile)
     insist = f" Another: --profile {others.replace(', ', ' | ')}." if others else ""
-    limits = LIMITS.get(profile, "a scale of the file's own")
+    limits = LIMITS.get(profile, "a scale of the file's own") if others else "the file as it stands"
     return f"profile {profile}: {why}. It sets {changed} ({limits}).{insist}"

@@ -1,0 +1,162 @@
+"""Differences as rows: settings against their baselines, a column of panels for each metric, as in a meta-analysis."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+from figure import save
+from metrics import title
+from points import Cell, Contrast, adjusted, cells
+from style import GREY, PAGE, STUDENT, literal
+from words import heading, remarks, visible
+
+from kdtune.report.table import TableError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Sheet
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A question with its contrast; every cell of that is a row."""
+
+    question: str
+    contrast: Contrast
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting against its baseline, by metric."""
+
+    question: str
+    setting: str
+    cells: dict[str, Cell]
+
+
+def rows_of(table: pd.DataFrame, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> list[Row]:
+    """The rows that a table has runs for, in the order asked."""
+    found: dict[tuple[str, str], Row] = {}
+    for each in comparisons:
+        for metric in metrics:
+            for cell in cells(table, each.contrast, metric):
+                setting = ", ".join(_word(name, plain(value)) for name, value in cell.place.items() if value == value)
+                key = (each.question, setting)
+                found.setdefault(key, Row(*key, {})).cells[metric] = cell
+    return list(found.values())
+
+
+def plain(value: Any) -> Any:
+    """A value of a table as Python's own: numpy's are written as calls."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{name} {value}".lower() if isinstance(value, bool) else f"{name} {value:g}"
+
+
+def forest(
+    table: pd.DataFrame,
+    name: str,
+    heading_: str,
+    comparisons: Sequence[Comparison],
+    metrics: Sequence[str],
+    about: str,
+    folder: Path,
+) -> list[Path]:
+    """Draws and saves such a figure. Raises TableError where the table has no run of any comparison."""
+    done = table[table["state"] == "done"]
+    measured = [metric for metric in metrics if metric in done and done[metric].notna().any()]
+    rows = rows_of(table, comparisons, measured) if measured else []
+    if not any(cell.pairs.n for row in rows for cell in row.cells.values()):
+        raise TableError(f"{name}: none of its comparisons has a pair of finished runs")
+    sheet = draw(rows, measured)
+    words = caption(table, heading_, rows, measured, about)
+    return save(sheet, list(records(rows)), words, folder, name)
+
+
+def draw(rows: Sequence[Row], metrics: Sequence[str]) -> Sheet:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.question, []).append(row)
+    places: list[tuple[float, str, Row | None]] = []
+    y = 0.0
+    for question, group in groups.items():
+        for line in textwrap.wrap(question, 44):
+            places.append((y, line, None))
+            y -= 1
+        for row in group:
+            first, *more = textwrap.wrap(row.setting.replace(",", ", "), 40)
+            places.append((y, f"   {first}", row))
+            places += [(y - 1 - i, f"   {line}", None) for i, line in enumerate(more)]
+            y -= 1 + len(more)
+        y -= 0.4
+    sheet, grid = plt.subplots(
+        1, len(metrics), figsize=(PAGE, 0.6 - 0.145 * y), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        draw_column(axes, [(at, row) for at, _, row in places if row], metric)
+    grid[0][0].set_yticks([at for at, _, _ in places], [literal(text) for _, text, _ in places], ha="left")
+    for axes in grid[0]:
+        axes.tick_params(axis="y", length=0)
+    grid[0][0].tick_params(axis="y", pad=158)
+    grid[0][0].set_ylim(y, 1)
+    return sheet
+
+
+def draw_column(axes: Axes, rows: Sequence[tuple[float, Row]], metric: str) -> None:
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    for at, row in rows:
+        pairs = row.cells[metric].pairs
+        if pairs.interval:
+            marks = STUDENT.marks(hollow=pairs.flagged) | {"linestyle": "none", "elinewidth": 0.9, "zorder": 3}
+            low, high = pairs.interval
+            axes.errorbar([pairs.mean], [at], xerr=[[pairs.mean - low], [high - pairs.mean]], **marks)
+        elif pairs.n:
+            axes.plot([pairs.mean], [at], linestyle="none", **STUDENT.marks(hollow=pairs.flagged, small=True))
+        if pairs.n < pairs.planned:
+            beside = axes.get_yaxis_transform()
+            axes.text(1.0, at, f"{pairs.n}/{pairs.planned}", fontsize=7, transform=beside, ha="right", va="center")
+    axes.set_title(textwrap.fill(title(metric), 16))
+    axes.set_xlabel("points")
+
+
+def caption(table: pd.DataFrame, heading_: str, rows: Sequence[Row], metrics: Sequence[str], about: str) -> str:
+    marks = (
+        "Marks: mean differences in percentage points, paired by seed, with 95 % Student-t intervals; hollow: a run's"
+        " number is flagged; small: a single pair, which has no interval; fractions: pairs that are there, of those"
+        " planned. p after Holm: over all rows of a metric, since one of many would be found by chance."
+    )
+    paragraphs = [heading(table), about, marks, " ".join(remarks(table, metrics))]
+    wrapped = [textwrap.fill(text, 100) for text in paragraphs if text]
+    return "\n\n".join([f"# {heading_}", *wrapped, "\n".join(numbers(rows, metrics))]) + "\n"
+
+
+def numbers(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:
+    heads = ("metric", "question", "setting", "difference ± half of the interval", "n", "p after Holm")
+    yield f"| {' | '.join(heads)} | smallest visible | seeds for it |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for metric in metrics:
+        tested = [row.cells[metric].difference for row in rows]
+        for row, p_value in zip(rows, adjusted(tested), strict=True):
+            pairs = row.cells[metric].pairs
+            p = "" if p_value is None else f"{p_value:.3g}"
+            count = f"{pairs.n}/{pairs.planned}"
+            line = (metric, row.question, row.setting, pairs.text("+"), count, p, *visible(pairs))
+            yield f"| {' | '.join(line)} |"
+
+
+def records(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        for metric, cell in row.cells.items():
+            yield from cell.pairs.records({"metric": metric, "question": row.question, "setting": row.setting})

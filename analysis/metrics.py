@@ -1,0 +1,66 @@
+"""Which metrics of a table a figure shows, and what a person calls them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from kdtune.report.table import headlines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ACCURACY = "test/accuracy"
+MCA = "corruption/mca"
+SHIFTED = {"cinic": "CINIC-10", "writers": "other writers"}
+# Hendrycks and Dietterich 2019, by kind; further families of a table follow.
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+    "weather": ("snow", "frost", "fog", "brightness", "spatter"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
+}
+
+
+def shifted(table: pd.DataFrame) -> list[str]:
+    """Accuracy on shifted sets, in the order of the sweep."""
+    return [name for name in headlines(table) if name.startswith("shift/")]
+
+
+def attacked(table: pd.DataFrame) -> str:
+    """The accuracy under PGD that stands for the sweep; the paper's where none was measured."""
+    found = [name for name in headlines(table) if re.fullmatch(r"robust/pgd\d+(@[^/]+)?(/worst)?", name)]
+    return found[0] if found else "robust/pgd20"
+
+
+def steps(table: pd.DataFrame) -> list[str]:
+    """That accuracy at every number of steps that was measured, in their order."""
+    tail = re.sub(r"^robust/pgd\d+", "", attacked(table))
+    counts = {
+        int(m[1]) for name in table.columns if (m := re.fullmatch(rf"robust/pgd(\d+){re.escape(tail)}", str(name)))
+    }
+    return [f"robust/pgd{count}{tail}" for count in sorted(counts)]
+
+
+def corruptions(table: pd.DataFrame) -> list[str]:
+    """The mean over corruptions, then each family that was measured: noise, blur, weather, digital."""
+    known = [f"corruption/{name}" for names in FAMILIES.values() for name in names]
+    others = {"corruption/clean", "corruption/families", "corruption/published", "corruption/mca15", MCA}
+    there = [str(name) for name in table.columns if str(name).startswith("corruption/") and str(name).count("/") == 1]
+    found = [name for name in there if name.partition("@")[0] not in others and table[name].notna().any()]
+    return [MCA, *sorted(found, key=lambda name: known.index(name) if name in known else len(known))]
+
+
+def title(metric: str) -> str:
+    """`robust/pgd20@step=0.03` as `PGD-20 accuracy, step 0.03`."""
+    kind, _, name = metric.partition("/")
+    if metric == ACCURACY:
+        return "Test accuracy"
+    if kind == "shift":
+        return f"Accuracy, {SHIFTED.get(name, name)}" if name else "Accuracy under shift"
+    if found := re.match(r"pgd(\d+)(?:@([^/]+))?(.*)", name):
+        setting = f", {found[2].replace('=', ' ')}" if found[2] else ""
+        return f"PGD-{found[1]} accuracy{setting}" + found[3].replace("/", ", ").replace("_", " ")
+    if metric == MCA:
+        return "Mean over corruptions"
+    return (name or kind).replace("_", " ").capitalize().replace("Jpeg", "JPEG")

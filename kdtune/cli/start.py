@@ -1,0 +1,161 @@
+"""The start of a sweep: all that can be known to fail before its first run, what it costs, and where it runs.
+
+On a cluster what would fail is found on the machines that train: this one may have no GPU, no data and no core.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from kdtune import paths
+from kdtune.cli import check
+from kdtune.cli.options import Options, Refused, say
+from kdtune.doctor import machine
+from kdtune.doctor.finding import Level
+from kdtune.launch.door import CannotConnect, enter
+from kdtune.launch.interrupt import Interrupt
+from kdtune.planning import cost, profiles, space
+from kdtune.planning.devices import CPU_CORE, GPU, available, has_usable_gpu
+from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.plan import Plan
+from kdtune.report.folder import View
+from kdtune.store.claims import Claim
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
+from kdtune.sweepfile.load import SweepFile
+
+if TYPE_CHECKING:
+    from kdtune.launch.cluster import Cluster
+
+CONFIRM_ABOVE_H = 12.0
+NO_PRICE = "--max-cost needs --price (or KDTUNE_PRICE): what an hour of a GPU, or core, costs"
+
+
+def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
+    """All that can be known to fail before a run starts: cluster, storage, room, cost; data, evaluators, weights,
+    networks. Of a cluster the rest is asked of its machines, once it has been joined (`cluster_of`)."""
+    if options.max_cost is not None and options.price is None:
+        raise Refused(NO_PRICE)
+    for finding in machine.cheap():
+        if finding.level is Level.FAILURE:
+            raise Refused(finding.what)
+        if finding.level is Level.WARNING:
+            click.echo(f"warning: {finding.what}", err=True)
+    if options.address:
+        try:
+            enter(options.address)
+        except CannotConnect as error:
+            raise no_ray(options, error) from error
+    dispatch.standing.store.objects.probe()
+    estimate = estimate_of(options, plan, dispatch.states, dispatch.standing)
+    if options.max_cost is not None and (estimate.dollars or 0) > options.max_cost:
+        raise Refused(f"{estimate}; --max-cost {options.max_cost:g} is less")
+    if options.address:
+        return
+    say(options, str(estimate))
+    refuse_shortage(options, plan, dispatch, estimate)
+    if estimate.hours > CONFIRM_ABOVE_H and not options.yes:
+        if not sys.stdin.isatty() or options.json:
+            raise Refused(
+                f"about {estimate.hours:.0f} hours on this machine; add --yes to start it all the same, or take a "
+                "smaller one: --profile quick"
+            )
+        if not click.confirm(f"This takes about {estimate.hours:.0f} hours here. Start it?", err=True):
+            raise Refused("not confirmed")
+    if problems := check.failing(plan, dispatch.standing, dispatch.states, options.data_dir):
+        raise Refused(check.listed(problems))
+
+
+def estimate_of(
+    options: Options, plan: Plan, states: Mapping[str, State], standing: Standing, devices: int = cost.UNKNOWN
+) -> cost.Estimate:
+    """What is left to compute. Of a cluster the number of its devices is known only once it has been joined."""
+    if not options.address:
+        device = GPU if options.gpus_per_run != 0 and has_usable_gpu() else CPU_CORE
+        here = min(available(device), options.max_concurrent or available(device))
+        return cost.estimate(plan, states, standing, device, here, options.price)
+    on_gpus = profiles.wants_gpu(plan.profile) if options.gpus_per_run is None else options.gpus_per_run > 0
+    device = GPU if on_gpus else CPU_CORE
+    return cost.estimate(plan, states, standing, device, devices, price=options.price)
+
+
+def refuse_shortage(options: Options, plan: Plan, dispatch: Dispatch, estimate: cost.Estimate) -> None:
+    at_once = 1 if options.here else min(estimate.devices, options.max_concurrent or estimate.devices)
+    if short := space.shortage(plan, dispatch.states, dispatch.standing, at_once):
+        raise Refused(short)
+
+
+def cluster_of(options: Options, plan: Plan, dispatch: Dispatch, claim: Claim) -> Cluster | None:
+    """The cluster that was asked for, and what the sweep expects of it."""
+    if not options.address:
+        return None
+    from kdtune.launch import node
+    from kdtune.launch.cluster import Cluster
+
+    def sized(devices: int) -> None:
+        estimate = estimate_of(options, plan, dispatch.states, dispatch.standing, devices)
+        say(options, str(estimate))
+        refuse_shortage(options, plan, dispatch, estimate)
+
+    results = paths.results_folder(options.results)
+    expected = node.Expected(node.versions(), results, str(options.data_dir), (claim.name, claim.attempt))
+    preflight = check.on_another_machine(plan, dispatch.standing, dispatch.states, options.data_dir)
+    return Cluster(options.address, expected, preflight, sized)
+
+
+def observe(options: Options, file: SweepFile, plan: Plan, dispatch: Dispatch, view: View) -> Watcher:
+    from kdtune.report.observer import Observer, Table, TensorBoard
+    from kdtune.report.progress import Progress
+
+    table = Table(dispatch, lambda states: view.write(file, states))
+    return Observer([Progress(plan, dispatch, verbosity=options.verbosity), table, TensorBoard(dispatch, view)])
+
+
+def launch(
+    options: Options, plan: Plan, dispatch: Dispatch, observer: Watcher, interrupt: Interrupt, claim: Claim
+) -> None:
+    """Through Ray, or in this process. `claim` is the claim of the sweep, held meanwhile."""
+    results = paths.results_folder(options.results)
+    if options.here:
+        from kdtune.launch.here import launch_here
+
+        launch_here(dispatch, observer, options.data_dir, options.checkpoint_every, interrupt)
+        return
+    from kdtune.launch import tuner
+    from kdtune.launch.cluster import NotReady
+    from kdtune.launch.guard import RayLost
+    from kdtune.launch.resources import CannotHold
+    from kdtune.launch.trainable import job
+
+    cluster = cluster_of(options, plan, dispatch, claim)
+    expected = cluster.expected if cluster else None
+    try:
+        tuner.launch(
+            dispatch,
+            lambda planned: job(planned, plan, results, options.data_dir, options.checkpoint_every, expected),
+            observer,
+            cluster=cluster,
+            gpus_per_run=options.gpus_per_run,
+            max_concurrent=options.max_concurrent,
+            interrupted=lambda: interrupt.signal != 0,
+        )
+    except RayLost as lost:
+        dispatch.stop(f"{lost}. What is finished is stored, and the same command goes on from the last checkpoints")
+    except CannotConnect as error:
+        raise no_ray(options, error) from error
+    except CannotHold as error:
+        raise Refused(str(error)) from error
+    except NotReady as error:
+        raise Refused(check.listed(error.problems)) from error
+
+
+def no_ray(options: Options, error: CannotConnect) -> Refused:
+    said_by = "RAY_ADDRESS" if options.address == os.environ.get("RAY_ADDRESS") else "--address"
+    return Refused(
+        f"no Ray at {options.address}, which {said_by} names: {error}. --address local takes one of this machine"
+    )

@@ -1,0 +1,1 @@
+"""What is wrong with where a sweep would run, found before it costs anything."""

@@ -1,0 +1,34 @@
+"""What a sweep would meet on this machine: data that are not those published, a disk too small, networks that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from kdtune.data.error import DataError
+from kdtune.doctor.finding import Finding, failure, ok
+from kdtune.planning import space
+from kdtune.planning.plan import Plan, data_sets
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
+
+
+def data(plan: Plan, data_dir: Path) -> Iterator[Finding]:
+    """Every data set of a plan, read and held against its digest; one that is missing is downloaded first."""
+    from kdtune.data.loading import load
+
+    for run in data_sets(plan.runs):
+        try:
+            found = load(run.dataset, data_dir, "cpu", run.content)
+        except DataError as error:
+            yield failure(str(error))
+            continue
+        held_out = f", {len(found.validation):,} held out" if found.validation else ""
+        sizes = f"{len(found.train):,} training images{held_out}, {len(found.test):,} test images"
+        yield ok(f"{found.title} is what it should be: {sizes}, digest {run.content.get('digest')}")
+
+
+def room(plan: Plan, states: Mapping[str, State], standing: Standing, at_once: int) -> Iterator[Finding]:
+    """The disk against what is left of a plan, `at_once` runs at a time."""
+    short = space.shortage(plan, states, standing, at_once)
+    yield failure(short) if short else ok(f"there is room for what is left of {plan.name}")

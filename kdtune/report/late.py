@@ -1,0 +1,85 @@
+"""What `kdtune evaluate` measured beyond what the sweep's file asks for: kept in plan.json, shown by every command.
+
+The file does not know these evaluators, so they are asked of no run; but nothing that was measured leaves the table.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdtune.evaluation.evaluation import SHARED, told_apart
+from kdtune.evaluation.evaluator import Evaluator
+from kdtune.planning.plan import Plan
+from kdtune.store.layout import HASH
+
+
+@dataclass(frozen=True)
+class Late:
+    """An evaluator and the hash under which its results lie. The hash is not made anew: that may take a whole folder
+    of images, which need not be there any more."""
+
+    hash: str
+    evaluator: Evaluator
+    version: int
+
+    def record(self) -> dict[str, Any]:
+        return {"hash": self.hash, "version": self.version, "entry": self.evaluator.dumped()}
+
+
+def kept(about: Mapping[str, Any]) -> list[Late]:
+    """What a folder's plan.json knows of. No such record, or an evaluator that is gone, is passed over."""
+    found = []
+    records = about.get("late")
+    for record in records if isinstance(records, list) else ():
+        try:
+            hash, version, evaluator = record["hash"], record["version"], Evaluator.model_validate(record["entry"])
+        except (ValidationError, KeyError, TypeError):
+            continue
+        if isinstance(hash, str) and HASH.fullmatch(hash):
+            found.append(Late(hash, evaluator, version))
+    return found
+
+
+def shown(late: list[Late], plan: Plan) -> dict[str, Evaluator]:
+    """Those whose results stand in the table beside the plan's own, by hash."""
+    written = {each.writes_under for each in plan.evaluation}
+    own = {name for name in plan.metrics if name.rpartition("/")[2] not in SHARED}
+    return {
+        each.hash: each.evaluator
+        for each in late
+        if each.version == type(each.evaluator).version
+        and each.evaluator.writes_under not in written
+        and _still_true(each.evaluator, plan)
+        and own.isdisjoint(replace(plan, evaluation=(each.evaluator,)).metrics)
+    }
+
+
+def _still_true(evaluator: Evaluator, plan: Plan) -> bool:
+    """Whether a label that was made of what differed from the sweep's own entry says that still."""
+    label, fields = evaluator.label, type(evaluator).model_fields
+    if label is None or any(part.partition("=")[0] not in fields for part in label.split(",")):
+        return True
+    bare = evaluator.model_copy(update={"label": None})
+    return told_apart(bare, plan.evaluation).label in (None, label)
+
+
+def hidden(late: list[Late], plan: Plan, folder: str) -> Iterator[str]:
+    """Why others do not, and what brings them back; `folder` as a shell takes it."""
+    beside = shown(late, plan)
+    for each in late:
+        if each.hash in beside or each.hash in plan.evaluators:
+            continue
+        if each.version != type(each.evaluator).version:
+            why = "by another version of it"
+        elif _still_true(each.evaluator, plan):
+            why = "under the names of the sweep's own by now"
+        else:
+            why = "and its label says by now what does not differ"
+        entry = shlex.quote(json.dumps(each.evaluator.dumped()))
+        yield f"not shown: {each.evaluator.key}, measured late {why}; kdtune evaluate {folder} --evaluation {entry}"

@@ -1,0 +1,43 @@
+"""Names and keys of what runs leave behind; the picture is in `store`. Nobody else knows a path."""
+
+from __future__ import annotations
+
+import re
+
+DONE = "runs/done"
+CLAIMS = "runs/claims"
+TRASH = "runs/trash"
+DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
+PROVENANCE, FAILURE = "provenance.json", "failure.json"
+LABELS = "labels.npz"
+STACKS = "stacks.txt"
+EVALUATIONS = "evaluations"  # a folder of each attempt
+
+RUN_ID = re.compile(r"[0-9a-f]{12}")
+HASH = re.compile(r"[0-9a-f]{6,64}")
+ATTEMPT = re.compile(r"[0-9]{8}T[0-9]{6,12}-[0-9a-f]{6}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def run_folder(run_id: str) -> str:
+    """The key under which everything of a run lies; ValueError if `run_id` is not 12 hex digits."""
+    if not RUN_ID.fullmatch(run_id):
+        raise ValueError(f"{run_id!r} is not a run's id: 12 hex digits")
+    return f"runs/{run_id}"
+
+
+def done_key(run_id: str) -> str:
+    """The key of the record that says a run is finished."""
+    return f"{DONE}/{run_folder(run_id).removeprefix('runs/')}"
+
+
+def claim_key(name: str) -> str:
+    """The key of a claim: of a run by its id, or of "sweep/<name>/<profile>"."""
+    return f"{CLAIMS}/{name}"
+
+
+def evaluation_name(attempt: str, evaluator_hash: str) -> str:
+    """Where an evaluator's results lie below the run's folder, without .json or .npz."""
+    if not HASH.fullmatch(evaluator_hash):
+        raise ValueError(f"{evaluator_hash!r} is not an evaluator's hash: 6 to 64 hex digits")
+    return f"{attempt}/{EVALUATIONS}/{evaluator_hash}"

@@ -1,0 +1,88 @@
+"""The tree of one point as a validated sweep; pydantic's errors in the words of a sweep file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from kdtune.config import Sweep
+from kdtune.settings import UNKNOWN
+from kdtune.sweepfile.source import PAPER, Source
+from kdtune.sweepfile.tree import KeyPath, Problem, YamlMap, child, names_a_kind, problem_at
+from kdtune.sweepfile.values import comparable, word
+
+
+def validated(
+    tree: YamlMap, written: YamlMap, read: Source, profile: str, context: dict[str, Any]
+) -> tuple[Sweep | None, list[Problem]]:
+    """The sweep that a tree says, or what is wrong with it.
+
+    `tree` has its `$names` in place and each network its whole recipe; `written` is as people wrote it.
+    """
+    try:
+        sweep = Sweep.model_validate(dict(tree), context=context)
+    except ValidationError as failure:
+        return None, [_problem(error, tree, written, read) for error in failure.errors() if not _told(error, tree)]
+    metric = sweep.teacher.select.metric if sweep.teacher and sweep.teacher.select else None
+    if metric and metric.startswith("test/") and profile != PAPER:
+        path = ("teacher", "select", "metric")
+        message = f"came {metric}: only the paper profile may choose by test data; here val/accuracy would do"
+        return None, [problem_at(tree, read.name, path, message)]
+    return sweep, []
+
+
+def _told(error: ErrorDetails, tree: YamlMap) -> bool:
+    """Whether it is said elsewhere: a `$name` still in place by the grid's check, a recipe that is none where it is."""
+    lacking = error["type"] == "missing" and error["loc"][-1] == "recipe" and "recipe" in tree
+    return lacking or str(error["input"]).startswith("$")
+
+
+def _problem(error: ErrorDetails, tree: YamlMap, written: YamlMap, read: Source) -> Problem:
+    """One of pydantic's errors: where, what came, what would do."""
+    path = error["loc"]
+    came, message = error["input"], error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        message = "is missing; nothing stands in for it"
+    elif error["type"] in ("tuple_type", "list_type") and isinstance(came, str | int | float):
+        message = f"came {came!r}; a list is needed: [{came}]"
+    elif error["type"] != UNKNOWN and not isinstance(came, dict | list):
+        message = f"came {came!r}; {message[:1].lower()}{message[1:]}"
+    elif message.startswith("names no ") and (again := _named_again(read.tree, path, came)) is not None:
+        message = f"a mapping replaces the whole {path[-1]}; name it again: {again}"
+    problem = problem_at(tree, read.name, path, message)
+    if (
+        path[:1] in (("teacher",), ("student",))
+        and path[1:2] in (("recipe",), ("dataset",))
+        and not _stands(written, path)
+    ):
+        return replace(problem, path=path[1:])  # written once, for all networks
+    return problem
+
+
+def _named_again(base: YamlMap, path: KeyPath, came: Any) -> str | None:
+    """What came with the name of what the file has at `path`, if that is something else: `{digits: {}, seed: 1}`."""
+    node: Any = base
+    for part in path:
+        try:
+            node, _ = child(node, part)
+        except KeyError:
+            return None
+    if isinstance(node, YamlMap):
+        named = [key for key, value in node.items() if isinstance(value, YamlMap)]
+        same = comparable(node) == comparable(came)
+    else:
+        named, same = [node] if isinstance(node, str) else [], False
+    if not named or same or not names_a_kind(path) or not isinstance(came, dict):
+        return None
+    return "{" + ", ".join([f"{named[0]}: {{}}", *(f"{key}: {word(value)}" for key, value in came.items())]) + "}"
+
+
+def _stands(tree: Any, path: tuple[Any, ...]) -> bool:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True

@@ -1,0 +1,62 @@
+"""A run's network: as its seed initialises it, and as the store has it once it is finished."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kdtune.config import Normalization, Run
+from kdtune.models.model import Model, Shape
+from kdtune.randomness import seeded
+from kdtune.store.encoding import from_json, from_yaml
+from kdtune.store.layout import DESCRIPTION, PROVENANCE, WEIGHTS
+from kdtune.store.state import State
+from kdtune.store.store import Done, Store
+from kdtune.training import weights
+
+
+def starting_network(run: Run, shape: Shape, classes: int) -> nn.Module:
+    """As the run's seed initialises it, or with the weights of a file of the user's own; on the CPU.
+
+    Raises ValueError where normalization or weights do not fit.
+    """
+    network = build_network(run.model, run.normalization, run.seed or 0, shape, classes)
+    if run.recipe is None:
+        weights.load_foreign(network, run.checkpoint or "", run.rename, run.checkpoint_digest)
+    return network
+
+
+def build_network(
+    model: Model, normalization: Normalization | None, seed: int, shape: Shape, classes: int
+) -> nn.Module:
+    """A network as its seed initialises it; on the CPU, so that it is the same on every device."""
+    with seeded(seed, "init"):
+        network = model.build(shape, classes)
+    if normalization is None:
+        return network
+    if len(normalization.mean) != shape[0]:  # torch would take one number for all channels
+        raise ValueError(f"normalization has {len(normalization.mean)} channels, and the images have {shape[0]}")
+    from kdtune.models.networks.normalized import Normalized
+
+    return Normalized(network, normalization.mean, normalization.std)
+
+
+def load_finished(id: str, store: Store, done: Done | None = None) -> nn.Module:
+    """The network of a finished run, from what the store has of it alone, in eval mode, on the CPU.
+
+    `done` is the run's own, if it was read already. Raises LookupError where there is no network, DamagedError.
+    """
+    done = done or store.done(id)
+    if done is None or done.outcome != State.DONE:
+        raise LookupError(f"run {id} is {done.outcome if done else 'not done'}: it has no network to load")
+    description = from_yaml(store.file(id, done, DESCRIPTION))
+    origin = from_json(store.file(id, done, PROVENANCE))
+    stated = description.get("normalization")
+    network = build_network(
+        Model.model_validate(description["model"]),
+        Normalization.model_validate(stated) if stated else None,
+        seed=0,  # overwritten by the weights
+        shape=tuple(origin["shape"]),
+        classes=origin["classes"],
+    )
+    weights.load(network, store.file(id, done, WEIGHTS))
+    return network.eval()

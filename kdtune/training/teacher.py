@@ -1,0 +1,103 @@
+"""Whom a run learns from: the teacher that its rule chooses, and that teacher again once the run is finished."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdtune.config import Choice, Run
+from kdtune.evaluation.evaluator import predict
+from kdtune.store.layout import WEIGHTS
+from kdtune.store.standing import Standing
+from kdtune.store.state import State
+from kdtune.store.store import DamagedError, Store
+from kdtune.training.network import load_finished
+
+
+def choose_teacher(run: Run, store: Store, device: str) -> tuple[nn.Module | None, dict[str, Any]]:
+    """The teacher that the run's rule chooses, and what the provenance keeps of it.
+
+    A diverged teacher is never chosen, nor one whose metric is no number; ties go to the first of the pool, which is
+    the first seed. Raises RuntimeError where one of the pool is not finished, whatever it was when the run was handed
+    out: the rest is another pool.
+    """
+    choice = run.teacher
+    if choice is None:
+        return None, {}
+    standing = Standing(store)
+    standing.refresh(*choice.runs)
+    outcomes = {id: standing.look(id).done for id in choice.runs}
+    if lacking := [id for id, done in outcomes.items() if done is None]:
+        raise RuntimeError(
+            f"{len(lacking)} of the {len(outcomes)} teachers that it chooses from are not done any more"
+            f" ({', '.join(lacking)}); the sweep's command trains them first, then this run"
+        )
+    pool = [id for id, done in outcomes.items() if done is not None and done.outcome == State.DONE]
+    if not pool:
+        raise RuntimeError(f"no teacher to learn from: all of {', '.join(choice.runs)} diverged")
+    chosen, score = pool[0], None
+    if choice.metric is not None and choice.evaluator is not None:
+        measured = {id: standing.look(id).evaluation(choice.evaluator) for id in pool}
+        if missing := [id for id, metrics in measured.items() if metrics is None]:
+            raise RuntimeError(f"{choice.metric} was not measured for the teachers {', '.join(missing)}")
+        chosen, score = best(choice, {id: (metrics or {}).get(choice.metric) for id, metrics in measured.items()})
+    teacher, weights_digest = load_teacher(chosen, store, device)
+    return teacher, {"id": chosen, "weights_sha256": weights_digest, "metric": choice.metric, "score": score}
+
+
+def best(choice: Choice, scores: Mapping[str, float | None]) -> tuple[str, float]:
+    """The run with the best score, and the score; the first of equals. None and NaN are never the best.
+
+    Raises RuntimeError where no run has a number.
+    """
+    numbers = {id: score for id, score in scores.items() if score is not None and not math.isnan(score)}
+    if not numbers:
+        raise RuntimeError(f"{choice.metric} is a number for none of the teachers {', '.join(scores)}")
+    chosen = (min if choice.better == "lower" else max)(numbers, key=lambda id: numbers[id])  # the first of equals
+    return chosen, numbers[chosen]
+
+
+def load_teacher(id: str, store: Store, device: str) -> tuple[nn.Module, str]:
+    """The network of a finished run on the run's device, and the digest of its weights.
+
+    Raises RuntimeError where it is damaged; the teacher is then not finished any more, and is trained again.
+    """
+    done = store.done(id)
+    try:
+        network = load_finished(id, store, done).to(device)
+    except DamagedError as error:
+        if done is not None:
+            store.withdraw(id, done, str(error))
+        raise RuntimeError(f"its teacher {id} is damaged; the sweep's command trains it first: {error}") from error
+    return network, done.files[WEIGHTS] if done else ""
+
+
+def answers_of(run: Run, store: Store, device: str) -> Callable[[Tensor], Tensor]:
+    """How the run's teacher labels images, uint8 [N, C, H, W]: classes, int64 [N] on the CPU. What a run is trained on
+    may hang on it, so that the teacher comes before the data. Raises as `choose_teacher` does."""
+    teacher, _ = choose_teacher(run, store, device)
+    if teacher is None:
+        raise RuntimeError(f"{run.dataset.title} asks a teacher what its labels are, and the run has none")
+    return lambda images: predict(teacher, images.to(device)).argmax(1)
+
+
+def teacher_of(chosen: Mapping[str, Any] | None, store: Store, device: str) -> Callable[[], nn.Module | None]:
+    """How to get the teacher that a finished run's provenance names: loaded once, and only if it is asked for."""
+
+    @cache
+    def ask() -> nn.Module | None:
+        if not chosen:
+            return None
+        teacher, weights_digest = load_teacher(chosen["id"], store, device)
+        if weights_digest != chosen["weights_sha256"]:
+            raise RuntimeError(
+                f"its teacher {chosen['id']} has other weights by now than those that it learned from; `kdtune forget`"
+                " it to train it again"
+            )
+        return teacher
+
+    return ask

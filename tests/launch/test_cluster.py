@@ -1,0 +1,147 @@
+"""Machines of a real cluster that cannot train, that come late, that go: Ray's own nodes, all on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch.test_faults import ROOT, owners, sweep, wait_for
+
+from kdtune.store.store import Store
+
+pytestmark = [pytest.mark.timeout(600)]
+# What each broken machine says of itself, as its Python starts.
+OLD_TORCH = """
+import importlib.metadata as metadata
+own = metadata.version
+metadata.version = lambda name: "2.0.1" if name == "torch" else own(name)
+"""
+WITHOUT_SAFETENSORS = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == "safetensors":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without a core."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="kdt", dir="/tmp"))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def broken(folder: Path, how: str) -> dict[str, str]:
+    """The environment of a machine whose Python is so."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(how)
+    return {"PYTHONPATH": str(folder)}
+
+
+def ended(driver: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = driver.communicate(timeout=300)
+    return driver.returncode, out, err
+
+
+@pytest.mark.faults
+def test_what_is_wrong_with_which_machine_is_told_at_once_and_before_anything_starts(
+    cluster: Any, write_sweep, small_sweep: str, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1, env_vars=broken(tmp_path / "old", OLD_TORCH))
+    cluster.add_node(num_cpus=1, env_vars=broken(tmp_path / "bare", WITHOUT_SAFETENSORS))
+    words = ["--address", cluster.address, "--gpus-per-run", "0"]
+    status, out, err = ended(sweep(write_sweep(small_sweep), tmp_path / "results", *words))
+    assert status == 4, out + err
+    (first, *others) = [line for line in err.splitlines() if line.strip() and "waiting for" not in line]
+    assert first == "refused: 2 things would fail" and len(others) == 2, err
+    assert any("machine " in line and "torch 2.0.1, not 2." in line and "constraints.txt" in line for line in others)
+    assert any("No module named 'safetensors': install" in line for line in others)
+    assert not list((tmp_path / "results").glob("runs/*/*/run.yaml")), "nothing was begun"
+    asked = [sys.executable, "-m", "kdtune", "doctor", tmp_path / "small.yaml", "--profile", "paper"]
+    asked += ["--address", cluster.address, "--results", tmp_path / "results"]
+    looked = subprocess.run([*asked, "--insecure"], capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    lines = looked.stdout.splitlines()
+    assert looked.returncode == 4 and lines[-1] == "3 would fail", looked.stdout + looked.stderr
+    assert sum(line.startswith("FAILURE  machine") for line in lines) == 2
+    assert any("a student asks for 1 CPU, 0.25 GPU, but no machine has more" in line for line in lines), lines
+    assert sum(line.startswith("ok       machine ") for line in lines) == 2, "the head and the one that is well"
+    assert any(line.startswith("warning  the Ray at") and "asks for no token" in line for line in lines)
+
+
+@pytest.mark.faults
+def test_machines_leave_and_join_and_one_that_cannot_train_ends_the_sweep_which_then_goes_on(
+    cluster: Any, write_sweep, small_sweep: str, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    leaves = cluster.add_node(num_cpus=1)
+    words = ["--address", cluster.address, "--gpus-per-run", "0", "--checkpoint-every", "1"]
+    file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 400"))
+    driver = sweep(file, results, *words)
+    wait_for(lambda: list(results.glob("runs/*/*/checkpoints/*.json")), driver)
+    (id,) = owners(Store(results))
+    stays = cluster.add_node(num_cpus=1)
+    claim = results / "runs" / "claims" / id
+    cluster.remove_node(leaves, allow_graceful=False)
+    began = time.monotonic()
+    # On a machine of its own a claim would look alive for 90 s; it is given up as soon as Ray has seen its process go.
+    wait_for(lambda: not claim.exists(), driver)
+    assert time.monotonic() - began < 30
+    wait_for(lambda: list(results.glob("runs/done/*")), driver)
+    bad = cluster.add_node(num_cpus=2, env_vars=broken(tmp_path / "old", OLD_TORCH))
+    status, out, err = ended(driver)
+    assert status == 3 and "no further run is started: machine" in err and "torch 2.0.1, not 2." in err, out + err
+    counted = [line for line in err.splitlines() if line.endswith((" failed", " left"))]
+    assert all(", 0 failed" in line for line in counted) and "failed" not in out, "no run is to blame"
+    cluster.remove_node(bad)
+    status, out, err = ended(sweep(file, results, *words))
+    assert status == 0 and "10 done" in out, out + err
+    assert stays in cluster.list_all_nodes()
+
+
+@pytest.fixture
+def soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray gives up a machine that does not answer after about 20 s, instead of 70."""
+    for name, value in (("period_ms", 1000), ("timeout_ms", 3000), ("failure_threshold", 5)):
+        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("seconds", "lost"), [(5, False), (45, True)])
+def test_a_machine_that_stands_still_for_a_while_changes_nothing(
+    soon_given_up: None, cluster: Any, write_sweep, small_sweep: str, tmp_path: Path, seconds: float, lost: bool
+) -> None:
+    """Its raylet is stopped: for so long that nobody minds, and for so long that Ray gives the machine up."""
+    file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 1500"))
+    stalls, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    words = ["--address", cluster.address, "--gpus-per-run", "0", "--checkpoint-every", "1"]
+    driver = sweep(file, tmp_path / "stalled", *words)
+    wait_for(lambda: list((tmp_path / "stalled").glob("runs/*/*/checkpoints/*.json")), driver)
+    raylet = stalls.all_processes["raylet"][0].process.pid
+    os.kill(raylet, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(raylet, signal.SIGCONT)
+    status, out, err = ended(driver)
+    assert status == 0 and "10 done" in out, out + err
+    assert ("is tried again" in err) == lost, err
+    undisturbed = sweep(file, tmp_path / "undisturbed")
+    assert ended(undisturbed)[0] == 0
+    tables = [tmp_path / where / "small" / "paper" / "results.csv" for where in ("stalled", "undisturbed")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
