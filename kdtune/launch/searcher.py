@@ -168,10 +168,12 @@ class PlanSearcher(NotKept, Searcher):
 
     def _ended(self, id: str, told: str, cause: Cause) -> None:
         state = self.dispatch.ended(id, told, cause)
-        if state in STARTABLE and cause is not Cause.ITSELF:
+        again = cause is not Cause.ITSELF and state in {*STARTABLE, State.ELSEWHERE}
+        if again:
             name, times = self.dispatch.plan.runs[id].name, self.dispatch.setbacks.times(id, cause)
             log.warning("%s is tried again (%s) from its last checkpoint. %s", name, times, told)
-        else:
+        # A process that Ray saw end a moment ago may still be on its way out: its claim looks like another command's.
+        if not again or state is State.ELSEWHERE:
             self.watcher.ended(id, state)
 
     def save(self, checkpoint_path: str) -> None:

@@ -13,6 +13,7 @@ from kdtune.launch.searcher import PlanSearcher, keeping_processes, told
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.store.standing import Standing
+from kdtune.store.state import State
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -82,3 +83,23 @@ def test_a_run_that_another_machine_finished_and_nobody_sees_here_stops_the_swee
 )
 def test_of_other_ends_nothing_is_made_up(result):
     assert told(result, None, "a") == result.get("error", "")
+
+
+@pytest.mark.parametrize("on_its_way_out", [False, True])
+def test_a_run_is_said_to_be_tried_again_however_long_its_process_takes_to_end(
+    write_sweep, tmp_path, caplog, on_its_way_out
+):
+    """Ray sees a killed process end when its socket closes; the system may take a moment more to let it go."""
+    plan = build_plan(load_sweep(write_sweep()), tmp_path)
+    store, heard = Store(tmp_path / "results"), []
+    dispatch = Dispatch(plan, Standing(store, plan.evaluators))
+    watcher = SimpleNamespace(ended=lambda id, state: heard.append(state))
+    hand = PlanSearcher(dispatch, lambda planned: {"id": planned.id}, watcher)
+    id = hand.suggest("a")["id"]
+    claim = store.claims.claim(id) if on_its_way_out else None  # of a process that lives: this one
+    hand.on_trial_complete("a", error=True)
+    hand.failed(id, "The actor died unexpectedly before finishing this task.\nThe actor is dead because it was killed")
+    if claim is not None:
+        claim.release()
+    assert "is tried again (1 of 4)" in caplog.text
+    assert heard == ([State.ELSEWHERE] if on_its_way_out else [])
