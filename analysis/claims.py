@@ -1,4 +1,4 @@
-"""What sweeps say of the paper's claims, A1 to A14 of paper.yaml (arXiv 1910.05057).
+"""What sweeps say of claims, of paper.yaml: A1 to A14 (arXiv 1910.05057), B1 to B4 (Wallace, Distill 2019).
 
     python analysis/claims.py results/ [--profile laptop] [--output DIR]
 
@@ -53,8 +53,9 @@ class Line:
     of: Judged
 
     @property
-    def number(self) -> int:
-        return int(self.of.claim.id.removeprefix("A"))
+    def number(self) -> tuple[str, int]:
+        """Of the claim: its text's letter, and its place there."""
+        return self.of.claim.id[0], int(self.of.claim.id[1:])
 
     @property
     def heading(self) -> str:
@@ -96,7 +97,9 @@ def in_text(found: Sequence[Line]) -> Iterator[str]:
 
 
 def markdown(found: Sequence[Line]) -> Iterator[str]:
-    yield f"# Claims of {paper()['paper']}\n\n{RULES}"
+    letters = {line.number[0] for line in found}
+    texts = {"A": paper()["paper"]} | {letter: text["paper"] for letter, text in paper()["texts"].items()}
+    yield f"# Claims of {'; '.join(name for letter, name in texts.items() if letter in letters)}\n\n{RULES}"
     for heading, group in grouped(found).items():
         yield f"## {heading}"
         rows = ["| | claim | found | robustness to be believed | sweep |", "|---|---|---|---|---|"]

@@ -1,9 +1,11 @@
-"""Differences as rows: settings against their baselines, a column of panels for each metric, as in a meta-analysis."""
+"""Rows of a column of panels for each metric, as in a meta-analysis: settings against their baselines (`forest`), or
+settings by themselves (`levels`)."""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 from figure import save
 from metrics import title
-from points import Cell, Contrast, adjusted, cells
+from panels import BEYOND, Panel
+from points import Cell, Contrast, Point, adjusted, cells, point, refuse_mixtures, select
+from stated import stated
 from style import GREY, PAGE, STUDENT, literal
 from words import heading, remarks, visible
 
@@ -83,7 +87,64 @@ def forest(
     return save(sheet, list(records(rows)), words, folder, name)
 
 
-def draw(rows: Sequence[Row], metrics: Sequence[str]) -> Sheet:
+@dataclass(frozen=True)
+class Arm:
+    """Runs by a query, and the question that they are an answer to."""
+
+    question: str
+    setting: str
+    runs: str
+
+
+def levels(
+    table: pd.DataFrame,
+    name: str,
+    heading_: str,
+    arms: Sequence[Arm],
+    panels: Sequence[Panel],
+    about: str,
+    folder: Path,
+    lines: Mapping[str, float] | None = None,
+) -> list[Path]:
+    """Draws and saves the mean of each arm, with a line at stated values (`Panel.paper`) and at `lines`, by words, in
+    the first panel. Raises TableError where no arm has a finished run."""
+    rows: list[Row] = []
+    for arm in arms:
+        runs = select(table, arm.runs)
+        refuse_mixtures(runs)
+        at = {panel.metric: Cell({}, None, _level(runs, panel.metric), 0) for panel in panels}
+        if len(runs):
+            rows.append(Row(arm.question, arm.setting, at))
+    there = [panel for panel in panels if any(row.cells[panel.metric].pairs.n for row in rows)]
+    if not there:
+        raise TableError(f"{name}: none of its arms has a finished run")
+    marked = {panel.metric: dict(stated(table, panel)) for panel in there}
+    marked[there[0].metric] |= lines or {}
+    sheet = draw(rows, [panel.metric for panel in there], marked)
+    marks = (
+        "Marks: means over runs with 95 % Student-t intervals; hollow: a run's number is flagged; small: a single run."
+    )
+    for words in marked.values():
+        marks += "".join(f" Dashed: {what}, {value:.4g}." for what, value in words.items())
+    paragraphs = [heading(table), about, marks, " ".join(remarks(table, [panel.metric for panel in there]))]
+    text = "\n\n".join([f"# {heading_}", *(textwrap.fill(each, 100) for each in paragraphs if each)])
+    told = ["| metric | question | setting | mean ± half of the interval | n |", "|---|---|---|---|---|"]
+    for panel in there:
+        for row in rows:
+            at_row = row.cells[panel.metric].pairs
+            cell = (panel.metric, row.question, row.setting, at_row.text(), f"{at_row.n}/{at_row.planned}")
+            told.append(f"| {' | '.join(cell)} |")
+    return save(sheet, list(records(rows)), f"{text}\n\n" + "\n".join(told) + "\n", folder, name)
+
+
+def _level(runs: pd.DataFrame, metric: str) -> Point:
+    """What no run has that is done, an agreement of teachers say, is not missing."""
+    found = point(runs, metric)
+    return found if found.n or not (runs["state"] == "done").all() else Point()
+
+
+def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mapping[str, float]] | None = None) -> Sheet:
+    """`marked`: values to mark, with words, by metric, where rows are levels and not differences."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.question, []).append(row)
@@ -94,7 +155,7 @@ def draw(rows: Sequence[Row], metrics: Sequence[str]) -> Sheet:
             places.append((y, line, None))
             y -= 1
         for row in group:
-            first, *more = textwrap.wrap(row.setting.replace(",", ", "), 40)
+            first, *more = textwrap.wrap(re.sub(r",(?! )", ", ", row.setting), 40)
             places.append((y, f"   {first}", row))
             places += [(y - 1 - i, f"   {line}", None) for i, line in enumerate(more)]
             y -= 1 + len(more)
@@ -103,7 +164,9 @@ def draw(rows: Sequence[Row], metrics: Sequence[str]) -> Sheet:
         1, len(metrics), figsize=(PAGE, 0.6 - 0.145 * y), squeeze=False, sharey=True, layout="constrained"
     )
     for axes, metric in zip(grid[0], metrics, strict=True):
-        draw_column(axes, [(at, row) for at, _, row in places if row], metric)
+        draw_column(
+            axes, [(at, row) for at, _, row in places if row], metric, None if marked is None else marked[metric]
+        )
     grid[0][0].set_yticks([at for at, _, _ in places], [literal(text) for _, text, _ in places], ha="left")
     for axes in grid[0]:
         axes.tick_params(axis="y", length=0)
@@ -112,8 +175,12 @@ def draw(rows: Sequence[Row], metrics: Sequence[str]) -> Sheet:
     return sheet
 
 
-def draw_column(axes: Axes, rows: Sequence[tuple[float, Row]], metric: str) -> None:
-    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+def draw_column(
+    axes: Axes, rows: Sequence[tuple[float, Row]], metric: str, marked: Mapping[str, float] | None = None
+) -> None:
+    for value in (0.0,) if marked is None else marked.values():
+        dash = "-" if marked is None else (0, (8, 4))
+        axes.axvline(value, color=GREY, linewidth=0.8, linestyle=dash, zorder=1)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     for at, row in rows:
@@ -127,8 +194,11 @@ def draw_column(axes: Axes, rows: Sequence[tuple[float, Row]], metric: str) -> N
         if pairs.n < pairs.planned:
             beside = axes.get_yaxis_transform()
             axes.text(1.0, at, f"{pairs.n}/{pairs.planned}", fontsize=7, transform=beside, ha="right", va="center")
+    if marked is not None and not metric.endswith("/images"):  # an interval of few runs may leave what a rate can be
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, -BEYOND), min(high, 100 + BEYOND))
     axes.set_title(textwrap.fill(title(metric), 16))
-    axes.set_xlabel("points")
+    axes.set_xlabel("points" if marked is None else "images" if metric.endswith("/images") else "%")
 
 
 def caption(table: pd.DataFrame, heading_: str, rows: Sequence[Row], metrics: Sequence[str], about: str) -> str:

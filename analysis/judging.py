@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import cross_domain
+import errors
 import fixed_label_corruption
+import two_dimensional
 from metrics import attacked, shifted
 from outputs import with_outputs
 from points import Cell, Contrast, Point, Single, adjusted, cells
@@ -32,7 +35,13 @@ ATTACKS = {
 }
 MARGIN, SQUARE, TRANSFER, AUTOATTACK = ATTACKS
 MADE_BY = dict.fromkeys((MARGIN, SQUARE, TRANSFER), "masking") | {AUTOATTACK: "autoattack"}  # evaluators
-PREPARED = {"fixed_label_corruption": fixed_label_corruption.with_rate, "messy": with_outputs}
+PREPARED = {
+    "fixed_label_corruption": fixed_label_corruption.with_rate,
+    "messy": with_outputs,
+    "errors": errors.prepared,
+    "cross_domain": cross_domain.prepared,
+    "two_dimensional": two_dimensional.prepared,
+}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ACCURACY = "test/accuracy"
 MCA = "corruption/mca"
+AGREEMENT = "teacher/agreement"  # on test images
+IMAGES = "fit/images"
 SHIFTED = {"cinic": "CINIC-10", "writers": "other writers"}
 # Hendrycks and Dietterich 2019, by kind; further families of a table follow.
 FAMILIES = {
@@ -61,6 +63,10 @@ def title(metric: str) -> str:
     if found := re.match(r"pgd(\d+)(?:@([^/]+))?(.*)", name):
         setting = f", {found[2].replace('=', ' ')}" if found[2] else ""
         return f"PGD-{found[1]} accuracy{setting}" + found[3].replace("/", ", ").replace("_", " ")
+    if metric == AGREEMENT:
+        return "Agreement with its teacher"
+    if metric == IMAGES:
+        return "Training images"
     if metric == MCA:
         return "Mean over corruptions"
     return (name or kind).replace("_", " ").capitalize().replace("Jpeg", "JPEG")

@@ -48,6 +48,22 @@ def softmax_of(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
                 break
 
 
+def arrays_of(table: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarray]]:
+    """By id, of the finished runs, all arrays of the evaluator that keeps one of this name."""
+    found = {}
+    place = Path(table.attrs["folder"])
+    store = Store(results_of(place))
+    with suppress(TableError):
+        for hash in plan_of(place)["evaluators"]:
+            for id in table.loc[table["state"] == "done", "id"].unique():
+                with suppress(DamagedError):
+                    arrays = store.evaluation_arrays(id, hash)
+                    if name not in arrays:
+                        break  # nor do other runs
+                    found[id] = arrays
+    return found
+
+
 def with_outputs(table: pd.DataFrame) -> pd.DataFrame:
     """With the two metrics, empty where the values are missing."""
     confidence, entropy = {}, {}

@@ -153,12 +153,12 @@ class Contrast:
     """Runs against a baseline, joined by seed: `of` minus `against`, queries of the table.
 
     `same`: columns in which a run's baseline agrees with it. `against` may be TEACHER: the one each student learned
-    from. `by`: columns that tell one cell from the next. Where the baseline is one teacher, each
+    from; or a number. `by`: columns that tell one cell from the next. Where the baseline is one teacher, each
     student is compared with it.
     """
 
     of: str
-    against: str
+    against: str | float
     same: tuple[str, ...] = ()
     by: tuple[str, ...] = ()
 
@@ -182,14 +182,18 @@ def cells(table: pd.DataFrame, contrast: Contrast, metric: str) -> list[Cell]:
     treated = select(table, contrast.of)
     need(table, *contrast.by, *contrast.same)
     groups = treated.groupby(list(contrast.by), sort=True, dropna=False) if contrast.by else [((), treated)]
-    others = table[table["role"] == "teacher"] if contrast.against == TEACHER else select(table, contrast.against)
     found = []
     for place, runs in groups:
         refuse_mixtures(runs)
+        where = dict(zip(contrast.by, place, strict=True))
+        if not isinstance(contrast.against, str):
+            level = {int(seed): Single(int(seed), "", float(contrast.against)) for seed in runs["seed"].dropna()}
+            found.append(_cell(where, runs, level, len(level), metric))
+            continue
+        others = table[table["role"] == "teacher"] if contrast.against == TEACHER else select(table, contrast.against)
         baseline = _baseline(others, contrast, runs)
         if set(runs["id"]) - set(baseline["id"]):
-            where = dict(zip(contrast.by, place, strict=True))
-            found.append(_cell(where, runs, baseline, metric))
+            found.append(_cell(where, runs, _each(baseline, metric), baseline["seed"].nunique(), metric))
     return found
 
 
@@ -218,9 +222,12 @@ def _baseline(rows: pd.DataFrame, contrast: Contrast, runs: pd.DataFrame) -> pd.
     return rows
 
 
-def _cell(place: Mapping[str, Any], runs: pd.DataFrame, baseline: pd.DataFrame, metric: str) -> Cell:
+def _cell(
+    place: Mapping[str, Any], runs: pd.DataFrame, baseline: Mapping[int, Single], planned: int, metric: str
+) -> Cell:
+    """`baseline` by seed, of which `planned` were to be."""
     of, own = point(runs, metric), set(runs["id"])
-    to = {seed: run for seed, run in _each(baseline, metric).items() if run.id not in own}  # none with itself
+    to = {seed: run for seed, run in baseline.items() if run.id not in own}  # none with itself
     pairs = tuple(
         Single(run.seed, run.id, run.value - to[run.seed].value, tuple(dict.fromkeys(run.flags + to[run.seed].flags)))
         for run in of.runs
@@ -233,7 +240,7 @@ def _cell(place: Mapping[str, Any], runs: pd.DataFrame, baseline: pd.DataFrame, 
             {run.seed: run.value for run in of.runs if run.seed is not None},
             {seed: run.value for seed, run in to.items()},
         ),
-        Point(pairs, max(of.planned, baseline["seed"].nunique())),
+        Point(pairs, max(of.planned, planned)),
         int(compared["teacher.id"].nunique()) if "teacher.id" in compared else 0,
     )
 

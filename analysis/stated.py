@@ -35,10 +35,21 @@ def departures(table: pd.DataFrame) -> list[str]:
             partly = column in rows and rows[column].isna().any()  # other runs have another kind: another schedule
             if not here or partly or not all(_agrees(each, value) for each in here):
                 found.append(f"{role}: {column} {', '.join(map(str, here)) or 'unknown'}, not {value}")
-    parts = [name for name in ("dataset.train_size", "dataset.validation") if name in table]
-    if table[parts].notna().any(axis=None):
+    if _part_of_the_images(table):
         found.append("a part of the training images")
     return found
+
+
+def _part_of_the_images(table: pd.DataFrame) -> bool:
+    parts = [name for name in ("dataset.train_size", "dataset.validation") if name in table]
+    return bool(table[parts].notna().any(axis=None))
+
+
+def speaks_of(table: pd.DataFrame) -> bool:
+    """Whether a table is on the data set whose levels paper.yaml states."""
+    texts = [text["sweeps"] for text in paper()["texts"].values() if table.attrs.get("sweep") in text["sweeps"]]
+    asked = texts[0][table.attrs["sweep"]] if texts else paper()["dataset"]
+    return bool(table.attrs.get("dataset") == asked)
 
 
 def _agrees(value: Any, asked: Any) -> bool:
@@ -54,7 +65,12 @@ def _models(rows: pd.DataFrame) -> list[str]:
 
 def scope(table: pd.DataFrame) -> tuple[str, str]:
     """What a table's numbers speak of, `paper`, `replication` or `direction`, and that in words."""
-    dataset, others = str(table.attrs.get("dataset")), departures(table)
+    dataset, sweep = str(table.attrs.get("dataset")), str(table.attrs.get("sweep"))
+    if any(sweep in text["sweeps"] for text in paper()["texts"].values()):
+        if speaks_of(table) and not _part_of_the_images(table):
+            return "replication", "a replication on the text's data; its networks and recipe are not known"
+        return "direction", f"direction on {dataset}; no verdict on the text comes from it"
+    others = departures(table)
     if dataset == paper()["dataset"] and not others:
         return "paper", "the paper's networks, recipe and data"
     if dataset == paper()["replication"] and not others:
@@ -64,7 +80,7 @@ def scope(table: pd.DataFrame) -> tuple[str, str]:
 
 def stated(table: pd.DataFrame, panel: Panel) -> Iterator[tuple[str, float]]:
     """The stated values that a panel names, with their words; none on another data set than the paper's."""
-    if table.attrs.get("dataset") != paper()["dataset"]:
+    if not speaks_of(table):
         return
     for name in panel.paper:
         value = paper()["values"][name]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from kdtune.data.dataset import Dataset
+from kdtune.data.moments import Moments
 from kdtune.evaluation.evaluation import Evaluation, declared, written_twice
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD
@@ -24,25 +25,14 @@ from kdtune.models.model import Model
 from kdtune.models.naming import Entries, Renaming
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
-from kdtune.settings import PathText, Pixels, PlaceName, Settings, Text, Whole, meant, refused_at
+from kdtune.settings import PathText, PlaceName, Settings, Text, Whole, meant, refused_at
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
 RECIPE_VERSION = 3
 
 
-class Normalization(Settings):
-    """Per-channel mean and standard deviation on the [0, 1] scale, applied inside the network. The paper uses none."""
-
-    mean: tuple[Pixels, ...]
-    std: tuple[Annotated[Pixels, Field(gt=0)], ...]
-
-    @model_validator(mode="after")
-    def _of_the_same_channels(self) -> Self:
-        if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean has {len(self.mean)} channels and std {len(self.std)}; both have one number a channel"
-            )
-        return self
+class Normalization(Moments):
+    """Applied inside the network: inputs lose this mean and are divided by this deviation. The paper uses none."""
 
 
 def names_a_set(dataset: Mapping[str, Any]) -> bool:

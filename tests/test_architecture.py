@@ -34,7 +34,7 @@ MAY = {
     "losses": "kinds settings",
     "attacks": "randomness",
     "recipe": "settings optimization",
-    "data": "kinds settings randomness noise recipe",
+    "data": "attacks kinds settings randomness noise recipe",
     "evaluation": "kinds settings randomness attacks data store",
     "config": "settings noise models losses recipe data evaluation",
     # a file, a plan, a run, a memory

@@ -1,20 +1,26 @@
-"""Projected gradient descent in the l-infinity ball, for evaluation, as the paper defines it.
+"""Projected gradient descent, for evaluation as the paper defines it, and to make images that networks learn from.
 
-As Arani et al. (arXiv 1910.05057) use it: a random start, the sign of the gradient of the cross-entropy, judged at the
-iterate that is reached, not at the best one on the way. Pixels lie in [0, 1]; a network normalises inside. Two further
-losses are for networks whose logits are so large that float32 loses the gradient of the cross-entropy.
+As Arani et al. (arXiv 1910.05057) use it: in the l-infinity ball, from a random start, the sign of the gradient of the
+cross-entropy, judged at the iterate that is reached, not at the best one on the way. Pixels lie in [0, 1]; a network
+normalises inside. Two further losses are for networks whose logits are so large that float32 loses the gradient of the
+cross-entropy, a third leads towards a class. In the l2 ball a step goes along the gradient, each image's at length 1
+(Madry et al. 2018's code, as Ilyas et al. 2019 use it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [N, K], labels [N]) -> a scalar that the attack climbs
+Norm = Literal["linf", "l2"]
+Bounds = tuple[float, float] | None  # what a pixel can be; None: any number
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -41,12 +47,48 @@ def scaled(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits / deviation.clamp(min=torch.finfo(logits.dtype).tiny), labels)
 
 
+def towards(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of targets, classes that are not the images' own, going downhill."""
+    return -cross_entropy(logits, targets)
+
+
 def wrong(logits: Tensor, labels: Tensor) -> Tensor:
     """The largest logit that is not the label's: [N]. logits: [N, K], K at least 2; labels: [N]."""
     return logits.scatter(1, labels[:, None], -torch.inf).max(1).values
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "scaled": scaled}
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Around each of images [N, C, H, W], with a radius for all or one each [N, 1, 1, 1]: where iterates may be."""
+
+    images: Tensor
+    radius: float | Tensor
+    norm: Norm
+    bounds: Bounds
+
+    def project(self, iterate: Tensor) -> Tensor:
+        """The nearest points of the ball; then what is beyond the bounds is cut off."""
+        low, high = self.bounds or (None, None)
+        if self.norm == "linf":
+            lowest, highest = self.images - self.radius, self.images + self.radius
+            if self.bounds is not None:
+                lowest, highest = lowest.clamp(min=low), highest.clamp(max=high)
+            return iterate.clamp(lowest, highest)
+        away = iterate - self.images
+        inside = self.images + away * (self.radius / length(away)).clamp(max=1)
+        return inside if self.bounds is None else inside.clamp(low, high)
+
+    def uphill(self, gradient: Tensor) -> Tensor:
+        """The direction of a step: of length 1 in the ball's norm."""
+        return gradient.sign() if self.norm == "linf" else gradient / length(gradient)
+
+
+def length(of: Tensor) -> Tensor:
+    """The l2 norm of each image, [N, 1, 1, 1]; that of one that is 0 counts as the smallest number, to divide by."""
+    return of.flatten(1).norm(dim=1).clamp(min=torch.finfo(of.dtype).tiny).view(-1, 1, 1, 1)
 
 
 def pgd(
@@ -59,12 +101,15 @@ def pgd(
     steps: int,
     at: Iterable[int] | None = None,
     loss: Loss = cross_entropy,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
 ) -> dict[int, Tensor]:
     """Iterates of PGD (Madry et al. 2018, equation 3) after each of the step counts `at` (default: the last only).
 
-    images: [N, C, H, W] in [0, 1]; labels: [N]; start: [N, C, H, W], where the search begins, usually
-    images + U(-eps, eps), projected like every iterate; eps: the ball's radius and step: how far a pixel moves in one
-    step, in pixel units, each one number or one per image [N]. `loss` must be a sum over images: none sees another.
+    images: [N, C, H, W] within `bounds`; labels: [N]; start: [N, C, H, W], where the search begins, usually
+    images + U(-eps, eps), projected like every iterate; eps: the ball's radius and step: how far a step goes, both in
+    pixel units and in `norm`, each one number or one per image [N]. `loss` must be a sum over images: none sees the
+    others.
     One pass serves all step counts: the iterates are those of separate attacks from the same start, exactly.
     The network is in eval mode meanwhile; its modes, buffers, parameters and their gradients stay as they are.
     Raises ValueError for a step count outside 0..steps, FloatingPointError where an image's gradient is not finite.
@@ -73,14 +118,14 @@ def pgd(
     if not wanted or wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
     radius, stride = (each.view(-1, 1, 1, 1) if isinstance(each, Tensor) else each for each in (eps, step))
-    lowest, highest = (images - radius).clamp(min=0), (images + radius).clamp(max=1)
-    iterate = start.detach().clamp(lowest, highest)
+    ball = Ball(images, radius, norm, bounds)
+    iterate = ball.project(start.detach())
     iterates, finite = {0: iterate}, images.new_ones((), dtype=torch.bool)
     with evaluating(network):
         for count in range(1, wanted[-1] + 1):
-            uphill = gradient(network, iterate, labels, loss)
-            finite &= uphill.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
-            iterate = (iterate + stride * uphill.sign()).clamp(lowest, highest)
+            slope = gradient(network, iterate, labels, loss)
+            finite &= slope.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
+            iterate = ball.project(iterate + stride * ball.uphill(slope))
             if count in wanted:
                 iterates[count] = iterate
     if not finite:  # looked at only here: a look waits for the GPU

@@ -9,12 +9,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 if TYPE_CHECKING:
+    from kdtune.attacks.pgd import Bounds
     from kdtune.randomness import Draw
     from kdtune.recipe import Augmentation
 
 
+def refuse_zeros(augmentation: Augmentation, bounds: Bounds) -> None:
+    """ValueError for a border of zeros around inputs of which 0 is not the black end: of those without bounds."""
+    if bounds is None and augmentation.crop is not None and augmentation.crop.mode == "zero":
+        raise ValueError("augmentation.crop: mode: zero is black where pixels are in [0, 1]; here it is not: reflect")
+
+
 def augment(images: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:
-    """Each image shifted and mirrored by draws of its own: uint8 [N, C, H, W] in and out.
+    """Each image shifted and mirrored by draws of its own: [N, C, H, W] in and out, uint8 or float.
 
     A crop is a window of the image's own size at one of (2 padding + 1)^2 places in the image extended by `padding`
     pixels on every side: by reflection (the edge is not repeated; torch.nn.functional.pad's mode of that name) or by

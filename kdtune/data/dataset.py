@@ -10,13 +10,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from kdtune.data.error import DataError
 from kdtune.data.files import Arrays
+from kdtune.data.moments import Moments
+from kdtune.data.perturbed import Perturbed
 from kdtune.kinds import Kind, Several
 from kdtune.noise.labels import LabelsKnob
-from kdtune.settings import Count, Fraction, Whole
+from kdtune.settings import Count, Fraction, Settings, Whole, refused_at
 
 
 class Dataset(Kind, home="kdtune.data.sets"):
@@ -28,16 +30,44 @@ class Dataset(Kind, home="kdtune.data.sets"):
     wrongly labelled as the others. Only test labels stay clean. An image's wrong label hangs on `seed` alone, and
     which images are kept and held out does not hang on wrong labels. `only` leaves of both the images that the run's
     teacher answers wrongly (rightly), whatever label knobs then write on them, or `clean`, those whose label is true.
+
+    Before a label is looked at, `moments` moves all training images, those held out too, and `perturbed` attacks the
+    teacher with them. `test` names another set, of images as large and as many classes, whose test images stand for
+    this one's: what is learned here is measured there. An epoch shows every image `repeat` times.
     """
 
     shifted: ClassVar[tuple[str, ...]] = ()  # names of the shifted sets that it holds beside train and test
     image_shape: ClassVar[tuple[int, int, int] | None] = None  # where it is known without the files
+    shape_is_known: ClassVar[bool] = False  # and so are `shape` and `classes`
 
     train_size: Count | None = None
     validation: Fraction | None = None
     seed: Whole = 0
     labels: Annotated[tuple[LabelsKnob, ...], Several(LabelsKnob)] = ()
     only: Literal["errors", "correct", "clean"] | None = None
+    moments: Moments | None = None
+    perturbed: Perturbed | None = None
+    test: Dataset | None = None
+    repeat: Count | None = None
+
+    @field_validator("test")
+    @classmethod
+    def _for_its_test_images(cls, tested: Dataset | None) -> Dataset | None:
+        if tested is not None and (beside := (tested.model_fields_set & set(Dataset.model_fields)) - {"seed"}):
+            raise ValueError(f"of {tested.title} only the test images are taken; remove {', '.join(sorted(beside))}")
+        return tested
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """What needs no file to be seen; else it is found on loading."""
+        if not self.shape_is_known:
+            return self
+        if self.moments is not None and len(self.moments.mean) != self.shape()[0]:
+            told = f"has {len(self.moments.mean)} channels, and {self.title} has {self.shape()[0]}"
+            raise refused_at(("moments",), told, self.moments)
+        if (other := self.test) is not None and other.shape_is_known and not self.alike(other):
+            raise refused_at(("test",), f"{self.told} and {other.told}; both must be alike", other.key)
+        return self
 
     @field_validator("labels")
     @classmethod
@@ -53,6 +83,25 @@ class Dataset(Kind, home="kdtune.data.sets"):
     @abstractmethod
     def title(self) -> str:
         """The set's name for people: "CIFAR-10", or a folder's own."""
+
+    @property
+    def heading(self) -> str:
+        """The title, and where it is only trained on, what is tested on first."""
+        return f"{self.test.title} (trained on {self.title})" if self.test else self.title
+
+    @property
+    def told(self) -> str:
+        """Its shape in words."""
+        return f"{self.title} has {' x '.join(map(str, self.shape()))} in {self.classes()} classes"
+
+    def alike(self, other: Dataset) -> bool:
+        """Whether a network for this set can be shown the other's images."""
+        return (self.shape(), self.classes()) == (other.shape(), other.classes())
+
+    @property
+    def bare(self) -> Self:
+        """The set itself, without what is made of it: what is decoded is the same."""
+        return self.model_copy(update={name: field.default for name, field in self.family.model_fields.items()})
 
     @property
     def known_as(self) -> str:
@@ -79,12 +128,18 @@ class Dataset(Kind, home="kdtune.data.sets"):
         """Splits `train`, `test` and, under names of their own, shifted ones. Errors: DataError where files are missing
         and cannot be had, or are damaged."""
 
+    def read_test(self, data_dir: Path) -> Arrays:
+        """`read`, or as much of it as the test images need."""
+        return self.read(data_dir)
+
     @property
     def asking(self) -> str | None:
         """The first of what asks a run's teacher what there is to train on; None: nothing does."""
         for name, knob in self.label_knobs.items():
             if knob.asks_teacher:
                 return f"labels.{name}"
+        if self.perturbed is not None:
+            return "perturbed"
         return f"only: {self.only}" if self.only in ("errors", "correct") else None
 
     @property
@@ -94,7 +149,13 @@ class Dataset(Kind, home="kdtune.data.sets"):
     def untaught(self) -> Self:
         """The set without what only a teacher can say: every image, with the labels that it has otherwise."""
         labels = tuple(knob for knob in self.labels if not knob.asks_teacher)
-        return self.model_copy(update={"labels": labels, "only": "clean" if self.only == "clean" else None})
+        only = "clean" if self.only == "clean" else None
+        return self.model_copy(update={"labels": labels, "only": only, "perturbed": None})
+
+    @property
+    def relabels(self) -> bool:
+        """Whether labels may be others than the set's own."""
+        return bool(self.label_knobs) or (self.perturbed is not None and self.perturbed.target is not None)
 
     @property
     def label_knobs(self) -> dict[str, LabelsKnob]:
@@ -116,9 +177,13 @@ class Dataset(Kind, home="kdtune.data.sets"):
 
     def description(self, data_dir: Path) -> dict[str, Any]:
         """What a run's id is made from: content, never a path, and nothing that is off."""
-        labels = self.stated_labels() or None
-        asked = {"train_size": self.train_size, "validation": self.validation, "labels": labels, "only": self.only}
         known = {"name": self.known_as, "digest": self.digest(data_dir), "seed": self.seed}
+        asked = {name: getattr(self, name) for name in ("train_size", "validation", "only", "repeat")}
+        asked["labels"] = self.stated_labels() or None
+        for name in ("moments", "perturbed"):
+            stated: Settings | None = getattr(self, name)
+            asked[name] = stated and stated.model_dump(mode="json", exclude_defaults=True)
+        asked["test"] = self.test and {"name": self.test.known_as, "digest": self.test.digest(data_dir)}
         return known | {key: value for key, value in asked.items() if value is not None}
 
     def stated_labels(self) -> dict[str, Any]:

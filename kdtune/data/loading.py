@@ -1,9 +1,9 @@
-"""A data set in memory: one uint8 tensor per split on the training device."""
+"""A data set in memory: one tensor per split on the training device, of bytes for images that are as they were read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,11 @@ from kdtune.data.listing import Listing
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from kdtune.attacks.pgd import Bounds
     from kdtune.data.dataset import Dataset
+    from kdtune.data.perturbed import Moved
 
 FEWEST = 2  # images for each class
 KEPT = 4  # data sets that a process keeps decoded: the sweeps of a machine share one or two
@@ -23,20 +26,25 @@ KEPT = 4  # data sets that a process keeps decoded: the sweeps of a machine shar
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images on one device: uint8 [N, C, H, W] and int64 [N]."""
+    """Labelled images on one device, [N, C, H, W] and int64 [N]: uint8, or float32 as networks take them (`inputs`).
+
+    A point of a space of D dimensions is an image [D, 1, 1].
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     uncounted: bool = False  # nobody knew beforehand how many there would be
+    bounds: Bounds = (0.0, 1.0)  # what inputs can be; None: any numbers
+    repeat: int = 1  # how often an epoch shows each of them
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: torch.Tensor) -> Split:
-        return Split(self.images[index], self.labels[index], self.uncounted)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> Split:
-        return Split(self.images.to(device), self.labels.to(device), self.uncounted)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def batches(self, order: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
         """The images, in this order, in batches; the last has what is left. Where that is one image and could not have
@@ -47,6 +55,11 @@ class Split:
         if self.uncounted and len(found) > 1 and len(found[-1]) == 1:
             return (*found[:-2], torch.cat(found[-2:]))
         return found
+
+
+def inputs(images: torch.Tensor) -> torch.Tensor:
+    """A split's images as float32, as networks take them: bytes go to [0, 1], floats stay as they are."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 @dataclass(frozen=True)
@@ -78,11 +91,12 @@ def load(
     device: torch.device | str = "cpu",
     planned: Mapping[str, Any] | None = None,
     answer: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    teacher: nn.Module | None = None,
 ) -> Data:
     """The dataset's images on `device`, downloaded or decoded first where this machine has not done so.
 
-    `answer` gives a teacher's classes, int64 [N] on the CPU, of images; without it, what only a teacher can say is left
-    out (`Dataset.untaught`).
+    `answer` gives a teacher's classes, int64 [N] on the CPU, of images; `teacher` is the network that answers so, for
+    `perturbed` to attack. Without an answer, what only a teacher can say is left out (`Dataset.untaught`).
 
     `planned` is what a run's description says of the data's content, its digest and its labels. What is decoded is
     kept for the life of the process, by that digest: files are not even looked at again. Nobody may write into these
@@ -90,41 +104,45 @@ def load(
     are shared by all runs of the machine. Errors: DataError for data that is missing, damaged, too little or not what
     was planned.
     """
-    from kdtune.data.split import asked_for, measured, relabelled, split
+    import torch
 
-    digest, labels = (planned or {}).get("digest"), (planned or {}).get("labels")
-    if labels is not None and (found := dataset.stated_labels()) != labels:
-        raise DataError(_changed(f"{dataset.title}: its labels", str(found), str(labels)))
+    from kdtune.data.split import asked_for, measured, relabelled
+
+    known = planned or {}
+    if known.get("labels") is not None and (found := dataset.stated_labels()) != known["labels"]:
+        raise DataError(_changed(f"{dataset.title}: its labels", str(found), str(known["labels"])))
     dataset = dataset if answer is not None else dataset.untaught()
-    arrays = _read(_bare(dataset), digest or dataset.digest(data_dir), data_dir)
+    arrays = _read(dataset.bare, known.get("digest") or dataset.digest(data_dir), data_dir)
     splits = {name: _tensors(*pair) for name, pair in arrays.splits.items()}
-    train = splits.pop("train")
-    if (classes := len(arrays.class_names)) < 2:
-        raise DataError(f"{dataset.title}: one class alone, {arrays.class_names[0]!r}; to tell classes apart takes two")
-    kept, held_out = split(train.labels, dataset)
-    if len(kept) < classes:
-        raise DataError(f"{dataset.title}: {len(kept)} training images cannot show its {classes} classes")
-    if unseen := [arrays.class_names[each] for each in range(classes) if not (train.labels[kept] == each).any()]:
-        held = f"dataset.validation: {dataset.validation} leaves"
-        raise DataError(f"{dataset.title}: {held} no image to train on of {', '.join(unseen)}")
-    answers = cache(lambda: answer(train.images)) if answer is not None else None
-    stages = relabelled(train.labels, dataset, classes, answers)
-    _refuse_numerals(dataset, arrays.class_names, stages)
-    if (wanted := asked_for(stages, dataset, answers)) is not None:
+    clean = splits.pop("train")
+    classes = len(arrays.class_names)
+    kept, held_out = _parts(clean, dataset, arrays.class_names)
+    given, moved = _moved(clean, torch.cat([kept, held_out]), classes, dataset, teacher)
+    answers = cache(lambda: answer(moved.attacked if moved else given.images)) if answer is not None else None
+    stages = relabelled(given.labels, clean.labels, dataset, classes, answers)
+    _refuse_numerals(dataset, arrays.class_names, clean.labels, stages)
+    if (wanted := asked_for(clean.labels, stages[-1], dataset, answers)) is not None:
         kept, held_out = kept[wanted[kept]], held_out[wanted[held_out]]
         _refuse_few(len(kept), dataset, classes)
-    given = Split(train.images, stages[-1], uncounted=dataset.only is not None)
-    _, channels, height, width = train.images.shape
+    given = replace(given, labels=stages[-1], uncounted=dataset.only is not None, repeat=dataset.repeat or 1)
+    if dataset.test is not None:
+        tested = _read_test(
+            dataset.test.bare, known.get("test", {}).get("digest") or dataset.test.digest(data_dir), data_dir
+        )
+        _refuse_another_kind(dataset, arrays, tested)
+        arrays, splits = tested, {name: _tensors(*pair) for name, pair in tested.splits.items() if name != "train"}
+    _, channels, height, width = given.images.shape
     return Data(
-        title=dataset.title,
+        title=dataset.heading,
         class_names=arrays.class_names,
         shape=(channels, height, width),
         train=(given if len(kept) == len(given) else given[kept]).to(device),  # a mapped file is not copied
         validation=given[held_out].to(device) if len(held_out) else None,
         test=splits.pop("test").to(device),
         shifted={name: split.to(device) for name, split in splits.items()},
-        corrupted=(stages[-1] != stages[0])[kept] if dataset.label_knobs else None,
-        noise=measured([labels[kept] for labels in stages], dataset),
+        corrupted=(stages[-1] != clean.labels)[kept] if dataset.relabels else None,
+        noise=measured([labels[kept] for labels in stages], dataset)
+        | ({"perturbed": float(moved.distance[kept].mean())} if moved else {}),
     )
 
 
@@ -153,15 +171,65 @@ def _refuse_few(count: int, dataset: Dataset, classes: int) -> None:
         raise DataError(f"dataset.only: {dataset.only} on {dataset.title} {told}")
 
 
-def _refuse_numerals(dataset: Dataset, class_names: Sequence[str], stages: Sequence[torch.Tensor]) -> None:
+def _parts(clean: Split, dataset: Dataset, class_names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images to train on and those held out, as `split`. DataError where classes cannot be learned from them."""
+    from kdtune.data.split import split
+
+    if (classes := len(class_names)) < 2:
+        raise DataError(f"{dataset.title}: one class alone, {class_names[0]!r}; to tell classes apart takes two")
+    kept, held_out = split(clean.labels, dataset)
+    if len(kept) < classes:
+        raise DataError(f"{dataset.title}: {len(kept)} training images cannot show its {classes} classes")
+    if unseen := [class_names[each] for each in range(classes) if not (clean.labels[kept] == each).any()]:
+        held = f"dataset.validation: {dataset.validation} leaves" if dataset.validation else "there is"
+        raise DataError(f"{dataset.title}: {held} no image to train on of {', '.join(unseen)}")
+    return kept, held_out
+
+
+def _moved(
+    clean: Split, places: torch.Tensor, classes: int, dataset: Dataset, teacher: nn.Module | None
+) -> tuple[Split, Moved | None]:
+    """The training images as `moments` and `perturbed` leave those at `places`, with the labels that an attack aims at;
+    and how it moved them."""
+    from kdtune.data.moments import moved_to
+
+    split = clean
+    if dataset.moments is not None:
+        split = replace(clean, images=moved_to(dataset.moments, inputs(clean.images)), bounds=None)
+    if dataset.perturbed is None:
+        return split, None
+    if teacher is None:
+        raise DataError(f"dataset.perturbed on {dataset.title}: there is no teacher to attack")
+    images = inputs(split.images)
+    moved = dataset.perturbed(images, split.labels, places, classes, teacher, dataset.seed, split.bounds)
+    return replace(split, images=moved.images, labels=moved.labels), moved
+
+
+def _refuse_another_kind(dataset: Dataset, trained: Arrays, tested: Arrays) -> None:
+    """DataError where the images that are tested on could not be trained on."""
+    kinds = [
+        (arrays.splits[name][0].shape[1:], len(arrays.class_names))
+        for arrays, name in ((trained, "train"), (tested, "test"))
+    ]
+    if kinds[0] != kinds[1] and dataset.test is not None:
+        told = [
+            f"{title} has {' x '.join(map(str, shape))} in {count} classes"
+            for title, (shape, count) in zip((dataset.title, dataset.test.title), kinds, strict=True)
+        ]
+        raise DataError(f"dataset.test: {' and '.join(told)}; both must be alike")
+
+
+def _refuse_numerals(
+    dataset: Dataset, class_names: Sequence[str], clean: torch.Tensor, stages: Sequence[torch.Tensor]
+) -> None:
     """DataError where a file of labels means classes by the numbers they are called by: folders go 0, 1, 10, 2."""
     if "file" not in dataset.label_knobs or not all(name.isdecimal() for name in class_names):
         return
     import torch
 
     given = stages[[*dataset.label_knobs].index("file") + 1]
-    called = torch.tensor([int(name) for name in class_names])[stages[0]]
-    if (called == given).sum() > (stages[0] == given).sum():
+    called = torch.tensor([int(name) for name in class_names])[clean]
+    if (called == given).sum() > (clean == given).sum():
         order = ", ".join(class_names[:4])
         where = f"dataset.labels.file on {dataset.title}"
         raise DataError(f"{where}: its numbers are names of classes, not their places in order of name ({order}, ...)")
@@ -175,6 +243,14 @@ def _read(dataset: Dataset, digest: str, data_dir: Path) -> Arrays:
     return arrays
 
 
+@lru_cache(maxsize=KEPT)
+def _read_test(dataset: Dataset, digest: str, data_dir: Path) -> Arrays:
+    arrays = dataset.read_test(data_dir)
+    if (found := dataset.digest(data_dir)) != digest:
+        raise DataError(_changed(f"{dataset.title}: its files", found, digest))
+    return arrays
+
+
 def _changed(what: str, found: str, planned: str) -> str:
     return (
         f"{what} have changed since the sweep was planned (digest {found}, {planned} was planned); give the command "
@@ -182,12 +258,9 @@ def _changed(what: str, found: str, planned: str) -> str:
     )
 
 
-def _bare(dataset: Dataset) -> Dataset:
-    """The set itself, without what is made of it: what is decoded is the same."""
-    return dataset.model_copy(update={name: field.default for name, field in dataset.family.model_fields.items()})
-
-
 def _tensors(images: Any, labels: Any) -> Split:
     import torch
 
-    return Split(torch.from_numpy(images), torch.from_numpy(labels))
+    return Split(
+        torch.from_numpy(images), torch.from_numpy(labels), bounds=None if images.dtype.kind == "f" else (0.0, 1.0)
+    )

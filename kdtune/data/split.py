@@ -40,8 +40,11 @@ def split(labels: Tensor, dataset: Dataset) -> tuple[Tensor, Tensor]:
 Answers = Callable[[], Tensor]  # a teacher's classes of all training images, int64 [N]
 
 
-def relabelled(labels: Tensor, dataset: Dataset, classes: int, answers: Answers | None = None) -> list[Tensor]:
+def relabelled(
+    labels: Tensor, clean: Tensor, dataset: Dataset, classes: int, answers: Answers | None = None
+) -> list[Tensor]:
     """The labels of all training images as they came, then after each knob of `dataset.labels`, in written order.
+    `clean` are the data set's own, which an attack that aims at classes has replaced by these.
 
     A draw is made for every image, whether it is used or not, so that neither `train_size` nor `validation` changes
     which images are wrongly labelled. Errors: DataError for labels that a knob is not for.
@@ -49,22 +52,23 @@ def relabelled(labels: Tensor, dataset: Dataset, classes: int, answers: Answers 
     stages = [labels]
     for name, knob in dataset.label_knobs.items():
         try:
-            knob.check(labels)
+            knob.check(clean)
             stages.append(knob(stages[-1], classes, draw(dataset.seed, f"labels.{name}"), answers))
         except ValueError as error:
             raise DataError(f"dataset.labels.{name} on {dataset.title}: {error}") from error
     return stages
 
 
-def asked_for(stages: list[Tensor], dataset: Dataset, answers: Answers | None) -> Tensor | None:
-    """Which of all training images `dataset.only` leaves, bool [N]; None: all. `stages` as `relabelled` gives them."""
+def asked_for(clean: Tensor, given: Tensor, dataset: Dataset, answers: Answers | None) -> Tensor | None:
+    """Which of all training images `dataset.only` leaves, bool [N]; None: all. `clean` are the data set's own labels,
+    `given` those that there are to learn."""
     if dataset.only is None:
         return None
     if dataset.only == "clean":
-        return stages[-1] == stages[0]
+        return given == clean
     if answers is None:
         raise DataError(f"dataset.only: {dataset.only} on {dataset.title}: there is no teacher to ask")
-    right = answers() == stages[0]
+    right = answers() == clean
     return right if dataset.only == "correct" else ~right
 
 

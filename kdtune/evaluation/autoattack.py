@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from kdtune.data.loading import inputs
 from kdtune.evaluation.evaluator import (
     BATCH,
     GRADIENT,
@@ -24,7 +25,6 @@ from kdtune.evaluation.evaluator import (
     correct,
     pack,
     percent,
-    pixels,
     predict,
 )
 from kdtune.evaluation.metric import Metric
@@ -61,6 +61,7 @@ class Autoattack(Evaluator):
 
     version: ClassVar[int] = 2
     conditional: ClassVar[bool] = True
+    needs_pixels: ClassVar[bool] = True
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
         found = [Metric("robust/autoattack/clean", better="higher")]
@@ -94,7 +95,7 @@ class Autoattack(Evaluator):
         network, data, split, seed = subject.network, subject.data, subject.split, subject.seed
         self.preflight(data, subject.context)
         places = balanced(split.labels.cpu().numpy(), self.images, seed)
-        images, labels = pixels(split.images[places]), split.labels[places]
+        images, labels = inputs(split.images[places]), split.labels[places]
         clean = correct(predict(network, split.images[places]), labels)
         sloping(network, images[:1], labels[:1])
         metrics = {"robust/autoattack/clean": percent(clean)}

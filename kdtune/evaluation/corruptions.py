@@ -76,6 +76,7 @@ class Corruptions(Evaluator):
 
     version: ClassVar[int] = 2
     conditional: ClassVar[bool] = True
+    needs_pixels: ClassVar[bool] = True
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
         left_out = unsuited(dataset.image_shape[0]) if dataset.image_shape else {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
+from kdtune.data.loading import inputs
 from kdtune.evaluation.flags import DEGENERATE, degenerate
 from kdtune.evaluation.metric import Metric
 from kdtune.kinds import Kind
@@ -72,6 +73,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     # Whether it counts among images that are right when clean: then a network that always gives one answer looks
     # robust, and the flags of `flags.degenerate` stand beside its numbers.
     conditional: ClassVar[bool] = False
+    needs_pixels: ClassVar[bool] = False  # images of 8 bits, which are in [0, 1] whatever is done to them
 
     on: Literal["val"] | None = None
     of: Literal["last", "average"] | None = None
@@ -146,6 +148,10 @@ class Evaluator(Kind, home="kdtune.evaluation"):
         """
         if self.on == "val" and data.validation is None:
             raise EvaluationError(f"evaluation.{self.key}: on: val, but nothing is held out: set dataset.validation")
+        measured_on = data.validation if self.on == "val" else data.test
+        if self.needs_pixels and measured_on is not None and measured_on.images.is_floating_point():
+            what = "are no images of 8 bits, whose pixels are in [0, 1]; take it out of `evaluation`"
+            raise EvaluationError(f"evaluation.{self.key}: inputs of {data.title} {what}")
 
     def passes(self, test: int, validation: int) -> int:
         """About how many images go forward through the network, of sets of these sizes; a gradient counts GRADIENT."""
@@ -176,7 +182,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
 def predict(network: nn.Module, images: Tensor) -> Tensor:
     """Logits of images, float32 [N, K] on the CPU, in eval mode, in batches of fixed size and order.
 
-    images: uint8 [N, C, H, W] on the network's device. The first batch is asked twice.
+    images: [N, C, H, W] on the network's device, as a `Split` holds them. The first batch is asked twice.
     Raises Unmeasured where the answers differ; EvaluationError where they are no finite float32 logits, or where there
     is no image.
     """
@@ -189,8 +195,8 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
     logits: list[Tensor] = []
     with evaluating(network), torch.no_grad():
         for batch in images.split(BATCH):
-            answer = checked(network(pixels(batch)), len(batch))
-            if not logits and randomised(torch.stack([answer, checked(network(pixels(batch)), len(batch))])):
+            answer = checked(network(inputs(batch)), len(batch))
+            if not logits and randomised(torch.stack([answer, checked(network(inputs(batch)), len(batch))])):
                 raise Unmeasured("randomised", "logits differ for the same images; a noise source is still on")
             logits.append(answer.cpu())
     return torch.cat(logits)
@@ -224,11 +230,6 @@ def randomised(answers: Tensor) -> bool:
     answers = answers.double()
     unit = answers / answers.norm(dim=2, keepdim=True).clamp(min=1e-100)
     return bool((unit[:, None] - unit[None]).norm(dim=3).max() > REPEATABLE)
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1], as networks take them."""
-    return images.float() / 255
 
 
 def correct(logits: Tensor, labels: Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from kdtune.data.loading import inputs
 from kdtune.evaluation.evaluator import (
     BATCH,
     GRADIENT,
@@ -20,7 +21,6 @@ from kdtune.evaluation.evaluator import (
     checked,
     pack,
     percent,
-    pixels,
     randomised,
 )
 from kdtune.evaluation.flags import DEGENERATE, FLAGS, raised
@@ -69,6 +69,7 @@ class Masking(Evaluator):
     queries: Count = 1000  # of the Square Attack, for an image; AutoAttack spends 5,000. Fewer miss masked networks
 
     version: ClassVar[int] = 2
+    needs_pixels: ClassVar[bool] = True
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -102,7 +103,7 @@ class Masking(Evaluator):
 
         network, split, seed = subject.network, subject.split, subject.seed
         places = balanced(split.labels.cpu().numpy(), self.images, seed)
-        images, labels = pixels(split.images[places]), split.labels[places]
+        images, labels = inputs(split.images[places]), split.labels[places]
         answers = repeated(network, images)
         if not differentiable(network, images[:1], labels[:1]):
             network = Detached(network)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from kdtune.data.loading import Split, inputs
 from kdtune.evaluation.evaluator import (
     BATCH,
     GRADIENT,
@@ -18,7 +19,6 @@ from kdtune.evaluation.evaluator import (
     correct,
     pack,
     percent,
-    pixels,
     predict,
 )
 from kdtune.evaluation.metric import Metric
@@ -27,6 +27,7 @@ from kdtune.settings import Count, Pixels
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdtune.attacks.pgd import Bounds
     from kdtune.data.dataset import Dataset
     from kdtune.evaluation.subject import Subject
 
@@ -133,14 +134,17 @@ class PGD(Evaluator):
         return GRADIENT * max(self.steps) * attacks * min(self.images or test, test) + test + validation
 
     def measure(self, subject: Subject) -> Measurement:
+        import torch
+
         network, split, seed = subject.network, subject.split, subject.seed
         chosen = balanced(split.labels.cpu().numpy(), self.images, seed)
-        images, labels = split.images[chosen], split.labels[chosen]
-        clean = correct(predict(network, images), labels)
-        slope = sloping(network, pixels(images[:BATCH]), labels[:BATCH])
+        attacked = split[torch.from_numpy(chosen)]
+        images, labels = inputs(attacked.images), attacked.labels
+        clean = correct(predict(network, attacked.images), labels)
+        slope = sloping(network, images[:BATCH], labels[:BATCH])
         metrics = {"robust/clean": percent(clean)} | ({} if slope else {"flags/zero_gradient": 1.0})
         arrays = {"robust/clean": pack(clean), "robust/images": chosen}
-        for setting, kept in self._attack(network, pixels(images), labels, seed).items():
+        for setting, kept in self._attack(network, attacked, seed).items():
             for count, robust in zip(self.steps, kept, strict=True):
                 name = f"robust/pgd{count}{self._suffix(setting)}"
                 worst = robust.all(0)
@@ -163,32 +167,33 @@ class PGD(Evaluator):
         differs += [] if setting.loss == "cross_entropy" else [setting.loss]
         return "@" + ",".join(differs) if differs else ""
 
-    def _attack(self, network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> dict[Setting, np.ndarray]:
+    def _attack(self, network: nn.Module, split: Split, seed: int) -> dict[Setting, np.ndarray]:
         """Which images withstand: bool [steps, restarts, N] by setting.
 
         With `report: worst` what is broken at every step count is left out of the later restarts, and stands as true
         there. Passes over few images share a batch, in a fixed layout.
         """
         settings = self.settings
-        shape = len(self.steps), self.restarts, len(images)
+        shape = len(self.steps), self.restarts, len(split)
         robust = {setting: np.ones(shape, dtype=bool) for setting in settings}
         every = range(self.restarts)
         for restarts in [every] if self.report is None else [[restart] for restart in every]:
             standing = {setting: np.flatnonzero(kept.all(1).any(0)) for setting, kept in robust.items()}
             passes = [Pass(setting, restart, standing[setting]) for setting in settings for restart in restarts]
             for group in _batches(passes):
-                kept = self._outcomes(network, images, labels, group, seed)
+                kept = self._outcomes(network, split, group, seed)
                 ends = np.cumsum([len(each.places) for each in group])
                 for each, part in zip(group, np.split(kept, ends[:-1], axis=1), strict=True):
                     robust[each.setting][:, each.restart, each.places] = part
         return robust
 
-    def _outcomes(self, network: nn.Module, images: Tensor, labels: Tensor, group: list[Pass], seed: int) -> np.ndarray:
+    def _outcomes(self, network: nn.Module, split: Split, group: list[Pass], seed: int) -> np.ndarray:
         """Which images withstand these passes, one after the other: bool [steps, all their images]."""
         import torch
 
         from kdtune.randomness import draw
 
+        images, labels = inputs(split.images), split.labels
         blank = torch.empty(images.shape)  # starts are drawn on the CPU: the same on every device
         parts = []
         for (_, eps, step), restart, places in group:
@@ -197,7 +202,7 @@ class PGD(Evaluator):
             sizes = (torch.full((len(places),), size, device=images.device) for size in (eps, step))
             parts.append((images[places], labels[places], start, *sizes))
         x, y, start, radii, strides = (torch.cat(part) for part in zip(*parts, strict=True))
-        found = withstanding(network, x, y, start, radii, strides, self.steps, group[0].setting.loss)
+        found = withstanding(network, x, y, start, radii, strides, self.steps, group[0].setting.loss, split.bounds)
         return np.stack([found[count] for count in self.steps])
 
 
@@ -223,6 +228,7 @@ def withstanding(
     step: Tensor,
     at: Iterable[int],
     loss: LossName = "cross_entropy",
+    bounds: Bounds = (0.0, 1.0),
 ) -> dict[int, np.ndarray]:
     """Which images are answered rightly after so many steps of PGD: bool [N] by step count, batch by batch.
 
@@ -235,7 +241,7 @@ def withstanding(
     for x, y, begin, radius, stride in zip(
         *(each.split(BATCH) for each in (images, labels, start, eps, step)), strict=True
     ):
-        iterates = pgd(network, x, y, begin, radius, stride, max(at), at=at, loss=LOSSES[loss])
+        iterates = pgd(network, x, y, begin, radius, stride, max(at), at=at, loss=LOSSES[loss], bounds=bounds)
         for count, right in withstood(network, iterates, y).items():
             kept[count].append(right.cpu().numpy())
     return {count: np.concatenate(parts) for count, parts in kept.items()}

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from kdtune.config import Run
-from kdtune.evaluation.evaluator import BATCH, Evaluator
+from kdtune.evaluation.evaluator import BATCH, GRADIENT, Evaluator
 from kdtune.models.model import Model, Shape
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
 from kdtune.store.checkpoints import KEPT
@@ -39,6 +39,7 @@ class Images:
     train: int  # trained on
     validation: int
     test: int
+    repeat: int = 1  # how often an epoch shows each
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,27 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     if run.recipe is None:
         return 0.0
     _, own = model_cost(run.model, seen.shape, seen.classes)
-    answer = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
-    answer *= max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
+    teaching = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
+    asks = max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
+    listened = teaching * asks if run.loss is not None and run.loss.needs_teacher else 0
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
-    return float(run.recipe.epochs) * (seen.train * ((TRAINING + besides) * own + answer) + seen.validation * own)
+    told = seen.train * _asked(run.dataset) * teaching
+    shown = seen.train * seen.repeat
+    return float(told + run.recipe.epochs * (shown * ((TRAINING + besides) * own + listened) + seen.validation * own))
+
+
+def _asked(dataset: Dataset) -> int:
+    """How often the teacher is asked about each training image before training begins; its gradient counts thrice."""
+    if not dataset.asks:
+        return 0
+    return 1 + (GRADIENT * dataset.perturbed.steps if dataset.perturbed else 0)
 
 
 def steps(run: Run, seen: Images) -> int:
     """Batches of a whole training."""
-    return run.recipe.epochs * ceil(seen.train / run.recipe.batch_size) if run.recipe else 0
+    if run.recipe is None:
+        return 0
+    return run.recipe.epochs * seen.repeat * ceil(seen.train / run.recipe.batch_size)
 
 
 def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
@@ -194,9 +207,9 @@ def model_cost(model: Model, shape: Shape, classes: int) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def images(dataset: Dataset) -> Images:
     """The sizes of a data set. Raises DataError where its folder cannot be read."""
-    total, test = dataset.counts()
+    total, test = dataset.counts()[0], (dataset.test or dataset).counts()[1]
     kept, held_out = dataset.sizes(total)
-    return Images(dataset.shape(), dataset.classes(), kept - held_out, held_out, test)
+    return Images(dataset.shape(), dataset.classes(), kept - held_out, held_out, test, dataset.repeat or 1)
 
 
 def duration(seconds: float) -> str:

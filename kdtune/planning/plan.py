@@ -77,6 +77,15 @@ class Place:
         """What a person reads: `student dropout=0.2 seed=1`."""
         return f"{self.label} seed={self.run.seed}" if self.run.seed is not None else self.label
 
+    def without(self, axis: str) -> Place:
+        """The same without an axis: as if it had not been one."""
+
+        def rest(point: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in point.items() if name != axis}
+
+        own, teachers, first = map(rest, (self.parameters, self.teacher_parameters, self.first))
+        return replace(self, parameters=own, teacher_parameters=teachers, first=first)
+
     def has(self, wanted: Mapping[str, Any]) -> bool:
         """Whether axes, seed, role and id are as wanted, by value or by the word that names have for it.
 
@@ -179,7 +188,7 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
     if epochs is None:  # where all runs are as long, an axis of lengths changes none
         refuse_idle_axes(file, runs_at)
     sweep = file.points[0].sweep
-    titles = ", ".join(dict.fromkeys(dataset.title for dataset in contents))
+    titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents))
     return Plan(sweep.name, file.profile, titles, file.axes, sweep.evaluation, tuple(places.values()))
 
 
@@ -192,12 +201,9 @@ def _datasets(sweep: Sweep) -> list[Dataset]:
     if sweep.teacher is None or not sweep.asks:
         return [student]
     teacher = sweep.dataset_of(sweep.teacher)
-    if teacher != student and (teacher.shape(), teacher.classes()) != (student.shape(), student.classes()):
-        told = [
-            f"{each.title} has {' x '.join(map(str, each.shape()))} in {each.classes()} classes"
-            for each in (teacher, student)
-        ]
-        raise DataError(f"a teacher answers for its student's images: {' and '.join(told)}; both must be alike")
+    if teacher != student and not teacher.alike(student):
+        told = f"{teacher.told} and {student.told}"
+        raise DataError(f"a teacher answers for its student's images: {told}; both must be alike")
     return [student, teacher]
 
 

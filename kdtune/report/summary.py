@@ -11,15 +11,17 @@ from typing import Any
 from kdtune.evaluation.flags import DEGENERATE, FLAGS, flags_of
 from kdtune.evaluation.metric import PERCENT, Metric
 from kdtune.planning.dispatch import Dispatch
-from kdtune.planning.plan import Plan
+from kdtune.planning.plan import Place, Plan
 from kdtune.planning.setbacks import said
 from kdtune.report import outdated
 from kdtune.report.folder import View
 from kdtune.statistics import mean_interval
 from kdtune.store.state import FINISHED, State
+from kdtune.sweepfile.values import word
 
 MARK = " !"
 SHOWN = 10  # failed and skipped runs that are named
+LINES = 100  # of the table; where there are more, its longest axis is averaged over
 
 UNCONDITIONAL = "/unconditional"
 
@@ -30,18 +32,20 @@ def columns(headlines: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def table(plan: Plan, rows: Sequence[Mapping[str, Any]], headlines: Sequence[Metric] | None = None) -> str:
-    """A line per role and point of the grid: mean and 95 % t interval over its seeds; rates in percent.
+    """A line per role and point of the grid: mean and 95 % t interval over its seeds; rates in percent. Of more than
+    LINES the axis of most values is left out, and a line is over its values too.
 
     `rows` are the table's: one for each place of the plan. `headlines`: the columns, as far as
     any run has them; None: the plan's.
     """
     shown = columns(plan.headlines if headlines is None else headlines, rows)
+    places, over = shortened(plan)
     groups: dict[Hashable, list[Mapping[str, Any]]] = {}
     labels: dict[Hashable, str] = {}
-    for place, row in zip(plan.places, rows, strict=True):
+    for place, row in zip(places, rows, strict=True):
         groups.setdefault(place.condition, []).append(row)
         labels.setdefault(place.condition, place.label)
-    lines = [["", "seeds", *headings(shown)]]
+    lines = [["", " x ".join(["seeds", *over]), *headings(shown)]]
     for condition, members in groups.items():
         done = [row for row in members if row["state"] == State.DONE]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
@@ -54,6 +58,17 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]], headlines: Sequence[Met
         ).rstrip()
         for line in lines
     )
+
+
+def shortened(plan: Plan) -> tuple[Sequence[Place], list[str]]:
+    """The places of a plan, without the axes that would make more than LINES conditions of them; and these axes."""
+    places, over = plan.places, list[str]()
+    while len({place.condition for place in places}) > LINES:
+        values = {axis: {word(place.point[axis]) for place in places if axis in place.point} for axis in plan.axes}
+        longest = max(values, key=lambda axis: len(values[axis]))
+        over.append(longest)
+        places = tuple(place.without(longest) for place in places)
+    return places, over
 
 
 def headings(shown: Sequence[Metric]) -> Iterator[str]:
@@ -120,7 +135,8 @@ def closing(
         yield f"and {len(troubled) - SHOWN} more: kdtune status {where}"
     yield f"results      {near(Path(view.place) / 'results.csv') if '://' not in view.place else where}"
     own = Path("analysis") / f"{plan.name}.py"
-    script = own if own.exists() else own.with_name("generic.py")
+    drawn = own.exists() and "__main__" in own.read_text(encoding="utf-8")  # others are parts of figures
+    script = own if drawn else own.with_name("generic.py")
     if script.exists():
         yield f"figures      python {script} {typed(view.local.parent)} --profile {view.local.name}"
     yield f"TensorBoard  tensorboard --logdir {typed(view.local / 'tensorboard')}"

@@ -250,7 +250,7 @@ def parameters(plan: Plan) -> dict[str, dict[str, Any]]:
 
 def _of(place: Place) -> dict[str, Any]:
     run = place.run
-    fixed = {"dataset": run.dataset.title, "model": run.model.title, "role": place.role, "seed": run.seed}
+    fixed = {"dataset": run.dataset.heading, "model": run.model.title, "role": place.role, "seed": run.seed}
     teacher = {f"teacher.{axis}": value for axis, value in place.teacher_parameters.items()}
     return fixed | place.parameters | teacher | flat({"noise": run.description.get("noise") or None})
 

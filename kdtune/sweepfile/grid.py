@@ -1,8 +1,9 @@
 """A sweep file's grid: blocks of axes, the points they make, and `$names` put in place.
 
 A block is a product, a grid the union of its blocks. A value may be a list of alternatives, one value, Tune's own
-`{grid_search: [...]}`, or the `$name` of another axis of its block. An alternative may be a mapping, in which such
-names may stand too, or null: `distillation: [null, {alpha: $alpha, temperature: 4}]` has a control without teacher.
+`{grid_search: [...]}`, `{range: 200}` for the numbers 0 to 199, or the `$name` of another axis of its block. An
+alternative may be a mapping, in which such names may stand too, or null: `distillation: [null, {alpha: $alpha,
+temperature: 4}]` has a control without teacher.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class GridPoint:
     line: int | None
 
 
+LONGEST = 1_000_000  # range: what is longer is a slip of the hand, and would be laid out before it is counted
 NO_AXES = Block({}, {}, 1, None)  # no grid is one point without values
 
 
@@ -99,6 +101,10 @@ def points(blocks: Iterable[Block]) -> Iterator[GridPoint]:
 def _alternatives(axis: str, value: Any, block: YamlMap) -> tuple[list[Any], str | None]:
     if isinstance(value, YamlMap) and list(value) == ["grid_search"] and isinstance(value["grid_search"], list):
         value = value["grid_search"]
+    elif isinstance(value, YamlMap) and list(value) == ["range"]:
+        if type(value["range"]) is not int or not 1 <= value["range"] <= LONGEST:
+            return [], f"came {dict(value)}; range: 200 stands for the numbers 0 to 199, of which there is at least one"
+        value = list(range(value["range"]))
     elif isinstance(value, YamlMap) and ({"values", "choice", "_type", "grid_search", "distribution"} & set(value)):
         return [], f"came {dict(value)}; an axis takes a list: {axis}: [0.1, 0.2], or {{grid_search: [0.1, 0.2]}}"
     alternatives = list(value) if isinstance(value, list) else [value]

@@ -149,6 +149,8 @@ def _with_whole_networks(tree: YamlMap) -> YamlMap:
     result = copy.deepcopy(tree)
     networks = [network for part in ("teacher", "student") if isinstance(network := result.get(part), YamlMap)]
     shared, dataset = result.get("recipe"), result.get("dataset")
+    if isinstance(dataset, str) and not grid.is_name(dataset):  # a bare name, which others may be laid over
+        dataset = YamlMap({dataset: YamlMap()}, {dataset: tree.lines.get("dataset")})
     if isinstance(shared, YamlMap | None):
         result.pop("recipe", None)
     for network in networks:

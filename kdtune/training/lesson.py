@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from math import isnan, nan
 from statistics import fmean
@@ -58,13 +58,16 @@ class Lesson:
             raise ValueError(f"a teacher was given, and the loss {loss.key} asks none")
         if teacher is None and noise.knobs("teacher"):
             raise ValueError(f"noise.teacher names {', '.join(noise.knobs('teacher'))}, but this run has no teacher")
-        self.classes, self.seed, self.device, self.precision = classes, seed, device, precision
+        self.classes, self.seed, self.device = classes, seed, device
         self.loss, self.teacher = loss, teacher
         self.knobs: dict[str, dict[str, Knob]] = {point: noise.knobs(point) for point in ("input", "teacher", "target")}
         if (temperature := loss.softens_at) is not None:
             self.knobs["teacher"] = {
                 name: knob.softened_at(temperature) for name, knob in self.knobs["teacher"].items()
             }
+        self.cast: AbstractContextManager[Any] = nullcontext()  # made once: steps of small networks are short
+        if precision == "bfloat16":
+            self.cast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
         self.epoch = 0
 
     def begin(self, epoch: int) -> None:
@@ -115,8 +118,7 @@ class Lesson:
 
     def _forward(self, network: nn.Module, images: Tensor) -> Answer:
         """What a network says in the run's precision, as float32."""
-        autocast = torch.autocast(images.device.type, dtype=torch.bfloat16)
-        with autocast if self.precision == "bfloat16" else nullcontext():
+        with self.cast:
             if not self.loss.needs_features:
                 return Answer(network(images).float())
             features: Any = network.features(images)  # type: ignore[operator]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from kdtune.data.augmentation import augment
+from kdtune.data.augmentation import augment, refuse_zeros
+from kdtune.data.loading import inputs
 from kdtune.randomness import draw
 
 if TYPE_CHECKING:
@@ -147,10 +148,14 @@ def train_epoch(
     seed: int,
     epoch: int,
 ) -> Row:
-    """One pass over the images in random order, the last incomplete batch included; `epoch` is counted from 0."""
+    """One pass over the images, or `repeat` of them, in random order, the last incomplete batch included; `epoch` is
+    counted from 0."""
     began, device = time.perf_counter(), split.images.device
+    refuse_zeros(recipe.augmentation, split.bounds)
     augmentation = draw(seed, "augmentation", epoch, device)
-    batches = split.batches(draw(seed, "order", epoch, device).permutation(len(split)), recipe.batch_size)
+    order = draw(seed, "order", epoch, device)
+    passes = [split.batches(order.permutation(len(split)), recipe.batch_size) for _ in range(split.repeat)]
+    batches = [batch for each in passes for batch in each]
     rates = [learning_rate(optimizer, recipe, epoch + (step + 0.5) / len(batches)) for step in range(len(batches))]
     network.train()
     lesson.begin(epoch)
@@ -158,14 +163,15 @@ def train_epoch(
     for batch, rate in zip(batches, rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images = augment(split.images[batch], recipe.augmentation, augmentation).float() / 255
+        images = inputs(augment(split.images[batch], recipe.augmentation, augmentation))
         loss, parts = lesson(network, images, split.labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         recorded.append(torch.stack([loss.detach(), *parts.values()]))
     sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
-    means = sizes @ torch.stack(recorded).double().cpu() / len(split)
+    shown = len(split) * split.repeat
+    means = sizes @ torch.stack(recorded).double().cpu() / shown
     seconds = time.perf_counter() - began
     return {
         "epoch": epoch + 1,
@@ -173,7 +179,7 @@ def train_epoch(
         **{f"train/{name}": mean for name, mean in zip(["loss", *parts], means.tolist(), strict=True)},
         **lesson.end(),
         "time/epoch": seconds,
-        "time/images_per_second": len(split) / seconds,
+        "time/images_per_second": shown / seconds,
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,7 +110,8 @@ def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
             teaching = build_network(teacher.model, teacher.normalization, 0, data.shape, data.classes)
         lesson = Lesson(data.classes, run.seed, run.noise, loss, teaching, run.recipe.precision)
         optimizer = run.recipe.optimizer.build(network.parameters())
-        train_epoch(network, optimizer, data.train[torch.arange(images)], run.recipe, lesson, run.seed, epoch=0)
+        shown = replace(data.train[torch.arange(images)], repeat=1)
+        train_epoch(network, optimizer, shown, run.recipe, lesson, run.seed, epoch=0)
         weights.load(network, weights.save(network))  # as at its end, hours later
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import nn
 
 from kdtune import sources
 from kdtune.config import Run
-from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.evaluation import Evaluation
@@ -38,7 +37,8 @@ from kdtune.training.lesson import Lesson
 from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, train
 from kdtune.training.network import load_finished, starting_network
 from kdtune.training.provenance import code, provenance
-from kdtune.training.teacher import answers_of, choose_teacher, teacher_of
+from kdtune.training.taught import data_of
+from kdtune.training.teacher import Chosen, choose_teacher, teacher_of
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def _performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome
     with claim:
         attempt = context.store.attempt(run.id, claim.attempt)
         try:
-            answer = answers_of(run, context.store, context.device) if run.dataset.asks else None
-            data = loading.load(run.dataset, context.data_dir, context.device, run.content, answer)
+            choose = cache(lambda: choose_teacher(run, context.store, context.device))
+            data = data_of(run, choose, context.data_dir, context.device)
             if not measured_late(run.id, evaluation, data, context):
-                train_and_evaluate(run, evaluation, data, attempt, context)
+                train_and_evaluate(run, evaluation, data, choose, attempt, context)
         except Exception as error:
             if advice := on_memory(error):
                 error.add_note(advice)
@@ -175,13 +175,15 @@ def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunConte
     return True
 
 
-def train_and_evaluate(run: Run, evaluation: Evaluation, data: Data, attempt: Attempt, context: RunContext) -> None:
+def train_and_evaluate(
+    run: Run, evaluation: Evaluation, data: Data, choose: Callable[[], Chosen], attempt: Attempt, context: RunContext
+) -> None:
     """A run that is not done yet. Divergence is a result too: it is kept, without weights, and not tried again."""
     began = time.monotonic()
     attempt.write_description(run.description)
     if data.corrupted is not None and run.recipe is not None:
         attempt.write_labels(data.corrupted.numpy(), data.train.labels.cpu().numpy() if run.dataset.asks else None)
-    teacher, chosen = choose_teacher(run, context.store, context.device)
+    teacher, chosen = choose()
     trained_by = sources.of_training(run)
     try:
         made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"

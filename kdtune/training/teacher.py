@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kdtune.config import Choice, Run
-from kdtune.evaluation.evaluator import predict
 from kdtune.store.layout import WEIGHTS
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import DamagedError, Store
 from kdtune.training.network import load_finished
 
+Chosen = tuple[nn.Module | None, dict[str, Any]]  # a teacher, and what the provenance keeps of it
 
-def choose_teacher(run: Run, store: Store, device: str) -> tuple[nn.Module | None, dict[str, Any]]:
+
+def choose_teacher(run: Run, store: Store, device: str) -> Chosen:
     """The teacher that the run's rule chooses, and what the provenance keeps of it.
 
     A diverged teacher is never chosen, nor one whose metric is no number; ties go to the first of the pool, which is
@@ -74,15 +75,6 @@ def load_teacher(id: str, store: Store, device: str) -> tuple[nn.Module, str]:
             store.withdraw(id, done, str(error))
         raise RuntimeError(f"its teacher {id} is damaged; the sweep's command trains it first: {error}") from error
     return network, done.files[WEIGHTS] if done else ""
-
-
-def answers_of(run: Run, store: Store, device: str) -> Callable[[Tensor], Tensor]:
-    """How the run's teacher labels images, uint8 [N, C, H, W]: classes, int64 [N] on the CPU. What a run is trained on
-    may hang on it, so that the teacher comes before the data. Raises as `choose_teacher` does."""
-    teacher, _ = choose_teacher(run, store, device)
-    if teacher is None:
-        raise RuntimeError(f"{run.dataset.title} asks a teacher what its labels are, and the run has none")
-    return lambda images: predict(teacher, images.to(device)).argmax(1)
 
 
 def teacher_of(chosen: Mapping[str, Any] | None, store: Store, device: str) -> Callable[[], nn.Module | None]:

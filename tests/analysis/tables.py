@@ -8,15 +8,21 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import kdtune
+from kdtune.planning.plan import Place
+from kdtune.report.table import rows as rows_of
 from kdtune.report.table import to_parquet
+from kdtune.store.state import State
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 Row = dict[str, Any]
+Values = Callable[[Place], dict[str, float]]
 
 T = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764}  # Student's t, 97.5 %, for n values: from printed tables
 KD = "alpha 0.9, temperature 4"
@@ -128,3 +134,28 @@ def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
     reach = T[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.mean(values)
     return mean, mean - reach, mean + reach
+
+
+def finished(folder: Path, file: Path, profile: str, values: Values | None = None, **about: str) -> Path:
+    """The folder of a sweep whose runs are all done, each pool's first teacher chosen. `values`: their numbers."""
+    plan, name = kdtune.plan(file, profile), file.stem
+    shown = ("test/accuracy", "robust/pgd20", "corruption/mca")
+
+    def look(id: str) -> SimpleNamespace:
+        teachers = plan.runs[id].waits_for
+        chosen = {"teacher": {"id": teachers[0], "metric": "val/x"}} if teachers else {}
+        return SimpleNamespace(provenance=chosen, done=None)
+
+    def measured(id: str, late: Any) -> dict[str, float]:
+        if values is not None:
+            return values(plan.runs[id])
+        return {metric: 50 + int(id[:6], 16) % 1000 / 100 for metric in shown}
+
+    standing: Any = SimpleNamespace(look=look, measured=measured)
+    rows = rows_of(plan, standing, dict.fromkeys(plan.runs, State.DONE))
+    place = folder / name / profile
+    place.mkdir(parents=True)
+    known = {"sweep": name, "profile": profile, "dataset": plan.dataset, "axes": json.dumps(plan.axes)}
+    known |= {"headlines": json.dumps(shown)}
+    (place / "results.parquet").write_bytes(to_parquet(rows, known | about))
+    return folder / name

@@ -264,7 +264,8 @@ def test_the_numbers_of_the_paper_are_those_that_were_read_from_it() -> None:
         and each["metric"].endswith(("_pct", "correct", "not_stated"))
     }
     methods = {"augmentation": "gaussian"}  # else a value's name begins as the method's does
-    ours = [(name.partition("/")[0], each) for name, each in paper["values"].items() if each["certainty"] == "paper"]
+    printed_there = [(name, each) for name, each in paper["values"].items() if "sweep" not in each]  # in A
+    ours = [(name.partition("/")[0], each) for name, each in printed_there if each["certainty"] == "paper"]
     assert {(methods.get(of, of), each["metric"], each["value"]) for of, each in ours} == stated
     assert len(ours) == len(stated)
     counts = {name: each["value"] for name, each in paper["counts"].items()}

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from analysis.tables import ANALYSIS
-
-import kdtune
-from kdtune.report import table
-from kdtune.store.state import State
+from analysis.tables import ANALYSIS, finished
 
 SWEEPS = ANALYSIS.parent / "sweeps"
-METRICS = ("test/accuracy", "robust/pgd20", "corruption/mca")
 
 
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ANALYSIS))
-
-
-def finished(folder: Path, file: Path, profile: str) -> Path:
-    """The folder of a sweep whose runs are all done, each pool's first teacher chosen."""
-    plan, name = kdtune.plan(file, profile), file.stem
-
-    def look(id: str) -> SimpleNamespace:
-        teachers = plan.runs[id].waits_for
-        chosen = {"teacher": {"id": teachers[0], "metric": "val/x"}} if teachers else {}
-        return SimpleNamespace(provenance=chosen, done=None)
-
-    def measured(id: str, late: Any) -> dict[str, float]:
-        return {metric: 50 + int(id[:6], 16) % 1000 / 100 for metric in METRICS}
-
-    standing: Any = SimpleNamespace(look=look, measured=measured)
-    rows = table.rows(plan, standing, dict.fromkeys(plan.runs, State.DONE))
-    place = folder / name / profile
-    place.mkdir(parents=True)
-    about = {"sweep": name, "profile": profile, "dataset": plan.dataset, "axes": json.dumps(plan.axes)}
-    (place / "results.parquet").write_bytes(table.to_parquet(rows, about | {"headlines": json.dumps(METRICS)}))
-    return folder / name
 
 
 @pytest.mark.parametrize("profile", ["paper", "quick", "laptop"])

@@ -27,13 +27,13 @@ from kdtune import randomness
 from kdtune.attacks import pgd as attack
 from kdtune.data import cifar10c
 from kdtune.data.error import DataError
-from kdtune.data.loading import Data, Split
+from kdtune.data.loading import Data, Split, inputs
 from kdtune.evaluation import pgd as pgd_module
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
 from kdtune.evaluation.autoattack import Autoattack
 from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.evaluation import Evaluation
-from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement, pack, pixels, predict
+from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement, pack, predict
 from kdtune.evaluation.flags import DEGENERATE
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.pgd import PGD, balanced
@@ -735,7 +735,7 @@ def test_a_folder_that_does_not_fit_is_refused(folder, tmp_path):
 
 def separate_attacks(network: nn.Module, data: Data, pgd: PGD, chosen: np.ndarray) -> dict[str, np.ndarray]:
     """An attack for every loss, eps, step size, restart and step count by itself, over all images at once."""
-    images, labels = pixels(data.test.images[chosen]), data.test.labels[chosen]
+    images, labels = inputs(data.test.images[chosen]), data.test.labels[chosen]
     found = {}
     for loss, eps, step, steps in itertools.product(pgd.loss, pgd.eps, pgd.step, pgd.steps):
         rows = []

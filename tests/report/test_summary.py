@@ -53,6 +53,22 @@ def test_the_metrics_worth_a_glance_are_the_headlines_that_were_measured(plan: P
     assert said.splitlines()[0].split() == ["seeds", "test/accuracy"], "the plan's own, where none are named"
 
 
+def test_of_many_lines_the_longest_axis_is_averaged_over_and_that_is_said(tmp_path: Path) -> None:
+    text = SMALL.replace("rate: [0.0, 0.2]", "rate: [0.0, 0.2], draw: {range: 60}").replace(
+        "{digits: {}", "{digits: {}, seed: $draw"
+    )
+    (tmp_path / "small.yaml").write_text(text)
+    plan = build_plan(load_sweep(tmp_path / "small.yaml"), tmp_path)
+    rows = [{"id": place.id, "state": "done", "test/accuracy": float(place.point["draw"])} for place in plan.places]
+    said = table(plan, rows).splitlines()
+    assert said[0].split() == ["seeds", "x", "draw", "test/accuracy"]
+    low, high = stats.t.interval(0.95, 119, 29.5, stats.sem(2 * [*range(60)]))
+    half = (high - low) / 2
+    students = [line for line in said[1:] if line.startswith("student")]
+    assert [line.split("  ")[0] for line in students] == ["student rate=0", "student rate=0.2"] and len(said) == 5
+    assert all(line.split()[-4:] == ["120", "29.5", "+-", f"{half:.1f}"] for line in students)
+
+
 def test_a_rate_of_all_images_stands_beside_that_of_those_right_when_clean(plan: Plan) -> None:
     rows = rows_of(plan, robust__pgd20=[90.0] * 3, robust__pgd20__unconditional=[9.0] * 3)
     said = table(plan, rows, [PGD, ALL]).splitlines()
@@ -154,7 +170,7 @@ def test_a_finished_sweep_says_where_everything_is(plan: Plan, tmp_path: Path, m
 def test_a_script_of_the_sweeps_name_is_offered(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "analysis").mkdir()
-    (tmp_path / "analysis" / "small.py").write_text("")
+    (tmp_path / "analysis" / "small.py").write_text('if __name__ == "__main__":\n    ...\n')
     (said,) = [line for line in lines(plan, tmp_path, {}, {}) if line.startswith("figures")]
     assert shlex.split(said)[1:] == ["python", "analysis/small.py", "results/small", "--profile", "paper"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,18 @@ def test_tunes_own_dialect_and_values_that_follow_another_axis():
     found, problems = points("grid: {t: {grid_search: [0.05, 0.5]}, s: $t}")
     assert not problems
     assert [point.values for point in found] == [{"t": 0.05, "s": 0.05}, {"t": 0.5, "s": 0.5}]
+
+
+def test_a_range_stands_for_its_numbers():
+    found, problems = points("grid: {draw: {range: 3}, s: [a, b]}")
+    assert not problems
+    assert [(point.values["draw"], point.values["s"]) for point in found] == [(n, s) for n in range(3) for s in "ab"]
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "2.5", "true", "[1, 2]", "1000001", "null"])
+def test_a_range_of_nothing_or_of_no_number_is_told(said):
+    _, (problem,) = points(f"grid: {{draw: {{range: {said}}}}}")
+    assert "range: 200 stands for the numbers 0 to 199" in problem.message
 
 
 def test_a_value_may_be_a_mapping_or_null():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +31,9 @@ class Published(Dataset):
     class_count: ClassVar[int] = 10
     images: ClassVar[tuple[int, int]]  # training, test
     content: ClassVar[str]
+    test_content: ClassVar[str | None] = None  # of the test images alone, where they lie in files of their own
     checked: ClassVar[bool] = False  # `read_files` checks by itself
+    shape_is_known: ClassVar[bool] = True
 
     @abstractmethod
     def read_files(self, data_dir: Path) -> Arrays:
@@ -48,11 +51,23 @@ class Published(Dataset):
     def counts(self) -> tuple[int, int]:
         return self.images
 
+    def read_test_files(self, data_dir: Path) -> Arrays:
+        """Where there is a `test_content`: its images and labels."""
+        raise NotImplementedError(f"{self.title} has no files of its test images alone")
+
     def read(self, data_dir: Path) -> Arrays:
         arrays = self.read_files(data_dir)
-        if not self.checked and content_digest(arrays) != self.content:
+        return arrays if self.checked else self._genuine(arrays, self.content, data_dir)
+
+    def read_test(self, data_dir: Path) -> Arrays:
+        if self.test_content is None:
+            return self.read(data_dir)
+        return self._genuine(self.read_test_files(data_dir), self.test_content, data_dir)
+
+    def _genuine(self, arrays: Arrays, content: str, data_dir: Path) -> Arrays:
+        if (found := content_digest(arrays)) != content:
             what = f"{self.title}: the files read for {data_dir} are not the published ones"
-            raise DataError(f"{what} (content {content_digest(arrays)}, not {self.content}); delete them and run again")
+            raise DataError(f"{what} (content {found}, not {content}); delete them and run again")
         return arrays
 
 
@@ -99,9 +114,13 @@ class MNIST(Published):
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     images: ClassVar[tuple[int, int]] = (60_000, 10_000)
     content: ClassVar[str] = "06b0d1f124c4e5fa"
+    test_content: ClassVar[str] = "c3f9adf9c66efb57"
 
     def read_files(self, data_dir: Path) -> Arrays:
         return read_mnist("MNIST", NUMERALS, data_dir)
+
+    def read_test_files(self, data_dir: Path) -> Arrays:
+        return read_mnist("MNIST", NUMERALS, data_dir, parts=("test",))
 
 
 class FashionMNIST(Published):
@@ -111,9 +130,13 @@ class FashionMNIST(Published):
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     images: ClassVar[tuple[int, int]] = (60_000, 10_000)
     content: ClassVar[str] = "ca3ab2a37f845e1b"
+    test_content: ClassVar[str] = "9f1ec356a747bfe4"
 
     def read_files(self, data_dir: Path) -> Arrays:
         return read_mnist("FashionMNIST", CLOTHES, data_dir)
+
+    def read_test_files(self, data_dir: Path) -> Arrays:
+        return read_mnist("FashionMNIST", CLOTHES, data_dir, parts=("test",))
 
 
 class Digits(Published):
@@ -162,14 +185,20 @@ def read_cifar(source: str, data_dir: Path) -> Arrays:
     return Arrays(tuple(train.classes), splits)
 
 
-def read_mnist(source: str, class_names: tuple[str, ...], data_dir: Path) -> Arrays:
+IDX = {"train": "train", "test": "t10k"}  # what files are called
+
+
+def read_mnist(source: str, class_names: tuple[str, ...], data_dir: Path, parts: Sequence[str] = tuple(IDX)) -> Arrays:
     """A set in the format of MNIST, as torchvision's class `source` lays it out."""
     from torchvision import datasets
 
     raw = data_dir / source / "raw"
-    names = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    put = f"{source}/raw/ with {', '.join(names)} (or these as .gz)"
+    names = {part: [f"{IDX[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")] for part in parts}
+    every = [name for of_part in names.values() for name in of_part]
+    put = f"{source}/raw/ with {', '.join(every)} (or these as .gz)"
     kind = getattr(datasets, source)
-    images, labels, *test = fetched(lambda: [read_idx(raw / name) for name in names], kind, data_dir, put)
-    train = images[:, None], labels.astype(numpy.int64)
-    return Arrays(class_names, {"train": train, "test": (test[0][:, None], test[1].astype(numpy.int64))})
+    read = dict(zip(every, fetched(lambda: [read_idx(raw / name) for name in every], kind, data_dir, put), strict=True))
+    splits = {
+        part: (read[images][:, None], read[labels].astype(numpy.int64)) for part, (images, labels) in names.items()
+    }
+    return Arrays(class_names, splits)

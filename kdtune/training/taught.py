@@ -1,0 +1,32 @@
+"""What a run is trained and measured on. Where its teacher has a say in that, the teacher comes before the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from kdtune.config import Run
+from kdtune.data import loading
+from kdtune.data.loading import Data
+from kdtune.evaluation.evaluator import predict
+from kdtune.training.teacher import Chosen
+
+
+def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str) -> Data:
+    """The run's data, on its device; `choose` gives its teacher. Raises RuntimeError where there is none to ask, and
+    what `choose` and `load` raise."""
+    load = partial(loading.load, run.dataset, data_dir, device, run.content)
+    if not run.dataset.asks:
+        return load()
+    teacher, _ = choose()
+    if teacher is None:
+        raise RuntimeError(f"{run.dataset.title} asks a teacher what there is to train on, and the run has none")
+    return load(answers_of(teacher, device), teacher)
+
+
+def answers_of(teacher: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
+    """How a teacher labels images [N, C, H, W], uint8 or float: classes, int64 [N] on the CPU."""
+    return lambda images: predict(teacher, images.to(device)).argmax(1)
