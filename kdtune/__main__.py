@@ -39,11 +39,17 @@ def plan(verbose: bool, **flags: Any) -> None:
 @click.option("--only", required=True, help="Which run: dropout=0.2,seed=1 (its axes and seed), or id=3f2a...")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train so many epochs only; such a run has another id.")
 @click.option("--pdb", is_flag=True, help="Open the debugger where a run fails.")
-def run(only: str, epochs: int | None, pdb: bool, **flags: Any) -> None:
+@click.option(
+    "--profile-trace",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a trace of ten steps of each run, for Perfetto or TensorBoard's profiler.",
+)
+def run(only: str, epochs: int | None, pdb: bool, profile_trace: Path | None, **flags: Any) -> None:
     """Does one run of FILE, and the teachers it waits for, in this process and without Ray."""
     from kdtune.cli.run import run_single
 
-    sys.exit(run_single(Options(here=True, **flags), only, epochs, pdb))
+    sys.exit(run_single(Options(here=True, **flags), only, epochs, pdb, profile_trace))
 
 
 @main.command()

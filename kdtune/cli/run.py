@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,18 +30,25 @@ from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
 BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
 
 
-def run_single(options: Options, only: str, epochs: int | None, debug: bool) -> int:
+def run_single(options: Options, only: str, epochs: int | None, debug: bool, traces: Path | None = None) -> int:
     """Does the runs that `only` names, and their teachers; prints their metrics. Returns the exit status."""
     with losable_output("the run"), json_to_stdout(options.json) as print_json:
-        return status_of(lambda: run_plan(options, *prepare(options, only, epochs), debug, print_json))
+        return status_of(lambda: run_plan(options, *prepare(options, only, epochs), debug, print_json, traces))
 
 
-def run_plan(options: Options, plan: Plan, standing: Standing, debug: bool, print_json: Callable[[Any], None]) -> int:
+def run_plan(
+    options: Options,
+    plan: Plan,
+    standing: Standing,
+    debug: bool,
+    print_json: Callable[[Any], None],
+    traces: Path | None = None,
+) -> int:
     """All runs of a small plan, in this process; returns the exit status."""
     dispatch = Dispatch(plan, standing)
     progress = Progress(plan, dispatch, verbosity=options.verbosity)
     with Interrupt() as interrupt:
-        launch_here(dispatch, progress, options.data_dir, options.checkpoint_every, interrupt, debug)
+        launch_here(dispatch, progress, options.data_dir, options.checkpoint_every, interrupt, debug, traces)
     dispatch.stop()
     progress.close()
     if dispatch.stopped:

@@ -14,9 +14,11 @@ from kdtune.store.state import State
 
 
 def data(plan: Plan, data_dir: Path) -> Iterator[Finding]:
-    """Every data set of a plan, read and held against its digest; one that is missing is downloaded first."""
+    """Every data set of a plan, read and held against its digest; one that is missing is downloaded first. Those that a
+    generator draws are many and alike, so that what is said of them is said once."""
     from kdtune.data.loading import load
 
+    digests: dict[str, dict[str, None]] = {}
     for run in data_sets(plan.runs):
         try:
             found = load(run.dataset, data_dir, "cpu", run.content)
@@ -25,7 +27,11 @@ def data(plan: Plan, data_dir: Path) -> Iterator[Finding]:
             continue
         held_out = f", {len(found.validation):,} held out" if found.validation else ""
         sizes = f"{len(found.train):,} training images{held_out}, {len(found.test):,} test images"
-        yield ok(f"{found.title} is what it should be: {sizes}, digest {run.content.get('digest')}")
+        words = f"{found.title} is what it should be: {sizes}"
+        digests.setdefault(words, {})[str(run.content.get("digest"))] = None
+    for words, known in digests.items():
+        first, *more = known
+        yield ok(f"{words}, digest {first}" + (f"; so are {len(more)} more sets of that kind" if more else ""))
 
 
 def room(plan: Plan, states: Mapping[str, State], standing: Standing, at_once: int) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pdb
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from kdtune.launch.interrupt import Interrupt
@@ -15,6 +16,7 @@ from kdtune.planning.setbacks import Cause
 from kdtune.store.layout import run_folder
 from kdtune.store.objects import is_gone
 from kdtune.training.loop import Row
+from kdtune.training.pulse import traced
 from kdtune.training.run import Outcome, RunContext, perform
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,11 @@ def launch_here(
     checkpoint_every: float,
     interrupt: Interrupt,
     post_mortem: bool = False,
+    traces: Path | None = None,
 ) -> None:
     """Runs what a dispatch has to give until nothing is left. Ctrl-C ends it after the epoch that is under way.
 
-    With `post_mortem` the debugger opens where a run failed.
+    With `post_mortem` the debugger opens where a run failed. `traces`: a folder for a profiler's trace of each run.
     """
     while not dispatch.over and not interrupt.signal:
         watcher.tick()
@@ -40,7 +43,7 @@ def launch_here(
         dispatch.started(planned.id)
         watcher.started(planned.id)
         try:
-            outcome = _performed(planned, dispatch, watcher, data_dir, checkpoint_every, interrupt)
+            outcome = _performed(planned, dispatch, watcher, data_dir, checkpoint_every, interrupt, traces)
         except KeyboardInterrupt:
             return
         gone = is_gone(outcome.error)
@@ -57,6 +60,7 @@ def _performed(
     data_dir: Path,
     checkpoint_every: float,
     interrupt: Interrupt,
+    traces: Path | None,
 ) -> Outcome:
     """One run, watched. Raises KeyboardInterrupt after an epoch in which somebody asked for the end."""
     import torch
@@ -76,6 +80,9 @@ def _performed(
         log.warning("%s; where it is: stacks.txt in %s", what, store.objects.path(run_folder(planned.id)))
 
     device, threads = "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads()
-    with Watchdog(stuck) as dog:
-        context = RunContext(store, data_dir, device, threads, checkpoint_every, report, dog.pulse)
+    with ExitStack() as stack:
+        pulse = stack.enter_context(Watchdog(stuck)).pulse
+        if traces is not None:
+            pulse = stack.enter_context(traced(traces / f"{planned.id}.pt.trace.json", pulse))
+        context = RunContext(store, data_dir, device, threads, checkpoint_every, report, pulse)
         return perform(planned.run, dispatch.plan.evaluation, context)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdtune.losses.views import Answer, Views
 from kdtune.randomness import GlobalStream, draw, stream_seed
+from kdtune.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from kdtune.losses.loss import Loss
@@ -68,6 +69,7 @@ class Lesson:
         self.cast: AbstractContextManager[Any] = nullcontext()  # made once: steps of small networks are short
         if precision == "bfloat16":
             self.cast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+        self.asking = Stopwatch(device)
         self.epoch = 0
 
     def begin(self, epoch: int) -> None:
@@ -112,9 +114,11 @@ class Lesson:
         return loss, {"accuracy": 100 * right, **{name: part.detach() for name, part in parts.items()}}
 
     def end(self) -> dict[str, float]:
-        """The measured strength of every knob, `noise/<point>.<knob>`; NaN where the first batch could not show it."""
+        """The measured strength of every knob, `noise/<point>.<knob>`; NaN where the first batch could not show it. And
+        the seconds that the teacher's answers took, `time/teacher`."""
         seen = {path: [value for value in self.measured[path] if not isnan(value)] for path in self.draws}
-        return {f"noise/{path}": fmean(values) if values else nan for path, values in seen.items()}
+        strengths = {f"noise/{path}": fmean(values) if values else nan for path, values in seen.items()}
+        return strengths | ({} if self.teacher is None else {"time/teacher": self.asking.seconds()})
 
     def _forward(self, network: nn.Module, images: Tensor) -> Answer:
         """What a network says in the run's precision, as float32."""
@@ -130,7 +134,7 @@ class Lesson:
         if self.teacher is None:
             raise ValueError(f"the loss {self.loss.key} asks a teacher; say so in its class: needs_teacher = True")
         knobs = self.knobs["teacher"]
-        with ExitStack() as stack:
+        with self.asking, ExitStack() as stack:
             for name, knob in knobs.items() if self.measuring else ():
                 for layer in knob.layers(self.teacher):
                     record = partial(self._record_layer, f"teacher.{name}", knob)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kdtune.data.augmentation import augment, refuse_zeros
 from kdtune.data.loading import inputs
 from kdtune.randomness import draw
+from kdtune.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from kdtune.data.loading import Split
@@ -159,12 +160,15 @@ def train_epoch(
     rates = [learning_rate(optimizer, recipe, epoch + (step + 0.5) / len(batches)) for step in range(len(batches))]
     network.train()
     lesson.begin(epoch)
+    gathering = Stopwatch(device)
     recorded = []  # stays on the device: reading a number would make the CPU wait for it
     for batch, rate in zip(batches, rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images = inputs(augment(split.images[batch], recipe.augmentation, augmentation))
-        loss, parts = lesson(network, images, split.labels[batch])
+        with gathering:
+            images = inputs(augment(split.images[batch], recipe.augmentation, augmentation))
+            labels = split.labels[batch]
+        loss, parts = lesson(network, images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -173,12 +177,15 @@ def train_epoch(
     shown = len(split) * split.repeat
     means = sizes @ torch.stack(recorded).double().cpu() / shown
     seconds = time.perf_counter() - began
+    told, data = lesson.end(), gathering.seconds()
     return {
         "epoch": epoch + 1,
         "lr": rates[0],
         **{f"train/{name}": mean for name, mean in zip(["loss", *parts], means.tolist(), strict=True)},
-        **lesson.end(),
+        **told,
         "time/epoch": seconds,
+        "time/data": data,
+        "time/student": seconds - data - told.get("time/teacher", 0.0),
         "time/images_per_second": shown / seconds,
     }
 

@@ -28,8 +28,10 @@ def provenance(
     teacher: dict[str, Any],
     kept: dict[str, Any] | None = None,
     sources: str | None = None,
+    measuring: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """`began` is a reading of time.monotonic; `teacher` is empty for a run without one, `kept` for the last epoch.
+    """`began` is a reading of time.monotonic; `teacher` is empty for a run without one, `kept` for the last epoch;
+    `measuring` are the seconds that evaluators took, by what their metrics begin with.
 
     `sources` is the digest of the code that trained (`kdtune.sources`).
     """
@@ -45,6 +47,7 @@ def provenance(
         "device": torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU",
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - began, 3),
+        **({"evaluation_seconds": measuring} if measuring else {}),
         "shape": list(data.shape),
         "classes": data.classes,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

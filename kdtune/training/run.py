@@ -37,6 +37,7 @@ from kdtune.training.lesson import Lesson
 from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, train
 from kdtune.training.network import load_finished, starting_network
 from kdtune.training.provenance import code, provenance
+from kdtune.training.pulse import heard
 from kdtune.training.taught import data_of
 from kdtune.training.teacher import Chosen, choose_teacher, teacher_of
 
@@ -117,26 +118,6 @@ def on_memory(error: Exception) -> str:
 
 
 @contextmanager
-def heard(network: nn.Module, pulse: Callable[[], None]) -> Iterator[None]:
-    """Calls `pulse` at every pass of the network. Steps and evaluation batches, attacks and all, go through there.
-
-    It is heard in the classifier too: a loss that needs features asks for these and for it, not for the network as a
-    whole.
-    """
-
-    def passed(*_: object) -> None:  # what a hook returns would take the place of the logits
-        pulse()
-
-    parts = (network, getattr(network, "classifier", None))
-    hooks = [part.register_forward_hook(passed) for part in parts if isinstance(part, nn.Module)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
 def torch_for(run: Run, context: RunContext) -> Iterator[None]:
     """Torch as every run needs it: its share of the CPU, true float32, kernels that repeat themselves, no autocast.
 
@@ -190,7 +171,7 @@ def train_and_evaluate(
         network, history = trained(run, data, teacher, attempt, context, made_by)
         file = weights.save(network)
         try:
-            evaluate(network, evaluation, data, context, attempt.evaluations(digest(file)), lambda: teacher)
+            took = evaluate(network, evaluation, data, context, attempt.evaluations(digest(file)), lambda: teacher)
         except NotFinite as broken:
             if not history:  # a teacher from a file
                 raise
@@ -199,7 +180,7 @@ def train_and_evaluate(
         origin = provenance(data, context.device, began, chosen, sources=trained_by)
         attempt.finish(State.DIVERGED, None, diverged.history, origin)
     else:
-        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by)
+        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took)
         attempt.finish(State.DONE, file, history, origin)
 
 
@@ -285,14 +266,18 @@ def evaluate(
     context: RunContext,
     kept: Evaluations,
     ask_teacher: Callable[[], nn.Module | None],
-) -> None:
-    """Every evaluator that has not measured these weights yet; each result is kept as it comes."""
+) -> dict[str, float]:
+    """Every evaluator that has not measured these weights yet; each result is kept as it comes. Returns seconds."""
     where = Context(context.data_dir, context.device, context.store)
     subject = Subject(network.eval(), data, where, ask_teacher)
+    seconds = {}
     for evaluator in evaluation:
         by = {"sources": sources.of_evaluator(evaluator), **code()}
         if kept.record(evaluator.hash) is None and not kept.take_over(evaluator.hash, by):
+            began = time.monotonic()
             with heard(network, context.pulse):
                 found = evaluator.measured(subject)
+            seconds[evaluator.column(evaluator.key)] = round(time.monotonic() - began, 3)
             about = {"name": evaluator.key, "version": evaluator.version, **evaluator.model_dump(mode="json")}
             kept.write(evaluator.hash, about, found.metrics, found.arrays, by)
+    return seconds

@@ -24,6 +24,7 @@ from kdtune.evaluation.autoattack import Autoattack
 from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.evaluation import Evaluation, declared, told_apart, written_twice
 from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement
+from kdtune.evaluation.fit import Fit
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import PGD
@@ -41,6 +42,7 @@ ENTRIES: list[Evaluator] = [
     Corruptions(images=20),
     Corruptions(images=20, families=("fog", "saturate", "brightness"), severities=(1,)),
     Autoattack(eps=(0.5,), images=10),
+    Fit(),
 ]
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda each: each.key)
 
@@ -87,7 +89,7 @@ def measured(entry: Evaluator, network: nn.Module, data: Data) -> dict[str, floa
 
 
 def test_every_kind_is_held_to_it() -> None:
-    assert {entry.key for entry in ENTRIES} == set(Evaluator.kinds())
+    assert {entry.key for entry in ENTRIES} | {"plane"} == set(Evaluator.kinds()), "which has arrays alone"
 
 
 WHERE: list[dict[str, str]] = [{}, {"on": "val"}, {"label": "strong=1"}, {"on": "val", "label": "a"}]

@@ -171,7 +171,8 @@ def test_images_are_augmented_anew_every_epoch() -> None:
 def test_history_has_a_row_per_epoch() -> None:
     history = train(linear(), digits(), recipe(5), CrossEntropy(), seed=0)
     assert list(history[0]) == [
-        "epoch", "lr", "train/loss", "train/images", "noise/none", "time/epoch", "time/images_per_second"
+        "epoch", "lr", "train/loss", "train/images", "noise/none",
+        "time/epoch", "time/data", "time/student", "time/images_per_second",
     ]  # fmt: skip
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert [row["lr"] for row in history] == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008])

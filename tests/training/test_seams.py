@@ -222,7 +222,7 @@ def test_a_labels_knob_is_handed_no_answers_where_a_dataset_is_split() -> None:
     kind = told_by_the_teacher()
     dataset = Dataset.model_validate({"digits": {}, "labels": {"told": {"rate": 0.5}}})
     _, labels = batch(400)
-    stages = relabelled(labels, dataset, CLASSES)
+    stages = relabelled(labels, labels, dataset, CLASSES)
     assert kind.given == [None] and torch.equal(stages[0], labels)
     changed = stages[1] != labels
     assert torch.equal(stages[1][changed], ((labels + 1) % CLASSES)[changed])
@@ -264,4 +264,7 @@ def test_a_teacher_knob_of_ones_own_changes_the_answer() -> None:
     loss, _ = lesson(student, images, labels)
     log_s, log_t = ((said / 4).log_softmax(1) for said in (student(images), 1.5 * teacher(images)))
     torch.testing.assert_close(loss, 16 * (log_t.exp() * (log_t - log_s)).sum(1).mean())
-    assert lesson.end() == {"noise/teacher.colder": pytest.approx(0.5, abs=1e-4)}
+    assert lesson.end() == {
+        "noise/teacher.colder": pytest.approx(0.5, abs=1e-4),
+        "time/teacher": pytest.approx(0, abs=9),
+    }

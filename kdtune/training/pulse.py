@@ -1,0 +1,68 @@
+"""Signs of life of a network: its passes, as they happen, and a trace of some of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+BEFORE, WARMING, STEPS = 5, 3, 10  # passes that are let by, that warm the profiler, that a trace holds
+
+
+@contextmanager
+def heard(network: nn.Module, pulse: Callable[[], None]) -> Iterator[None]:
+    """Calls `pulse` at every pass of the network. Steps and evaluation batches, attacks and all, go through there.
+
+    It is heard in the classifier too: a loss that needs features asks for these and for it, not for the network as a
+    whole.
+    """
+
+    def passed(*_: object) -> None:  # what a hook returns would take the place of the logits
+        pulse()
+
+    parts = (network, getattr(network, "classifier", None))
+    hooks = [part.register_forward_hook(passed) for part in parts if isinstance(part, nn.Module)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def traced(path: Path, pulse: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Inside, what is to be called at every pass instead of `pulse`: of STEPS of them torch's profiler writes a trace
+    to `path`, which Perfetto opens, and TensorBoard with its profiler plugin where the name ends with .pt.trace.json.
+    A network of fewer passes leaves none, which is said."""
+    from torch.profiler import ProfilerActivity, profile, schedule
+
+    asked = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    plan = schedule(wait=BEFORE, warmup=WARMING, active=STEPS, repeat=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+
+    def write(profiler: profile) -> None:
+        if not written:  # at the end it is called once more
+            profiler.export_chrome_trace(str(path))
+            written.append(path)
+
+    with profile(activities=asked, schedule=plan, on_trace_ready=write, acc_events=True) as profiler:
+        passes = 0
+
+        def both() -> None:
+            nonlocal passes
+            passes += 1
+            if passes <= BEFORE + WARMING + STEPS:
+                profiler.step()
+            pulse()
+
+        yield both
+    if passes < BEFORE + WARMING + STEPS:
+        path.unlink(missing_ok=True)
+        log.warning("%s: no trace of %s passes; it takes %s", path, passes, BEFORE + WARMING + STEPS)
