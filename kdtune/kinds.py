@@ -75,7 +75,7 @@ class Kind(Settings, ABC):
         for kind in cls.kinds().values():
             if match := re.fullmatch(_pattern(kind.key), folded(name)):
                 return kind, {field: int(number) for field, number in match.groupdict().items()}
-        known = [one for kind in cls.registered.values() for one in (kind.familiar or (kind.key,))]
+        known = [one for kind in cls.kinds().values() for one in (kind.familiar or (kind.key,))]
         raise ValueError(unknown(words(cls), name, known))
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from kdtune.config import Normalization, Run
@@ -38,6 +39,17 @@ def build_network(
     from kdtune.models.networks.normalized import Normalized
 
     return Normalized(network, normalization.mean, normalization.std)
+
+
+def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on its device, laid out as it computes fastest there. Values stay, sums are taken in another order.
+
+    On CPUs convolutions go faster with channels last: 1.8 times for the CNN on 28 x 28, 1.2 for WRN-16-2 (AMD EPYC, one
+    core, float32, medians of twelve steps; benchmarks/README.md). On GPUs that was not measured yet.
+    """
+    if torch.device(device).type == "cpu":
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device)
 
 
 def load_finished(id: str, store: Store, done: Done | None = None) -> nn.Module:

@@ -35,7 +35,7 @@ from kdtune.store.store import Attempt, DamagedError, Store
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, train
-from kdtune.training.network import load_finished, starting_network
+from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
 from kdtune.training.taught import data_of
@@ -147,7 +147,7 @@ def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunConte
     if done.outcome != State.DONE:
         return True
     try:
-        network = load_finished(id, context.store, done).to(context.device)
+        network = placed(load_finished(id, context.store, done), context.device)
     except DamagedError as error:
         context.store.withdraw(id, done, str(error))
         return False
@@ -188,7 +188,7 @@ def trained(
     run: Run, data: Data, teacher: nn.Module | None, attempt: Attempt, context: RunContext, made_by: str
 ) -> tuple[nn.Module, list[Row]]:
     """The network after training and its history. Training goes on from the last good checkpoint of any attempt."""
-    network = starting_network(run, data.shape, data.classes).to(context.device)
+    network = placed(starting_network(run, data.shape, data.classes), context.device)
     if run.recipe is None or run.seed is None:
         return network, []
     keep = run.recipe.keep

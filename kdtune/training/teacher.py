@@ -14,7 +14,7 @@ from kdtune.store.layout import WEIGHTS
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import DamagedError, Store
-from kdtune.training.network import load_finished
+from kdtune.training.network import load_finished, placed
 
 Chosen = tuple[nn.Module | None, dict[str, Any]]  # a teacher, and what the provenance keeps of it
 
@@ -69,7 +69,7 @@ def load_teacher(id: str, store: Store, device: str) -> tuple[nn.Module, str]:
     """
     done = store.done(id)
     try:
-        network = load_finished(id, store, done).to(device)
+        network = placed(load_finished(id, store, done), device)
     except DamagedError as error:
         if done is not None:
             store.withdraw(id, done, str(error))
