@@ -255,8 +255,9 @@ def kept(run: Run, history: list[Row]) -> dict[str, Any]:
 
 
 def finite(network: nn.Module) -> bool:
-    """Whether all weights are numbers. BatchNorm's statistics count: they break first."""
-    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+    """Whether all weights are numbers. BatchNorm's statistics count: they break first. One look at the device."""
+    states = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in states]).all()) if states else True
 
 
 def evaluate(

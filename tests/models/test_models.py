@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdtune.models.model import Model
 from kdtune.models.residual import PreActResNet18, ResNet18, WideResNet
-from kdtune.models.small import CNN, MLP
+from kdtune.models.small import CNN, MLP, LeNet
 from kdtune.settings import Settings
 
 CIFAR = (3, 32, 32)
@@ -31,13 +31,15 @@ EVERY = [
     "resnet-18",
     "preact-resnet-18",
     {"cnn": {"width": 8, "dropout": 0.3}},
+    {"lenet": {"width": 32, "hidden": 128, "dropout": 0.1}},
     {"mlp": {"hidden": [32, 16], "dropout": 0.3}},
 ]
-OWN = {WideResNet, ResNet18, PreActResNet18, CNN, MLP}
+OWN = {WideResNet, ResNet18, PreActResNet18, CNN, LeNet, MLP}
 EVERY += [key for key, kind in Model.kinds().items() if kind not in OWN]  # one that was added
 WITH_DROPOUT = [
     {"wrn-16-1": {"dropout": 0.4}},
     {"cnn": {"width": 8, "dropout": 0.4}},
+    {"lenet": {"width": 4, "hidden": 12, "dropout": 0.4}},
     {"mlp": {"hidden": [32], "dropout": 0.4}},
 ]
 
@@ -136,6 +138,7 @@ def test_round_trip(written: object) -> None:
         ("resnet-18", "ResNet-18"),
         ("preact-resnet-18", "PreAct-ResNet-18"),
         ({"cnn": {"width": 32}}, "CNN-32"),
+        ({"LeNet": {"width": 10, "hidden": 50}}, "LeNet-10-50"),
         ({"mlp": {"hidden": [64, 32]}}, "MLP-64-32"),
     ],
 )

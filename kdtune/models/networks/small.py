@@ -1,4 +1,4 @@
-"""Small networks for small images: a three-layer CNN and a multilayer perceptron."""
+"""Small networks for small images: a three-layer CNN, LeNet, and a multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import prod
 
 from torch import Tensor, nn
 
+from kdtune.models.layers import half
 from kdtune.models.networks.resnet import initialise
 
 
@@ -32,6 +33,35 @@ class CNN(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Pixels [N, colours, H, W] in [0, 1] to the penultimate activations [N, 4 width], after dropout."""
         return self.dropout(self.layers(x).mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x))
+
+
+class LeNet(nn.Module):
+    """Twice conv5x5-relu-pool, with `width` and twice `width` channels (padded: pooling alone halves sizes), then
+    linear-relu, dropout and a classifier."""
+
+    def __init__(self, width: int, hidden: int, shape: tuple[int, int, int], classes: int, dropout: float) -> None:
+        super().__init__()
+        colours, *sides = shape
+        self.layers = nn.Sequential()
+        for inputs, outputs in ((colours, width), (width, 2 * width)):
+            pool = nn.MaxPool2d(2, ceil_mode=True)  # rounds up: an odd border column still counts
+            self.layers.extend((nn.Conv2d(inputs, outputs, 5, padding=2), nn.ReLU(inplace=True), pool))
+            sides = [half(side) for side in sides]
+        self.layers.extend((nn.Flatten(), nn.Linear(2 * width * prod(sides), hidden), nn.ReLU(inplace=True)))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes)
+        for layer in (layer for layer in self.layers if isinstance(layer, nn.Conv2d | nn.Linear)):
+            # By what comes in: by what goes out, as where BatchNorm follows, signals would die away.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.classifier.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pixels [N, colours, H, W] in [0, 1] to the hidden layer's activations [N, hidden], after dropout."""
+        return self.dropout(self.layers(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))
