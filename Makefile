@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep sweeps figures claims test faults check soak environment clean
+.PHONY: sweep sweeps figures claims test faults check soak bench environment clean
 
 environment: .venv/installed
 
@@ -58,6 +58,12 @@ faults: environment
 
 soak: environment
 	$(BIN)/python -m pytest -m soak --timeout=3600
+
+# What kdtune's parts cost, beside what one would use instead: benchmarks/README.md. Ten minutes on an idle machine.
+bench: environment
+	@for name in step attack slots planning dispatch; do \
+	    echo "$(BIN)/python benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit; \
+	done
 
 clean:
 	rm -rf .venv

@@ -374,3 +374,31 @@ def test_the_test_images_of_mnist_have_their_own_digest(idx: Path) -> None:
 
 def test_they_are_kinds() -> None:
     assert {"points", "uniform_noise"} <= set(Dataset.kinds())
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_points_are_fit_as_well_as_scikit_learn_fits_them() -> None:
+    """The network, optimizer, rate and number of steps of sweeps/two_dimensional.yaml, on the same data sets."""
+    from sklearn.neural_network import MLPClassifier
+
+    from kdtune.losses.ce import CE
+    from kdtune.planning.plan import build_plan
+    from kdtune.training.network import starting_network
+
+    root = Path(__file__).parents[2]
+    plan = build_plan(load_sweep(root / "sweeps/two_dimensional.yaml", at={"draw": 0, "labels": {}}), Path("nowhere"))
+    run = next(place.run for place in plan.places if place.role == "teacher")
+    fits = []
+    for seed in range(4):
+        data = load(run.dataset.model_copy(update={"seed": seed}), Path("nowhere"))
+        network = starting_network(run, data.shape, data.classes)
+        train(network, data.train, run.recipe, Lesson(2, 0, run.noise, CE()), 0)
+        own = (predict(network, data.train.images).argmax(1) == data.train.labels).double().mean().item()
+        theirs = MLPClassifier(
+            (64, 64), learning_rate_init=0.01, alpha=0.0, batch_size=32, max_iter=1500, n_iter_no_change=1500,
+            random_state=seed,
+        )  # fmt: skip
+        points, labels = data.train.images.flatten(1).numpy(), data.train.labels.numpy()
+        fits.append((own, theirs.fit(points, labels).score(points, labels)))
+    ours, sklearns = np.mean(fits, axis=0)
+    assert ours > 0.95 and sklearns > 0.95 and abs(ours - sklearns) < 0.04, fits

@@ -1,0 +1,68 @@
+"""How busy a sweep keeps the slots of a machine: `python benchmarks/slots.py [RUNS] [--seconds 0.85]`.
+
+Many short runs that wait for nobody, through Ray, on every core. From the first run's start to the last one's end the
+slots could have given so many seconds; runs took so many of them. What Ray's start takes stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import measuring
+
+SWEEP = """\
+name: slots
+dataset: {{digits: {{}}, train_size: 100}}
+seeds: {runs}
+recipe:
+  optimizer: {{sgd: {{lr: 0.05}}}}
+  schedule: {{step: {{milestones: [0.5], factor: 0.1}}}}
+  precision: float32
+  batch_size: 20
+  epochs: {epochs}
+student: {{model: {{mlp: {{hidden: [8]}}}}}}
+evaluation: [accuracy]
+"""
+PACE = 400  # epochs a second, about; what runs took is measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0.85, help="of a run, about")
+    asked = parser.parse_args()
+    slots = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        file, results = Path(folder) / "slots.yaml", Path(folder) / "results"
+        file.write_text(SWEEP.format(runs=asked.runs, epochs=max(1, round(asked.seconds * PACE))))
+        began = time.time()
+        words = [sys.executable, "-m", "kdtune.sweep", str(file), "--results", str(results), "--profile", "paper"]
+        subprocess.run(words, check=True, capture_output=True)
+        whole = time.time() - began
+        starts = [started(path.name) for path in results.glob("runs/*/2*")]
+        ends = [path.stat().st_mtime for path in (results / "runs/done").iterdir()]
+        took = [json.loads(path.read_text())["seconds"] for path in results.glob("runs/*/*/provenance.json")]
+    span = max(ends) - min(starts)
+    overhead = span * slots / sum(took) - 1
+    mean = sum(took) / len(took)
+    print(f"{asked.runs} runs of {mean:.2f} s on {slots} slots: {span:.1f} s, {100 * overhead:.1f} % over")
+    print(f"before the first run and after the last {whole - span:.1f} s")
+    numbers = {"runs": asked.runs, "slots": slots, "span": span, "whole": whole, "overhead": overhead, "seconds": took}
+    print(f"wrote {measuring.write('slots', numbers)}")
+
+
+def started(attempt: str) -> float:
+    """The time in an attempt's name, in seconds since 1970."""
+    return datetime.strptime(attempt.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC).timestamp()
+
+
+if __name__ == "__main__":
+    main()

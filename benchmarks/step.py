@@ -1,0 +1,136 @@
+"""A student's step of training beside the loop that one would otherwise write: `python benchmarks/step.py`.
+
+    python benchmarks/step.py [STUDENT TEACHER] [--rounds 5] [--steps 2] [--batch 128]
+
+The usual loop: torchvision's transforms on PIL images in a DataLoader, float32, channels first, the teacher asked at
+every step, torch's plain SGD. Ours is what a run does: `train_epoch` and its `Lesson`, in float32 and in bfloat16. One
+thread; images are random, as time does not hang on them. Both learn from one teacher by one loss
+(tests/test_benchmarks.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import measuring
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from kdtune.data.loading import Split
+from kdtune.losses.kd import KD
+from kdtune.models.model import Model
+from kdtune.noise.noise import Noise
+from kdtune.optimization.optimizers import SGD
+from kdtune.optimization.schedules import Step
+from kdtune.recipe import Augmentation, Crop, Flip, Recipe
+from kdtune.training.lesson import Lesson
+from kdtune.training.loop import train_epoch
+from kdtune.training.network import placed
+
+CLASSES, SIDE = 10, 32
+ALPHA, TEMPERATURE = 0.9, 4.0
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's CIFAR-10 gives them."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+        crop = transforms.RandomCrop(SIDE, padding=4, padding_mode="reflect")
+        self.transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+def network(name: str, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made: nn.Module = TypeAdapter(Model).validate_python(name).build((3, SIDE, SIDE), CLASSES)
+    return made
+
+
+def distilled(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Hinton et al. 2015, as most code has it."""
+    said, wanted = functional.log_softmax(student / TEMPERATURE, 1), functional.softmax(teacher / TEMPERATURE, 1)
+    soft = functional.kl_div(said, wanted, reduction="batchmean")
+    return (1 - ALPHA) * functional.cross_entropy(student, labels) + ALPHA * TEMPERATURE**2 * soft
+
+
+def usual(student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(student.parameters(), 0.1, 0.9, weight_decay=5e-4)
+    teacher.eval()
+
+    def epoch() -> None:
+        student.train()
+        for images, labels in loader:
+            with torch.no_grad():
+                answers = teacher(images)
+            loss = distilled(student(images), answers, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def ours(student: nn.Module, teacher: nn.Module, split: Split, batch: int, precision: str) -> Callable[[], None]:
+    student, teacher = placed(student, "cpu"), placed(teacher, "cpu")
+    recipe = Recipe.model_validate(
+        {
+            "optimizer": SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+            "schedule": Step(milestones=(), factor=1.0),
+            "augmentation": Augmentation(crop=Crop(padding=4, mode="reflect"), flip=Flip()),
+            "precision": precision,
+            "batch_size": batch,
+            "epochs": 1,
+        }
+    )
+    lesson = Lesson(CLASSES, 0, Noise(), KD(alpha=ALPHA, temperature=TEMPERATURE), teacher, precision)
+    optimizer = recipe.optimizer.build(student.parameters())
+
+    def epoch() -> None:
+        train_epoch(student, optimizer, split, recipe, lesson, 0, 0)
+
+    return epoch
+
+
+def ways(student: str, teacher: str, batch: int, steps: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    drawn = np.random.default_rng(0)
+    images = drawn.integers(256, size=(batch * steps, SIDE, SIDE, 3), dtype=np.uint8)
+    labels = drawn.integers(CLASSES, size=len(images))
+    loader = DataLoader(Pictures(images, labels), batch, shuffle=True)
+    split = Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
+    yield "usual loop", usual(network(student, 0), network(teacher, 1), loader)
+    for precision in ("float32", "bfloat16"):
+        yield f"kdtune, {precision}", ours(network(student, 0), network(teacher, 1), split, batch, precision)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", nargs="?", default="wrn-16-2")
+    parser.add_argument("teacher", nargs="?", default="wrn-40-2")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=128)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = measuring.in_turn(dict(ways(asked.student, asked.teacher, asked.batch, asked.steps)), asked.rounds)
+    print(f"{asked.student} from {asked.teacher}, batch {asked.batch}: seconds a step")
+    print(measuring.table(found, "usual loop", per=asked.steps))
+    print(f"wrote {measuring.write('step', vars(asked) | {'seconds': measuring.plain(found)})}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""That benchmarks compare like with like, and that each runs at a tiny size."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdtune.losses.kd import KD
+from kdtune.noise.noise import Noise
+from kdtune.training.lesson import Lesson
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A module of benchmarks by name, which writes its numbers elsewhere."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(importlib.import_module("measuring"), "RESULTS", tmp_path / "numbers")
+    return importlib.import_module
+
+
+def test_both_loops_have_one_loss(benchmark: Any) -> None:
+    step = benchmark("step")
+    student, teacher = step.network("wrn-10-1", 0).eval(), step.network("wrn-16-1", 1).eval()
+    images, labels = torch.rand(12, 3, 32, 32), torch.arange(12) % 10
+    theirs = step.distilled(student(images), teacher(images), labels)
+    lesson = Lesson(10, 0, Noise(), KD(alpha=step.ALPHA, temperature=step.TEMPERATURE), teacher)
+    lesson.begin(0)
+    loss, _ = lesson(student, images, labels)
+    torch.testing.assert_close(loss, theirs)
+
+
+def test_a_ratio_is_of_one_round(benchmark: Any) -> None:
+    measuring = benchmark("measuring")
+    slow, fast = ([measuring.Seconds(each, each) for each in times] for times in ((2.0, 8.0, 3.0), (1.0, 2.0, 3.0)))
+    assert measuring.ratios(slow, fast) == (2.0, 1.0, 4.0)
+
+
+def test_each_runs_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    for name, words in {"step": ["wrn-10-1", "wrn-10-1", "--rounds", "2", "--steps", "1", "--batch", "8"]}.items():
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        threads = torch.get_num_threads()
+        try:
+            benchmark(name).main()
+        finally:
+            torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "numbers/step.json").read_text())
+    assert set(found["seconds"]) == {"usual loop", "kdtune, float32", "kdtune, bfloat16"}
+    assert found["machine"]["cpu"] and all(len(each) == 2 for each in found["seconds"].values())
+    assert "as fast as the first" in capsys.readouterr().out
+    planning = benchmark("planning")
+    parts = planning.planned(200, tmp_path)
+    assert set(parts) == {"read", "plan, with ids", "found new", "table", "peak, MB"}
