@@ -47,7 +47,7 @@ def main() -> None:
         words = [sys.executable, "-m", "kdtune.sweep", str(file), "--results", str(results), "--profile", "paper"]
         subprocess.run(words, check=True, capture_output=True)
         whole = time.time() - began
-        starts = [started(path.name) for path in results.glob("runs/*/2*")]
+        starts = [started(path.name) for path in results.glob("runs/*/*T*-*")]
         ends = [path.stat().st_mtime for path in (results / "runs/done").iterdir()]
         took = [json.loads(path.read_text())["seconds"] for path in results.glob("runs/*/*/provenance.json")]
     span = max(ends) - min(starts)

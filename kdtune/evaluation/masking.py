@@ -236,13 +236,15 @@ def differentiates(network: nn.Module, images: Tensor) -> bool:
         if event == "c_call" and getattr(called, "__name__", "") == "run_backward":
             seen.append(frame.f_code.co_filename)
 
-    profiled = sys.getprofile()
+    profiled: Any = sys.getprofile()
     with evaluating(network), torch.enable_grad():
         sys.setprofile(watch)
         try:
             network(images)
         finally:
-            sys.setprofile(profiled)
+            sys.setprofile(profiled if callable(profiled) else None)
+            if hasattr(profiled, "enable"):  # cProfile's own, which only it can put back
+                profiled.enable()
     return bool(seen)
 
 

@@ -231,6 +231,20 @@ class Stairs(Around):
         return self.network((images * 10).round() / 10)
 
 
+def test_who_profiles_goes_on_profiling(digits):
+    """cProfile's own profiler is no function that sys.setprofile would take back."""
+    import cProfile
+
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        differentiates(nn.Flatten(), digits.test.images[:1] / 255)
+        sorted([3, 1, 2])
+    finally:
+        profiler.disable()
+    assert any("sorted" in str(entry.code) for entry in profiler.getstats())
+
+
 def test_a_network_without_a_gradient(digits, plain):
     found, up = measured(Stairs(plain), digits, plain)
     assert up == {"zero_gradient", "floor_not_reached", "square_wins", "transfer_wins"}
