@@ -3,7 +3,8 @@
     python benchmarks/step.py [STUDENT TEACHER] [--rounds 5] [--steps 2] [--batch 128]
 
 The usual loop: torchvision's transforms on PIL images in a DataLoader, float32, channels first, the teacher asked at
-every step, torch's plain SGD. Ours is what a run does: `train_epoch` and its `Lesson`, in float32 and in bfloat16. One
+every step, torch's plain SGD. Ours is what a run does: `train_epoch` and its `Lesson`, in float32 and in bfloat16, with
+the teacher asked and with its answers stored (warm: they are there already; what they cost once is the last line). One
 thread; images are random, as time does not hang on them. Both learn from one teacher by one loss
 (tests/test_benchmarks.py).
 """
@@ -11,7 +12,9 @@ thread; images are random, as time does not hang on them. Both learn from one te
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import measuring
@@ -24,7 +27,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdtune.data.loading import Split
+from kdtune.data.augmentation import view_count
+from kdtune.data.loading import Split, inputs
 from kdtune.losses.kd import KD
 from kdtune.models.model import Model
 from kdtune.noise.noise import Noise
@@ -37,6 +41,9 @@ from kdtune.training.network import placed
 
 CLASSES, SIDE = 10, 32
 ALPHA, TEMPERATURE = 0.9, 4.0
+AUGMENTATION = Augmentation(crop=Crop(padding=4, mode="reflect"), flip=Flip())
+ASKING = "the teacher's answers alone"
+EPOCHS, STUDENTS = 200, 5  # over which stored answers are paid for
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -91,7 +98,7 @@ def ours(student: nn.Module, teacher: nn.Module, split: Split, batch: int, preci
         {
             "optimizer": SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
             "schedule": Step(milestones=(), factor=1.0),
-            "augmentation": Augmentation(crop=Crop(padding=4, mode="reflect"), flip=Flip()),
+            "augmentation": AUGMENTATION,
             "precision": precision,
             "batch_size": batch,
             "epochs": 1,
@@ -113,8 +120,28 @@ def ways(student: str, teacher: str, batch: int, steps: int) -> Iterator[tuple[s
     loader = DataLoader(Pictures(images, labels), batch, shuffle=True)
     split = Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
     yield "usual loop", usual(network(student, 0), network(teacher, 1), loader)
+    views = view_count(AUGMENTATION)
+    answers = torch.from_numpy(drawn.normal(size=(len(images), views, CLASSES)).astype(np.float16))
     for precision in ("float32", "bfloat16"):
         yield f"kdtune, {precision}", ours(network(student, 0), network(teacher, 1), split, batch, precision)
+        with_answers = replace(split, answers=answers)
+        yield (
+            f"kdtune, {precision}, stored",
+            ours(network(student, 0), network(teacher, 1), with_answers, batch, precision),
+        )
+    yield ASKING, asking(placed(network(teacher, 1), "cpu"), split, batch)
+
+
+def asking(teacher: nn.Module, split: Split, batch: int) -> Callable[[], None]:
+    """The teacher's forward passes alone: answers of all views cost as many as there are views of these."""
+    teacher.eval()
+
+    def epoch() -> None:
+        with torch.no_grad():
+            for places in torch.arange(len(split)).split(batch):
+                teacher(inputs(split.images[places]))
+
+    return epoch
 
 
 def main() -> None:
@@ -129,6 +156,12 @@ def main() -> None:
     found = measuring.in_turn(dict(ways(asked.student, asked.teacher, asked.batch, asked.steps)), asked.rounds)
     print(f"{asked.student} from {asked.teacher}, batch {asked.batch}: seconds a step")
     print(measuring.table(found, "usual loop", per=asked.steps))
+    usually, asked_once = (statistics.median(one.cpu for one in found[name]) for name in ("usual loop", ASKING))
+    once = view_count(AUGMENTATION) * asked_once / (EPOCHS * STUDENTS)
+    for precision in ("float32", "bfloat16"):
+        warm = statistics.median(one.cpu for one in found[f"kdtune, {precision}, stored"])
+        gain = usually / (warm + once)
+        print(f"whole, {precision}: {gain:.2f} x, answers shared by {STUDENTS} students of {EPOCHS} epochs")
     print(f"wrote {measuring.write('step', vars(asked) | {'seconds': measuring.plain(found)})}")
 
 

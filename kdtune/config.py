@@ -73,7 +73,17 @@ class Student(Network):
             )
         if not self.asks and self.noise.knobs("teacher"):
             raise ValueError("noise.teacher is set, but there is no distillation, so no teacher to be noisy")
+        if self.objective.stored:
+            self._refuse_what_is_not_stored()
         return self
+
+    def _refuse_what_is_not_stored(self) -> None:
+        if knobs := self.noise.knobs("teacher"):
+            raise ValueError(
+                f"responses: stored are one answer to each view; noise.teacher.{next(iter(knobs))} needs more"
+            )
+        if getattr(self.objective, "teacher_sees", "clean") == "shown" and self.noise.knobs("input"):
+            raise ValueError("responses: stored are of clean images, and teacher_sees: shown is not; one of them")
 
 
 class Select(Settings):

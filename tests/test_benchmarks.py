@@ -52,9 +52,11 @@ def test_each_runs_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: Pa
         finally:
             torch.set_num_threads(threads)
     found = json.loads((tmp_path / "numbers/step.json").read_text())
-    assert set(found["seconds"]) == {"usual loop", "kdtune, float32", "kdtune, bfloat16"}
+    ours = {f"kdtune, {precision}{how}" for precision in ("float32", "bfloat16") for how in ("", ", stored")}
+    assert set(found["seconds"]) == {"usual loop", "the teacher's answers alone", *ours}
     assert found["machine"]["cpu"] and all(len(each) == 2 for each in found["seconds"].values())
-    assert "as fast as the first" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "as fast as the first" in said and "whole, bfloat16" in said
     planning = benchmark("planning")
     parts = planning.planned(200, tmp_path)
     assert set(parts) == {"read", "plan, with ids", "found new", "table", "peak, MB"}

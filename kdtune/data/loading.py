@@ -36,12 +36,14 @@ class Split:
     uncounted: bool = False  # nobody knew beforehand how many there would be
     bounds: Bounds = (0.0, 1.0)  # what inputs can be; None: any numbers
     repeat: int = 1  # how often an epoch shows each of them
+    answers: torch.Tensor | None = None  # a teacher's logits for each view of each image, [N, views, K], where stored
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: torch.Tensor) -> Split:
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        answers = None if self.answers is None else self.answers[index]
+        return replace(self, images=self.images[index], labels=self.labels[index], answers=answers)
 
     def to(self, device: torch.device | str) -> Split:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

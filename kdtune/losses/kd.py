@@ -19,6 +19,9 @@ class KD(Loss):
     `divergence: forward` is KL(teacher || student), Hinton's and the default of common code; `reverse` is
     KL(student || teacher), as the paper's equations are printed (papers A.7, row 14). `teacher_sees: shown` gives
     the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
+
+    `responses: stored` looks the teacher's answers up, in half precision, which `training.responses` has kept for every
+    view of the images: students of one teacher share them.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -27,6 +30,8 @@ class KD(Loss):
     temperature: Temperature
     divergence: Literal["forward", "reverse"] = "forward"
     teacher_sees: Literal["clean", "shown"] = "clean"
+
+    responses: Literal["computed", "stored"] = "computed"
 
     @property
     def softens_at(self) -> float | None:

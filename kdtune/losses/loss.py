@@ -19,6 +19,11 @@ class Loss(Kind, home="kdtune.losses"):
     needs_teacher: ClassVar[bool] = False  # a run with such a loss waits for its teachers
     needs_features: ClassVar[bool] = False  # answers carry features, not logits alone
 
+    @property
+    def stored(self) -> bool:
+        """Whether the teacher's answers are looked up instead of asked for."""
+        return getattr(self, "responses", "computed") == "stored"
+
     @abstractmethod
     def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, averaged over its images, and its parts by name, for the history (`train/<name>`)."""

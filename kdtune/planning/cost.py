@@ -157,13 +157,14 @@ def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable
 
 
 def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
-    """Multiply-adds of training; an epoch ends with a forward pass over the held-out images."""
+    """Multiply-adds of training; an epoch ends with a forward pass over the held-out images. Answers that are stored
+    count as free: how many students share their cost, one run does not know."""
     if run.recipe is None:
         return 0.0
     _, own = model_cost(run.model, seen.shape, seen.classes)
     teaching = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
     asks = max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
-    listened = teaching * asks if run.loss is not None and run.loss.needs_teacher else 0
+    listened = teaching * asks if run.loss is not None and run.loss.needs_teacher and not run.loss.stored else 0
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
     told = seen.train * _asked(run.dataset) * teaching
     shown = seen.train * seen.repeat

@@ -90,9 +90,11 @@ class Lesson:
     def _stream(self, name: str) -> str:
         return f"{'alone' if self.teacher is None else 'learns'}.{name}"
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, stored: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its detached parts; `accuracy`, in percent, is on images as shown, against the labels
-        given."""
+        given. `stored`: the teacher's logits for these images, [N, K], which is then not asked."""
         with self.asides.resumed() if self.knobs["input"] else nullcontext():
             shown = self._apply(
                 "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
@@ -106,7 +108,7 @@ class Lesson:
             epoch=self.epoch,
             differ=shown is not images,
             student=lambda which: self._forward(network, seen[which]),
-            teacher=lambda which: self._answer(seen[which]),
+            teacher=lambda which: self._answer(seen[which]) if stored is None else Answer(stored),
         )
         loss, parts = self.loss(views)
         right = (views.shown.logits.detach().argmax(dim=1) == labels).float().mean()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from kdtune.data.augmentation import augment, refuse_zeros
+from kdtune.data.augmentation import drawn_views, refuse_zeros, viewed
 from kdtune.data.loading import inputs
 from kdtune.randomness import draw
 from kdtune.training.stopwatch import Stopwatch
@@ -166,9 +166,11 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with gathering:
-            images = inputs(augment(split.images[batch], recipe.augmentation, augmentation))
+            views = drawn_views(len(batch), recipe.augmentation, augmentation, device)
+            images = inputs(viewed(split.images[batch], recipe.augmentation, views))
             labels = split.labels[batch]
-        loss, parts = lesson(network, images, labels)
+            stored = () if split.answers is None else (split.answers[batch, views].float(),)
+        loss, parts = lesson(network, images, labels, *stored)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -32,6 +32,7 @@ from kdtune.training import weights
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
 from kdtune.training.network import build_network, starting_network
+from kdtune.training.responses import refuse
 
 IMAGES = 2  # of a step
 ANSWERS = 128  # images that a teacher from a file is shown
@@ -106,6 +107,8 @@ def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
             answering(network, data)
             return
         loss, teaching = run.loss or CE(), None
+        if loss.stored:
+            refuse(data.train, loss.key)
         if teacher and loss.needs_teacher:
             teaching = build_network(teacher.model, teacher.normalization, 0, data.shape, data.classes)
         lesson = Lesson(data.classes, run.seed, run.noise, loss, teaching, run.recipe.precision)

@@ -38,7 +38,7 @@ from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, train
 from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
-from kdtune.training.taught import data_of
+from kdtune.training.taught import data_of, with_responses
 from kdtune.training.teacher import Chosen, choose_teacher, teacher_of
 
 
@@ -168,6 +168,8 @@ def train_and_evaluate(
     trained_by = sources.of_training(run)
     try:
         made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"
+        weights_of = str(chosen.get("weights_sha256", ""))
+        data = with_responses(run, data, teacher, weights_of, context.data_dir, context.pulse)
         network, history = trained(run, data, teacher, attempt, context, made_by)
         file = weights.save(network)
         try:

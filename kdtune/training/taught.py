@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kdtune.config import Run
 from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.evaluator import predict
+from kdtune.training.responses import refuse, stored_answers
 from kdtune.training.teacher import Chosen
 
 
@@ -25,6 +27,18 @@ def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str)
     if teacher is None:
         raise RuntimeError(f"{run.dataset.title} asks a teacher what there is to train on, and the run has none")
     return load(answers_of(teacher, device), teacher)
+
+
+def with_responses(
+    run: Run, data: Data, teacher: nn.Module | None, weights: str, data_dir: Path, pulse: Callable[[], None]
+) -> Data:
+    """The data with the teacher's stored answers beside its training images, where the run's loss looks them up.
+    `weights`: the digest of the teacher's."""
+    if teacher is None or run.loss is None or run.recipe is None or not run.loss.stored:
+        return data
+    refuse(data.train, run.loss.key)
+    answers = stored_answers(teacher, weights, data.train, run.recipe, data_dir, pulse)
+    return replace(data, train=replace(data.train, answers=answers))
 
 
 def answers_of(teacher: nn.Module, device: str) -> Callable[[Tensor], Tensor]:

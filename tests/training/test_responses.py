@@ -1,0 +1,256 @@
+"""Stored answers of a teacher: those it would give, in whatever view an image is seen; shared by its students."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stored
+import torch
+from torch import nn
+
+import kdtune
+from kdtune.api import run_sweep
+from kdtune.data.augmentation import augment, drawn_views, view_count, viewed
+from kdtune.data.error import DataError
+from kdtune.data.loading import Split, inputs, load
+from kdtune.data.sets.published import Digits
+from kdtune.losses.kd import KD
+from kdtune.noise.noise import Noise
+from kdtune.optimization.optimizers import SGD
+from kdtune.optimization.schedules import Step
+from kdtune.randomness import draw
+from kdtune.recipe import Augmentation, Crop, Flip, Recipe
+from kdtune.store.store import Store
+from kdtune.sweepfile.load import load_sweep
+from kdtune.sweepfile.tree import SweepFileError
+from kdtune.training import responses
+from kdtune.training.lesson import Lesson
+from kdtune.training.loop import train
+from kdtune.training.responses import stored_answers
+
+AUGMENTATION = Augmentation(crop=Crop(padding=1, mode="zero"), flip=Flip())
+
+
+def recipe(precision: str = "float32", augmentation: Augmentation = AUGMENTATION, epochs: int = 2) -> Recipe:
+    schedule = Step(milestones=(), factor=1.0)
+    return Recipe(
+        optimizer=SGD(lr=0.05, momentum=0.9), schedule=schedule, precision=precision, batch_size=32, epochs=epochs,
+        augmentation=augmentation,
+    )  # fmt: skip
+
+
+def network(seed: int, width: int = 6) -> nn.Module:
+    from kdtune.models.small import CNN
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = CNN(width=width).build((1, 8, 8), 10)
+        made(torch.rand(64, 1, 8, 8))  # BatchNorm's averages
+    return made.eval()
+
+
+@pytest.fixture
+def digits() -> Split:
+    return load(Digits(train_size=120), Path("nowhere")).train
+
+
+def nobody() -> None:
+    """Signs of life that nobody waits for."""
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "count"),
+    [
+        (Augmentation(), 1),
+        (Augmentation(flip=Flip()), 2),
+        (Augmentation(crop=Crop(padding=1, mode="reflect")), 9),
+        (AUGMENTATION, 18),
+        (Augmentation(crop=Crop(padding=4, mode="reflect"), flip=Flip()), 162),
+    ],
+)
+def test_every_view_is_one_that_augmentation_draws(augmentation: Augmentation, count: int, digits: Split) -> None:
+    assert view_count(augmentation) == count
+    images = digits.images[:40].repeat(100, 1, 1, 1)
+    views = drawn_views(len(images), augmentation, draw(3, "augmentation"))
+    assert torch.equal(augment(images, augmentation, draw(3, "augmentation")), viewed(images, augmentation, views))
+    assert views.min() >= 0 and views.max() < count and len(views.unique()) == count
+    one = torch.rand(1, 1, 12, 12).expand(count, -1, -1, -1)
+    assert len(viewed(one, augmentation, torch.arange(count)).unique(dim=0)) == count, "no two views are alike"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_they_are_what_the_teacher_says_of_every_view(tmp_path: Path, digits: Split, precision: str) -> None:
+    """Half precision rounds logits by a thousandth; bfloat16's own rounding is coarser than that."""
+    teacher = network(1)
+    answers = stored_answers(teacher, "w", digits, recipe(precision), tmp_path, nobody)
+    assert answers.shape == (120, 18, 10) and answers.dtype == torch.float16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        for view in range(18):
+            seen = viewed(digits.images, AUGMENTATION, torch.full((120,), view))
+            torch.testing.assert_close(answers[:, view].float(), teacher(inputs(seen)).float(), rtol=2e-3, atol=2e-3)
+
+
+def test_the_loss_is_that_of_a_teacher_who_is_asked(tmp_path: Path, digits: Split) -> None:
+    """Over two epochs of training: losses within a thousandth, weights within what half precision makes of them."""
+    ends, losses = [], []
+    for kept in (False, True):
+        teacher, student = network(1), network(2)
+        answers = stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody) if kept else None
+        lesson = Lesson(10, 0, Noise(), KD(alpha=0.9, temperature=4), teacher)
+        history = train(student, replace(digits, answers=answers), recipe(), lesson, 0)
+        ends.append(torch.cat([value.flatten() for value in student.parameters()]))
+        losses.append([row["train/loss"] for row in history])
+        assert (history[0]["time/teacher"] == 0) == kept
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert (ends[0] - ends[1]).abs().max() < 5e-3
+
+
+def test_a_second_run_computes_nothing_and_a_damaged_file_is_done_again(tmp_path: Path, digits: Split) -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.asked = network(1), 0
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.asked += 1
+            return self.network(images)
+
+    teacher = Counted()
+    first = stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody).clone()
+    asked = teacher.asked
+    assert asked == 18 and torch.equal(stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody), first)
+    assert teacher.asked == asked
+    (file,) = tmp_path.glob("responses/*/answers.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert torch.equal(stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody), first)
+    assert teacher.asked == 2 * asked
+    for other in (
+        ("v", digits, recipe()),
+        ("w", digits[torch.arange(60)], recipe()),
+        ("w", digits, recipe("bfloat16")),
+    ):
+        stored_answers(teacher, *other, tmp_path, nobody)
+    assert len(list(tmp_path.glob("responses/*/about.json"))) == 4, "other weights, images, precision"
+
+
+def test_whoever_waits_gives_signs_of_life(tmp_path: Path, digits: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "WAIT_S", 0.05)
+    ready, go, signs = threading.Event(), threading.Event(), []
+
+    class Slow(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            ready.set()
+            go.wait(20)
+            return images.flatten(1)[:, :10]
+
+    def first() -> None:
+        stored_answers(Slow(), "w", digits, recipe(), tmp_path, nobody)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert ready.wait(20)
+
+    def pulse() -> None:
+        signs.append(1)
+        if len(signs) == 3:
+            go.set()
+
+    stored_answers(Slow(), "w", digits, recipe(), tmp_path, pulse)
+    thread.join()
+    assert len(signs) >= 3
+
+
+def test_the_least_used_go_where_there_are_too_many(
+    tmp_path: Path, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, weights in enumerate("abc"):
+        stored_answers(network(1), weights, digits, recipe(), tmp_path, nobody)
+        newest = max(tmp_path.glob("responses/*/about.json"), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (number, number))
+    monkeypatch.setattr(responses, "MOST", 2.5 * 120 * 18 * 10 * 2)
+    stored_answers(network(1), "d", digits, recipe(), tmp_path, nobody)
+    times = sorted(path.stat().st_mtime for path in tmp_path.glob("responses/*/about.json"))
+    assert len(times) == 2 and times[0] == 2, "the one just computed, and the last one used before it"
+
+
+def test_what_half_precision_cannot_hold_and_where_nobody_may_write(tmp_path: Path, digits: Split) -> None:
+    class Loud(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :10] * 1e6 + 1e5
+
+    with pytest.raises(ValueError, match="too large for responses: stored"):
+        stored_answers(Loud(), "w", digits, recipe(), tmp_path, nobody)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        stored_answers(network(1), "w", digits, recipe(), tmp_path / "file", nobody)
+
+
+STORED = """\
+name: small
+dataset: {digits: {}, train_size: 100, validation: 0.2}
+seeds: 2
+grid: {responses: [computed, stored]}
+recipe:
+  optimizer: {sgd: {lr: 0.1, momentum: 0.9}}
+  schedule: {step: {milestones: [0.5], factor: 0.1}}
+  augmentation: {crop: {padding: 1, mode: zero}}
+  precision: float32
+  batch_size: 20
+  epochs: 3
+teacher: {model: {cnn: {width: 8}}, seeds: 2, select: {rule: best, metric: val/accuracy}}
+student:
+  model: {mlp: {hidden: [8]}}
+  distillation: {alpha: 0.9, temperature: 4, responses: $responses}
+evaluation: [accuracy]
+"""
+
+
+def test_a_sweep_stores_them_once_for_all_students(write_sweep, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    assert run_sweep(write_sweep(STORED), here=True, results=str(results), data=str(tmp_path / "d")) == 0
+    (folder,) = (path for path in (tmp_path / "d/responses").iterdir() if path.is_dir())
+    assert np.load(folder / "answers.npy").shape == (80, 9, 10) and json.loads((folder / "about.json").read_text())
+    table = kdtune.table(results / "small")
+    students = table[table["role"] == "student"]
+    assert students["id"].nunique() == 4, "stored answers make other runs"
+    by = students.groupby("responses")["test/accuracy"].mean()
+    assert abs(by["stored"] - by["computed"]) < 3
+    store = Store(results)
+    for id in students.loc[students["responses"] == "stored", "id"]:
+        assert stored.description(store, id)["distillation"]["responses"] == "stored"
+        assert all(row["time/teacher"] == 0 for row in stored.history(store, id))
+    for id in students.loc[students["responses"] == "computed", "id"]:
+        assert "responses" not in stored.description(store, id)["distillation"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("  noise: {teacher: {dropout: {rate: 0.2}}}\n", "one answer to each view; noise.teacher.dropout needs more"),
+        ("  noise: {input: {gaussian: {sigma: 0.1}}}\n", "teacher_sees: shown is not"),
+    ],
+)
+def test_what_is_not_one_answer_to_a_clean_view_is_refused(write_sweep, more: str, said: str) -> None:
+    text = STORED.replace("responses: $responses", "responses: stored, teacher_sees: shown").replace(
+        "grid: {responses: [computed, stored]}\n", ""
+    )
+    with pytest.raises(SweepFileError, match=said):
+        load_sweep(write_sweep(text.replace("evaluation:", more + "evaluation:")))
+
+
+def test_images_that_are_no_bytes_are_told_before_the_start(write_sweep, tmp_path: Path, capsys) -> None:
+    text = STORED.replace(
+        "  model: {mlp: {hidden: [8]}}\n",
+        "  model: {mlp: {hidden: [8]}}\n  dataset: {moments: {mean: [0.3], std: [0.2]}}\n",
+    )
+    text = text.replace("mode: zero", "mode: reflect")
+    assert run_sweep(write_sweep(text), here=True, results=str(tmp_path / "r"), data=str(tmp_path / "d")) == 4
+    assert "responses: stored are of images of 8 bits" in capsys.readouterr().err
