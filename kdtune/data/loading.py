@@ -128,11 +128,8 @@ def load(
         _refuse_few(len(kept), dataset, classes)
     given = replace(given, labels=stages[-1], uncounted=dataset.only is not None, repeat=dataset.repeat or 1)
     if dataset.test is not None:
-        tested = _read_test(
-            dataset.test.bare, known.get("test", {}).get("digest") or dataset.test.digest(data_dir), data_dir
-        )
-        _refuse_another_kind(dataset, arrays, tested)
-        arrays, splits = tested, {name: _tensors(*pair) for name, pair in tested.splits.items() if name != "train"}
+        arrays = _tested(dataset, dataset.test, arrays, known.get("test", {}).get("digest"), data_dir)
+        splits = {name: _tensors(*pair) for name, pair in arrays.splits.items() if name != "train"}
     _, channels, height, width = given.images.shape
     return Data(
         title=dataset.heading,
@@ -207,18 +204,20 @@ def _moved(
     return replace(split, images=moved.images, labels=moved.labels), moved
 
 
-def _refuse_another_kind(dataset: Dataset, trained: Arrays, tested: Arrays) -> None:
-    """DataError where the images that are tested on could not be trained on."""
+def _tested(dataset: Dataset, test: Dataset, trained: Arrays, digest: str | None, data_dir: Path) -> Arrays:
+    """What `test` holds. DataError where its images could not be trained on."""
+    found = _read(test.bare, digest or test.digest(data_dir), data_dir, test_alone=True)
     kinds = [
-        (arrays.splits[name][0].shape[1:], len(arrays.class_names))
-        for arrays, name in ((trained, "train"), (tested, "test"))
+        (images.shape[1:], len(arrays.class_names))
+        for arrays, (images, _) in ((trained, trained.splits["train"]), (found, found.splits["test"]))
     ]
-    if kinds[0] != kinds[1] and dataset.test is not None:
+    if kinds[0] != kinds[1]:
         told = [
             f"{title} has {' x '.join(map(str, shape))} in {count} classes"
-            for title, (shape, count) in zip((dataset.title, dataset.test.title), kinds, strict=True)
+            for title, (shape, count) in zip((dataset.title, test.title), kinds, strict=True)
         ]
         raise DataError(f"dataset.test: {' and '.join(told)}; both must be alike")
+    return found
 
 
 def _refuse_numerals(
@@ -238,16 +237,8 @@ def _refuse_numerals(
 
 
 @lru_cache(maxsize=KEPT)
-def _read(dataset: Dataset, digest: str, data_dir: Path) -> Arrays:
-    arrays = dataset.read(data_dir)
-    if (found := dataset.digest(data_dir)) != digest:
-        raise DataError(_changed(f"{dataset.title}: its files", found, digest))
-    return arrays
-
-
-@lru_cache(maxsize=KEPT)
-def _read_test(dataset: Dataset, digest: str, data_dir: Path) -> Arrays:
-    arrays = dataset.read_test(data_dir)
+def _read(dataset: Dataset, digest: str, data_dir: Path, test_alone: bool = False) -> Arrays:
+    arrays = dataset.read_test(data_dir) if test_alone else dataset.read(data_dir)
     if (found := dataset.digest(data_dir)) != digest:
         raise DataError(_changed(f"{dataset.title}: its files", found, digest))
     return arrays

@@ -360,7 +360,6 @@ def loading_cache_clear() -> None:
     from kdtune.data import loading
 
     loading._read.cache_clear()
-    loading._read_test.cache_clear()
 
 
 def test_the_test_images_of_mnist_have_their_own_digest(idx: Path) -> None:
