@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from kdtune.data.dataset import Dataset
 from kdtune.data.moments import Moments
@@ -25,7 +24,7 @@ from kdtune.models.model import Model
 from kdtune.models.naming import Entries, Renaming
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
-from kdtune.settings import PathText, PlaceName, Settings, Text, Whole, meant, refused_at
+from kdtune.settings import PathText, PlaceName, Seeds, Settings, Text, Whole, meant, refused_at
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
 RECIPE_VERSION = 3
@@ -73,17 +72,12 @@ class Student(Network):
             )
         if not self.asks and self.noise.knobs("teacher"):
             raise ValueError("noise.teacher is set, but there is no distillation, so no teacher to be noisy")
-        if self.objective.stored:
-            self._refuse_what_is_not_stored()
-        return self
-
-    def _refuse_what_is_not_stored(self) -> None:
-        if knobs := self.noise.knobs("teacher"):
-            raise ValueError(
-                f"responses: stored are one answer to each view; noise.teacher.{next(iter(knobs))} needs more"
-            )
-        if getattr(self.objective, "teacher_sees", "clean") == "shown" and self.noise.knobs("input"):
+        if self.objective.stored and (knobs := self.noise.knobs("teacher")):
+            told = "responses: stored are one answer to each view"
+            raise ValueError(f"{told}; noise.teacher.{next(iter(knobs))} needs more")
+        if self.objective.stored and getattr(self.objective, "teacher_sees", "clean") == "shown":
             raise ValueError("responses: stored are of clean images, and teacher_sees: shown is not; one of them")
+        return self
 
 
 class Select(Settings):
@@ -104,24 +98,6 @@ class Select(Settings):
         if (self.rule == "best") != (self.metric is not None):
             raise ValueError("rule: best needs a metric, such as val/accuracy; rule: paired has none")
         return self
-
-
-def _seeds(value: Any) -> Any:
-    """A count n stands for the seeds 0..n-1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
-    if value < 1:
-        raise ValueError("a count of seeds is at least 1; or name them: [0, 1]")
-    return range(value)
-
-
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
-        raise ValueError(f"{twice[0]} is written twice; it would still be one run")
-    return seeds
-
-
-Seeds = Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_seeds), AfterValidator(_distinct)]
 
 
 class Teacher(Network):
@@ -174,7 +150,11 @@ class Sweep(Settings):
             part = part if self.student.asks else f"dataset.{self.dataset_of(self.student).asking}"
             raise ValueError(f"student.{part} is set, but there is no teacher")
         if self.teacher and (asking := self.dataset_of(self.teacher).asking):
-            raise ValueError(f"dataset.{asking} asks a teacher, and a teacher has none: write it below student.dataset")
+            told = f"dataset.{asking} asks a teacher, and a teacher has none: write it below student.dataset"
+            raise refused_at(("teacher", "dataset") if self.teacher.dataset else ("dataset",), told, asking)
+        if self.student.objective.stored and self.dataset_of(self.student).floats:
+            told = "responses: stored are of images of 8 bits; those of this data set are moved or drawn"
+            raise refused_at(("student",), told, self.student.objective.key)
         networks = {"teacher": self.teacher, "student": self.student}
         for part, network in networks.items():
             if network is not None:
@@ -207,6 +187,9 @@ class Sweep(Settings):
             raise ValueError(
                 f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
             )
+        if dataset.floats and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
+            told = f"those held out of {part}s are moved or drawn"
+            raise ValueError(f"{lost[0]} on: val is of images of 8 bits, and {told}")
         if twice := written_twice(self.evaluation, dataset):
             told = f"two entries write the metric {twice[0]}; one would hide the other: give one of them a `label`"
             raise refused_at(("evaluation",), told, self.evaluation)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -87,7 +88,7 @@ TEMPERATURES = 0.1, 1000.0
 HEAVIEST = 1000.0
 
 
-def _of_one(size: float) -> float:
+def of_one(size: float) -> float:
     """Papers write 8/255, other code 8, which would be eight times all that a pixel can be."""
     if not 0 <= size <= 1:
         meant = f"; {size:g}/255 is {size / 255:.3g}" if 1 < size <= 255 else ""
@@ -129,10 +130,28 @@ def _resolved(path: Any, info: ValidationInfo) -> Any:
     return resolved
 
 
-Pixels = Annotated[Real, AfterValidator(_of_one)]  # a distance or a deviation, where images are in [0, 1]
+Pixels = Annotated[Real, AfterValidator(of_one)]  # a distance or a deviation, where images are in [0, 1]
 Temperature = Annotated[Real, AfterValidator(_softening)]  # what logits are divided by
 Weight = Annotated[Real, AfterValidator(_weighing)]  # of a part of a loss beside the cross-entropy
 PathText = Annotated[Text, BeforeValidator(_resolved)]
+
+
+def _seeds(value: Any) -> Any:
+    """A count n stands for the seeds 0..n-1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value < 1:
+        raise ValueError("a count of seeds is at least 1; or name them: [0, 1]")
+    return range(value)
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is written twice; it would still be one run")
+    return seeds
+
+
+Seeds = Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_seeds), AfterValidator(_distinct)]
 
 
 class Settings(BaseModel):

@@ -32,6 +32,12 @@ BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
 
 def run_single(options: Options, only: str, epochs: int | None, debug: bool, traces: Path | None = None) -> int:
     """Does the runs that `only` names, and their teachers; prints their metrics. Returns the exit status."""
+    if traces is not None:
+        try:
+            traces.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            click.echo(f"--profile-trace {traces}: no folder can be made there ({error.strerror})", err=True)
+            return 2
     with losable_output("the run"), json_to_stdout(options.json) as print_json:
         return status_of(lambda: run_plan(options, *prepare(options, only, epochs), debug, print_json, traces))
 

@@ -39,6 +39,7 @@ class Dataset(Kind, home="kdtune.data.sets"):
     shifted: ClassVar[tuple[str, ...]] = ()  # names of the shifted sets that it holds beside train and test
     image_shape: ClassVar[tuple[int, int, int] | None] = None  # where it is known without the files
     shape_is_known: ClassVar[bool] = False  # and so are `shape` and `classes`
+    of_floats: ClassVar[bool] = False  # else of 8 bits
 
     train_size: Count | None = None
     validation: Fraction | None = None
@@ -60,6 +61,10 @@ class Dataset(Kind, home="kdtune.data.sets"):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         """What needs no file to be seen; else it is found on loading."""
+        if (target := self.perturbed and self.perturbed.target) and any(knob.replaces for knob in self.labels):
+            raise ValueError(f"perturbed.target: {target} gives labels, and labels.file replaces them all; one of them")
+        if target == "next" and self.only == "clean":
+            raise ValueError("only: clean leaves no image of perturbed.target: next, none of which keeps its label")
         if not self.shape_is_known:
             return self
         if self.moments is not None and len(self.moments.mean) != self.shape()[0]:
@@ -83,6 +88,16 @@ class Dataset(Kind, home="kdtune.data.sets"):
     @abstractmethod
     def title(self) -> str:
         """The set's name for people: "CIFAR-10", or a folder's own."""
+
+    @property
+    def tested(self) -> Dataset:
+        """The set whose test images, and shifted sets, are measured on."""
+        return self.test or self
+
+    @property
+    def floats(self) -> bool:
+        """Whether training images are no bytes: the set's own are not, or they are moved."""
+        return self.of_floats or self.moments is not None or self.perturbed is not None
 
     @property
     def heading(self) -> str:
@@ -178,12 +193,16 @@ class Dataset(Kind, home="kdtune.data.sets"):
     def description(self, data_dir: Path) -> dict[str, Any]:
         """What a run's id is made from: content, never a path, and nothing that is off."""
         known = {"name": self.known_as, "digest": self.digest(data_dir), "seed": self.seed}
-        asked = {name: getattr(self, name) for name in ("train_size", "validation", "only", "repeat")}
+        asked: dict[str, Any] = {"train_size": self.train_size, "validation": self.validation}
+        asked["only"] = self.only if self.only != "clean" or self.relabels else None
+        asked["repeat"] = self.repeat if self.repeat != 1 else None
         asked["labels"] = self.stated_labels() or None
         for name in ("moments", "perturbed"):
             stated: Settings | None = getattr(self, name)
             asked[name] = stated and stated.model_dump(mode="json", exclude_defaults=True)
-        asked["test"] = self.test and {"name": self.test.known_as, "digest": self.test.digest(data_dir)}
+        if self.test is not None:
+            tested = {"name": self.test.known_as, "digest": self.test.digest(data_dir)}
+            asked["test"] = tested if tested["digest"] != known["digest"] else None
         return known | {key: value for key, value in asked.items() if value is not None}
 
     def stated_labels(self) -> dict[str, Any]:

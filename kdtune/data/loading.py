@@ -126,6 +126,9 @@ def load(
     if (wanted := asked_for(clean.labels, stages[-1], dataset, answers)) is not None:
         kept, held_out = kept[wanted[kept]], held_out[wanted[held_out]]
         _refuse_few(len(kept), dataset, classes)
+        if dataset.validation and not len(held_out):
+            told = f"dataset.only: {dataset.only} on {dataset.title} leaves nothing of what is held out"
+            raise DataError(f"{told}; hold out more: dataset.validation: {dataset.validation}")
     given = replace(given, labels=stages[-1], uncounted=dataset.only is not None, repeat=dataset.repeat or 1)
     if dataset.test is not None:
         arrays = _tested(dataset, dataset.test, arrays, known.get("test", {}).get("digest"), data_dir)

@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from kdtune.settings import Count, Flag, Positive, Settings
+from pydantic import ValidationInfo, field_validator
+
+from kdtune.settings import Count, Flag, Positive, Settings, of_one
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdtune.attacks.pgd import Bounds
 
+STRETCHED = 12  # times, until lengths agree to a thousandth
 BATCH = 500  # fixed: float32 gradients differ in their last bits between batch sizes
 
 
@@ -38,7 +41,8 @@ class Perturbed(Settings):
     or one that is drawn from all of them (`random`).
 
     `noise` is the null: each image goes as far, in the same norm, in a direction that is drawn and not searched for
-    (l2: uniform on the sphere; linf: a sign for every pixel); labels and answers stay the attack's.
+    (l2: uniform on the sphere, and on where pixels end at 0 and 1; linf: a sign for every pixel); labels and answers
+    stay the attack's.
     """
 
     norm: Literal["linf", "l2"]
@@ -47,6 +51,12 @@ class Perturbed(Settings):
     steps: Count
     target: Literal["next", "random"] | None = None
     noise: Flag = False
+
+    @field_validator("eps", "step")
+    @classmethod
+    def _in_pixels(cls, size: float, info: ValidationInfo) -> float:
+        """No pixel goes further than 1; all of them together may."""
+        return of_one(size) if info.data.get("norm") == "linf" else size
 
     def __call__(
         self,
@@ -60,7 +70,6 @@ class Perturbed(Settings):
     ) -> Moved:
         """Images float [N, C, H, W] with those at `places` moved, within `bounds`; `seed` is the data set's, and draws
         for all of them, so that other places change no image."""
-        import torch
 
         from kdtune.randomness import draw
 
@@ -76,9 +85,8 @@ class Perturbed(Settings):
         if self.noise:
             way = draw(seed, "perturbed.noise").normal(images)
             way = way.sign() if self.norm == "linf" else way
-            shown = images + way * (distance / self._length(way).clamp(min=1e-12)).view(-1, 1, 1, 1)
-            shown = shown if bounds is None else shown.clamp(*bounds)
-            distance = torch.where(distance > 0, self._length(shown - images), distance)
+            shown = self._as_far(images, way, distance, bounds)
+            distance = self._length(shown - images)
         return Moved(shown, attacked, labels, distance)
 
     def _attacked(self, teacher: nn.Module, images: Tensor, labels: Tensor, bounds: Bounds) -> Tensor:
@@ -89,6 +97,17 @@ class Perturbed(Settings):
         loss = cross_entropy if self.target is None else towards
         found = pgd(teacher, x, y, x, self.eps, self.step, self.steps, loss=loss, norm=self.norm, bounds=bounds)
         return found[self.steps].to(images.device)
+
+    def _as_far(self, images: Tensor, way: Tensor, distance: Tensor, bounds: Bounds) -> Tensor:
+        """Images that go so far along a way each; what bounds cut off is made up for by going further."""
+        reach = distance / self._length(way).clamp(min=1e-12)
+        for _ in range(STRETCHED):
+            shown = images + way * reach.view(-1, 1, 1, 1)
+            if bounds is None:
+                return shown
+            shown = shown.clamp(*bounds)
+            reach = reach * (distance / self._length(shown - images).clamp(min=1e-12)).clamp(max=2)
+        return shown
 
     def _length(self, way: Tensor) -> Tensor:
         """[N], in the attack's norm."""

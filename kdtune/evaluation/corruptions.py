@@ -79,7 +79,7 @@ class Corruptions(Evaluator):
     needs_pixels: ClassVar[bool] = True
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
-        left_out = unsuited(dataset.image_shape[0]) if dataset.image_shape else {}
+        left_out = unsuited(dataset.tested.image_shape[0]) if dataset.tested.image_shape else {}
         families = [family for family in self.families or FAMILIES if family not in left_out]
         means = ["mca", "mca15"] if USUAL.keys() <= set(families) else ["mca"]
         return (

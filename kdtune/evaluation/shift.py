@@ -94,7 +94,7 @@ class Shift(Evaluator):
         return f"shift/{self.named.name}" if self.named else "shift"
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
-        names = (self.named.name,) if self.named else dataset.shifted
+        names = (self.named.name,) if self.named else dataset.tested.shifted
         return tuple(Metric(f"shift/{name}", better="higher", headline=True) for name in names)
 
     def preflight(self, data: Data, context: Context) -> None:

@@ -83,6 +83,6 @@ def _performed(
     with ExitStack() as stack:
         pulse = stack.enter_context(Watchdog(stuck)).pulse
         if traces is not None:
-            pulse = stack.enter_context(traced(traces / f"{planned.id}.pt.trace.json", pulse))
+            stack.enter_context(traced(traces / f"{planned.id}.pt.trace.json"))
         context = RunContext(store, data_dir, device, threads, checkpoint_every, report, pulse)
         return perform(planned.run, dispatch.plan.evaluation, context)

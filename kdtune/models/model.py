@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kdtune.kinds import Kind
 from kdtune.models.layers import Layer
@@ -20,6 +20,10 @@ class Model(Kind, home="kdtune.models"):
 
     Every network takes pixels in [0, 1] and returns logits, and is `classifier(features(x))` with flat features.
     """
+
+    # Whether its convolutions may lie channels last in memory, which CPUs compute faster. Not where a network looks at
+    # numbers in the order in which they lie, as torch's `view` does.
+    channels_last: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, shape: Shape, classes: int) -> nn.Module:

@@ -23,6 +23,7 @@ class WideResNet(Model):
     """
 
     key: ClassVar[str] = "wrn-{depth}-{width}"
+    channels_last: ClassVar[bool] = True
     familiar: ClassVar[tuple[str, ...]] = ("wrn-16-2", "wrn-40-2", "wrn-28-10")
 
     depth: Depth
@@ -55,6 +56,7 @@ class ResNet18(Model):
     """ResNet-18 with a 3 x 3 stem instead of 7 x 7 and pooling (He et al. 2016, arXiv 1512.03385)."""
 
     key: ClassVar[str] = "resnet-18"
+    channels_last: ClassVar[bool] = True
 
     def build(self, shape: Shape, classes: int) -> nn.Module:
         from kdtune.models.networks import resnet
@@ -70,6 +72,7 @@ class PreActResNet18(Model):
     network of most work on adversarial training. Its last block is normalised and activated too."""
 
     key: ClassVar[str] = "preact-resnet-18"
+    channels_last: ClassVar[bool] = True
 
     @property
     def title(self) -> str:

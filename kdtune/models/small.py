@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class CNN(Model):
     """Three convolutions. `width` is the channels of the first; `dropout` acts before the classifier."""
 
+    channels_last: ClassVar[bool] = True
+
     width: Units
     dropout: Rate = 0.0
 
@@ -48,6 +50,7 @@ class LeNet(Model):
     """
 
     key: ClassVar[str] = "lenet"
+    channels_last: ClassVar[bool] = True
 
     width: Units
     hidden: Units

@@ -40,13 +40,14 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]], headlines: Sequence[Met
     """
     shown = columns(plan.headlines if headlines is None else headlines, rows)
     places, over = shortened(plan)
-    groups: dict[Hashable, list[Mapping[str, Any]]] = {}
+    groups: dict[Hashable, dict[str, Mapping[str, Any]]] = {}  # a run once, at however many places it stands
     labels: dict[Hashable, str] = {}
     for place, row in zip(places, rows, strict=True):
-        groups.setdefault(place.condition, []).append(row)
+        groups.setdefault(place.condition, {})[place.id] = row
         labels.setdefault(place.condition, place.label)
     lines = [["", " x ".join(["seeds", *over]), *headings(shown)]]
-    for condition, members in groups.items():
+    for condition, runs in groups.items():
+        members = list(runs.values())
         done = [row for row in members if row["state"] == State.DONE]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
         lines.append([labels[condition], count, *(_cell(done, metric) for metric in shown)])

@@ -31,7 +31,7 @@ from kdtune.randomness import seeded
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
-from kdtune.training.network import build_network, starting_network
+from kdtune.training.network import build_network, placed, starting_network
 from kdtune.training.responses import refuse
 
 IMAGES = 2  # of a step
@@ -102,7 +102,7 @@ def untrainable(planned: Mapping[str, Planned], ids: Iterable[str], data: Data) 
 def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
     """Raises whatever the run would raise in its first step; of a teacher from a file, when it is loaded."""
     with seeded(run.seed or 0, "preflight"):
-        network = starting_network(run, data.shape, data.classes)
+        network = placed(starting_network(run, data.shape, data.classes), "cpu")
         if run.recipe is None or run.seed is None:
             answering(network, data)
             return

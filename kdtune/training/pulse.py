@@ -1,4 +1,4 @@
-"""Signs of life of a network: its passes, as they happen, and a trace of some of them."""
+"""Signs of life of a network: its passes, as they happen; and a trace of some steps of its training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
-BEFORE, WARMING, STEPS = 5, 3, 10  # passes that are let by, that warm the profiler, that a trace holds
+BEFORE, WARMING, STEPS = 5, 3, 10  # steps that are let by, that warm the profiler, that a trace holds
 
 
 @contextmanager
@@ -36,15 +36,15 @@ def heard(network: nn.Module, pulse: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def traced(path: Path, pulse: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Inside, what is to be called at every pass instead of `pulse`: of STEPS of them torch's profiler writes a trace
-    to `path`, which Perfetto opens, and TensorBoard with its profiler plugin where the name ends with .pt.trace.json.
-    A network of fewer passes leaves none, which is said."""
+def traced(path: Path) -> Iterator[None]:
+    """Inside, torch's profiler writes a trace of STEPS steps of the optimizer to `path`, which Perfetto opens, and
+    TensorBoard with its profiler plugin where the name ends with .pt.trace.json. Training of fewer steps leaves none,
+    which is said."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
     from torch.profiler import ProfilerActivity, profile, schedule
 
     asked = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     plan = schedule(wait=BEFORE, warmup=WARMING, active=STEPS, repeat=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 
     def write(profiler: profile) -> None:
@@ -53,16 +53,19 @@ def traced(path: Path, pulse: Callable[[], None]) -> Iterator[Callable[[], None]
             written.append(path)
 
     with profile(activities=asked, schedule=plan, on_trace_ready=write, acc_events=True) as profiler:
-        passes = 0
+        steps = 0
 
-        def both() -> None:
-            nonlocal passes
-            passes += 1
-            if passes <= BEFORE + WARMING + STEPS:
+        def stepped(*_: object) -> None:
+            nonlocal steps
+            steps += 1
+            if steps <= BEFORE + WARMING + STEPS:
                 profiler.step()
-            pulse()
 
-        yield both
-    if passes < BEFORE + WARMING + STEPS:
+        hook = register_optimizer_step_post_hook(stepped)
+        try:
+            yield
+        finally:
+            hook.remove()
+    if steps < BEFORE + WARMING + STEPS:
         path.unlink(missing_ok=True)
-        log.warning("%s: no trace of %s passes; it takes %s", path, passes, BEFORE + WARMING + STEPS)
+        log.warning("%s: no trace of %s steps; it takes %s", path, steps, BEFORE + WARMING + STEPS)

@@ -6,7 +6,8 @@ are 162 MB. The data folder then holds
     responses/<key>/answers.npy     float16 [N, views, K], mapped into memory, its pages shared by all runs
     responses/<key>/about.json      its digest, written last
 
-The key is made of the teacher's weights, the images, what views there are of them, and the precision. All answers are
+The key is made of the teacher (its run, which says how pixels are normalised, and its weights), the images, what views
+there are of them, and the precision. All answers are
 computed at a fixed batch size, in one order: view after view, image after image.
 """
 
@@ -18,7 +19,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1  # rises where the same teacher and images would give other answers
 BATCH = 500  # fixed: logits differ in their last bits between batch sizes
 WAIT_S = 5.0  # between signs of life while another run computes them
-MOST = float(os.environ.get("KDTUNE_RESPONSES_GB", "50")) * 1e9  # bytes that a data folder keeps; the least used go
+LIMIT = "KDTUNE_RESPONSES_GB"  # that a data folder keeps, 50 where nobody says; the least used go
 
 
 def refuse(split: Split, loss: str) -> None:
@@ -47,14 +48,14 @@ def refuse(split: Split, loss: str) -> None:
 
 
 def stored_answers(
-    teacher: nn.Module, weights: str, split: Split, recipe: Recipe, data_dir: Path, pulse: Callable[[], None]
+    teacher: nn.Module, known_as: str, split: Split, recipe: Recipe, data_dir: Path, pulse: Callable[[], None]
 ) -> torch.Tensor:
     """float16 [N, views, K] on the split's device; on the CPU a mapped file.
 
-    `weights`: the digest of the teacher's. Errors: DataError for a folder that cannot be written, ValueError for logits
-    that half precision cannot hold.
+    `known_as` tells the teacher from all others: its run's id, and the digest of its weights. Errors: DataError for a
+    folder that cannot be written, ValueError for logits that half precision cannot hold.
     """
-    folder = data_dir / "responses" / _key(weights, split, recipe)
+    folder = data_dir / "responses" / _key(known_as, split, recipe)
     found = _kept(folder)
     if found is None:
         with _locked(folder, pulse):
@@ -69,10 +70,10 @@ def stored_answers(
     return answers.to(split.images.device)
 
 
-def _key(weights: str, split: Split, recipe: Recipe) -> str:
+def _key(known_as: str, split: Split, recipe: Recipe) -> str:
     pixels = hashlib.sha256(split.images.cpu().contiguous().numpy().data)
     views = recipe.augmentation.model_dump(mode="json")
-    about = [FORMAT, weights, pixels.hexdigest(), list(split.images.shape), views, recipe.precision]
+    about = [FORMAT, known_as, pixels.hexdigest(), list(split.images.shape), views, recipe.precision]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
@@ -82,9 +83,10 @@ def _kept(folder: Path) -> np.ndarray | None:
     try:
         if json.loads(about.read_text())["sha256"] != _sha256(answers):
             return None
-        os.utime(about)  # the least used goes first
+        with suppress(OSError):  # another user's
+            os.utime(about)  # the least used goes first
         return np.load(answers, mmap_mode="c", allow_pickle=False)  # "c": pages are shared until written to
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -117,13 +119,17 @@ def _compute(teacher: nn.Module, split: Split, recipe: Recipe, folder: Path, pul
 
 
 def _make_room(kept: Path) -> None:
-    """Takes away what was not used for longest until the others are within MOST; who reads it keeps its pages."""
+    """Takes away what was not used for longest until the others are within LIMIT; who reads it keeps its pages."""
+    try:
+        most = float(os.environ.get(LIMIT, "50")) * 1e9
+    except ValueError as error:
+        raise DataError(f"{LIMIT}: came {os.environ[LIMIT]!r}; a number of gigabytes, such as 50") from error
     others = [path for path in kept.parent.glob("*/about.json") if path.parent != kept]
     size = sum(file.stat().st_size for file in kept.iterdir())
     for about in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         size += sum(file.stat().st_size for file in about.parent.iterdir())
-        if size > MOST:
-            log.info("%s: taken away, the answers kept there are more than %.0f GB", about.parent, MOST / 1e9)
+        if size > most:
+            log.info("%s: taken away, the answers kept there are more than %g GB", about.parent, most / 1e9)
             shutil.rmtree(about.parent, ignore_errors=True)
 
 

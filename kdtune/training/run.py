@@ -39,7 +39,7 @@ from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
 from kdtune.training.taught import data_of, with_responses
-from kdtune.training.teacher import Chosen, choose_teacher, teacher_of
+from kdtune.training.teacher import Chosen, choose_teacher, teacher_had, teacher_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def _performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome
         attempt = context.store.attempt(run.id, claim.attempt)
         try:
             choose = cache(lambda: choose_teacher(run, context.store, context.device))
-            data = data_of(run, choose, context.data_dir, context.device)
+            had = cache(lambda: teacher_had(run.id, context.store, context.device) or choose())
+            data = data_of(run, had, context.data_dir, context.device)
             if not measured_late(run.id, evaluation, data, context):
                 train_and_evaluate(run, evaluation, data, choose, attempt, context)
         except Exception as error:
@@ -168,8 +169,7 @@ def train_and_evaluate(
     trained_by = sources.of_training(run)
     try:
         made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"
-        weights_of = str(chosen.get("weights_sha256", ""))
-        data = with_responses(run, data, teacher, weights_of, context.data_dir, context.pulse)
+        data = with_responses(run, data, (teacher, chosen), context.data_dir, context.pulse)
         network, history = trained(run, data, teacher, attempt, context, made_by)
         file = weights.save(network)
         try:

@@ -18,8 +18,8 @@ from kdtune.training.teacher import Chosen
 
 
 def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str) -> Data:
-    """The run's data, on its device; `choose` gives its teacher. Raises RuntimeError where there is none to ask, and
-    what `choose` and `load` raise."""
+    """The run's data, on its device; `choose` gives its teacher, for a run that is finished the one that it had. Raises
+    RuntimeError where there is none to ask, and what `choose` and `load` raise."""
     load = partial(loading.load, run.dataset, data_dir, device, run.content)
     if not run.dataset.asks:
         return load()
@@ -29,15 +29,15 @@ def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str)
     return load(answers_of(teacher, device), teacher)
 
 
-def with_responses(
-    run: Run, data: Data, teacher: nn.Module | None, weights: str, data_dir: Path, pulse: Callable[[], None]
-) -> Data:
-    """The data with the teacher's stored answers beside its training images, where the run's loss looks them up.
-    `weights`: the digest of the teacher's."""
+def with_responses(run: Run, data: Data, chosen: Chosen, data_dir: Path, pulse: Callable[[], None]) -> Data:
+    """The data with the stored answers of the teacher chosen beside its training images, where the run's loss looks
+    them up."""
+    teacher, about = chosen
     if teacher is None or run.loss is None or run.recipe is None or not run.loss.stored:
         return data
     refuse(data.train, run.loss.key)
-    answers = stored_answers(teacher, weights, data.train, run.recipe, data_dir, pulse)
+    known_as = f"{about['id']} {about['weights_sha256']}"
+    answers = stored_answers(teacher, known_as, data.train, run.recipe, data_dir, pulse)
     return replace(data, train=replace(data.train, answers=answers))
 
 

@@ -77,6 +77,17 @@ def load_teacher(id: str, store: Store, device: str) -> tuple[nn.Module, str]:
     return network, done.files[WEIGHTS] if done else ""
 
 
+def teacher_had(id: str, store: Store, device: str) -> Chosen | None:
+    """The teacher of a finished run, as its provenance names it, whatever the rule would choose by now; None where the
+    run is not finished. Raises RuntimeError where that teacher has other weights since."""
+    standing = Standing(store)
+    standing.refresh(id)
+    known = standing.look(id)
+    if known.done is None or not (chosen := known.provenance.get("teacher")):
+        return None
+    return teacher_of(chosen, store, device)(), chosen
+
+
 def teacher_of(chosen: Mapping[str, Any] | None, store: Store, device: str) -> Callable[[], nn.Module | None]:
     """How to get the teacher that a finished run's provenance names: loaded once, and only if it is asked for."""
 

@@ -158,7 +158,8 @@ def test_the_null_goes_as_far_with_the_same_labels_and_fools_nobody(network: nn.
     moved, null = (told(network, digits(**asked, perturbed={**settings, **more})) for more in ({}, {"noise": True}))
     assert torch.equal(moved.train.labels, null.train.labels)
     assert not torch.equal(moved.train.images, null.train.images)
-    assert null.noise["perturbed"] == pytest.approx(moved.noise["perturbed"], rel=0.25), "cut off at 0 and 1"
+    assert null.noise["perturbed"] == pytest.approx(moved.noise["perturbed"], rel=0.01), "whatever 0 and 1 cut off"
+    assert null.train.images.min() >= 0 and null.train.images.max() <= 1
     clean = load(Digits(), Path("nowhere")).train
     both = [
         Perturbed.model_validate({**settings, "noise": noise})(
@@ -219,7 +220,7 @@ def test_points_are_drawn_from_the_seed_and_are_no_pixels(tmp_path: Path) -> Non
     assert made[0].train.images.min() >= 0 and made[0].train.images.max() <= 1
     known = [named(points | {"seed": seed}).description(tmp_path)["digest"] for seed in range(50)]
     assert len(set(known)) == 50
-    assert known[0] == "dd7171c90d471452", "what is drawn is part of ids"
+    assert known[0] == "729b0727a0c13f2a", "what is drawn is part of ids"
 
 
 @pytest.mark.parametrize("name", ["masking", "autoattack", "corruptions"])
@@ -294,6 +295,9 @@ def test_a_student_of_noise_is_tested_on_what_its_teacher_knows(write_sweep, tmp
         ("test: digits", "moments: {mean: [0.1, 0.1], std: [1, 1]}", "has 2 channels, and 400 images"),
         ("test: digits", "moments: {mean: [0.1], std: [1, 1]}", "mean has 1 channels and std 2"),
         ("test: digits", "perturbed: {norm: l3, eps: 1, step: 1, steps: 1}", "linf"),
+        ("test: digits", "perturbed: {norm: linf, eps: 8, step: 2, steps: 1}", "8/255 is 0.0314"),
+        ("test: digits", "only: clean, perturbed: {norm: l2, eps: 1, step: 1, steps: 1, target: next}", "leaves no"),
+        ("count: 400,", "count: 40000000,", "numbers would be drawn"),
         ("test: digits", "repeat: 0", "repeat"),
         ("classes: 10}", "classes: 1}", "classes"),
         ("dataset: digits", "dataset: {digits: {}, perturbed: {norm: l2, eps: 1, step: 1, steps: 1}}", "a teacher"),
@@ -369,6 +373,54 @@ def test_the_test_images_of_mnist_have_their_own_digest(idx: Path) -> None:
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x00")
     with pytest.raises(DataError, match="are not the published ones"):
         MNIST().read_test(idx)
+
+
+def test_other_sizes_are_other_sets(tmp_path: Path) -> None:
+    """Their bytes are the same."""
+    sets = [{"count": 30, "size": size, "classes": 3} for size in ([1, 8, 8], [1, 4, 16], [4, 4, 4])]
+    digests = {named({"uniform_noise": each}).description(tmp_path)["digest"] for each in sets}
+    assert len(digests) == 3
+
+
+def test_what_changes_nothing_is_no_other_set(tmp_path: Path) -> None:
+    plain = digits().description(tmp_path)
+    for asked in ({"repeat": 1}, {"only": "clean"}, {"test": "digits"}):
+        assert digits(**asked).description(tmp_path) == plain
+    assert digits(repeat=2).description(tmp_path) != plain
+    assert digits(only="clean", labels={"corruption": {"rate": 0.5}}).description(tmp_path)["only"] == "clean"
+
+
+def test_a_file_of_labels_and_a_target_are_one_too_many(tmp_path: Path) -> None:
+    asked = {"labels": {"file": {"path": "labels.csv"}}, "perturbed": {**L2, "target": "next"}}
+    with pytest.raises(ValueError, match=r"gives labels, and labels\.file replaces them all"):
+        digits(**asked)
+
+
+def test_where_nothing_held_out_is_left_that_is_told() -> None:
+    parts = load(digits(validation=0.003), Path("nowhere"))
+    whole = load(Digits(), Path("nowhere")).train
+    assert parts.validation is not None
+    held_out = [int((whole.images == image).flatten(1).all(1).nonzero()[0, 0]) for image in parts.validation.images]
+    wrong = (whole.labels + 1) % 10
+    wrong[held_out] = whole.labels[held_out]  # a teacher that errs on all images but these
+    asked = digits(validation=0.003, only="errors", labels={"teacher": {"rate": 1.0}})
+    with pytest.raises(DataError, match=r"leaves nothing of what is held out; hold out more: dataset\.validation: 0"):
+        load(asked, Path("nowhere"), answer=lambda images: wrong)
+
+
+def test_shifted_sets_are_those_of_what_is_tested() -> None:
+    from kdtune.evaluation.shift import Shift
+
+    tested = named({"uniform_noise": {"count": 30, "size": [1, 8, 8], "classes": 10}, "test": "digits"})
+    assert [metric.name for metric in Shift().metrics(tested)] == ["shift/writers"]
+
+
+def test_corruptions_of_held_out_images_that_were_moved(write_sweep) -> None:
+    text = LEARNS.replace("evaluation: [accuracy, fit, shift]", "evaluation: [accuracy, {corruptions: {}, on: val}]")
+    text = text.replace("dataset: digits", "dataset: {digits: {}, validation: 0.2}")
+    text = text.replace("test: digits", "validation: 0.2, moments: {mean: [0.3], std: [0.2]}")
+    with pytest.raises(SweepFileError, match="corruptions on: val is of images of 8 bits"):
+        load_sweep(write_sweep(text))
 
 
 def test_they_are_kinds() -> None:

@@ -224,3 +224,40 @@ def test_a_student_learns_from_its_teachers_errors_alone(write_sweep, tmp_path: 
     assert evaluate_late(results / "errors", None, "{pgd: {images: 4, steps: [1]}}", here=True) == 0
     after = list(csv.DictReader((results / "errors/paper/results.csv").open()))
     assert [{name: row[name] for name in before[0]} for row in after] == before
+
+
+def test_a_student_measured_late_has_the_errors_of_the_teacher_that_it_had(write_sweep, tmp_path: Path) -> None:
+    """Its teacher was trained again since, to other weights: what it was trained on is not to be had any more."""
+    results = tmp_path / "r"
+    assert run_sweep(write_sweep(LEARNS), here=True, results=str(results), data=str(tmp_path)) == 0
+    assert evaluate_late(results / "errors", None, "fit", here=True) == 0
+    table = kdtune.table(results / "errors").set_index("id")
+    store = Store(results)
+    for id in table.index[table.role == "student"]:
+        assert table["fit/images"][id] == stored.history(store, id)[0]["train/images"]
+    student = next(id for id in table.index if table.role[id] == "student")
+    chosen = stored.provenance(store, student)["teacher"]
+    from kdtune.training.teacher import teacher_had
+
+    assert teacher_had(student, store, "cpu")[1] == chosen
+    assert teacher_had("0" * 12, store, "cpu") is None
+    (record,) = results.glob(f"runs/{student}/*/provenance.json")
+    altered = json.loads(record.read_text())
+    altered["teacher"]["weights_sha256"] = "0" * 64
+    from kdtune.store.standing import Standing
+
+    known = Standing(store)
+    known.refresh(student)
+    with pytest.MonkeyPatch.context() as patch:
+        look = type(known).look
+        patch.setattr(
+            Standing, "look", lambda self, id: _with(look(self, id), altered) if id == student else look(self, id)
+        )
+        with pytest.raises(RuntimeError, match="has other weights by now"):
+            teacher_had(student, store, "cpu")
+
+
+def _with(known, provenance: dict):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(done=known.done, provenance=provenance)

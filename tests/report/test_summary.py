@@ -69,6 +69,22 @@ def test_of_many_lines_the_longest_axis_is_averaged_over_and_that_is_said(tmp_pa
     assert all(line.split()[-4:] == ["120", "29.5", "+-", f"{half:.1f}"] for line in students)
 
 
+def test_a_run_counts_once_however_many_places_ask_for_it(plan: Plan, tmp_path: Path) -> None:
+    """A rate of 0 makes one run of all thresholds."""
+    axes = "rate: [0.0, 0.2], threshold: {range: 60}"
+    text = SMALL.replace("rate: [0.0, 0.2]", axes).replace(
+        "dropout: {rate: $rate}", "swap: {rate: $rate, threshold: $t}"
+    )
+    text = text.replace("threshold: $t", "pairs: top2, threshold: $threshold").replace("dropout: $rate", "dropout: 0.0")
+    text = text.replace("{range: 60}", str([round(0.01 * number, 2) for number in range(1, 61)]))
+    (tmp_path / "small.yaml").write_text(text)
+    plan = build_plan(load_sweep(tmp_path / "small.yaml"), tmp_path)
+    values = {id: 50.0 + number for number, id in enumerate(plan.runs)}
+    said = table(plan, [{"id": each.id, "state": "done", "test/accuracy": values[each.id]} for each in plan.places])
+    (line,) = [line for line in said.splitlines() if line.startswith("student rate=0 ")]
+    assert line.split()[2] == "2", "two seeds"
+
+
 def test_a_rate_of_all_images_stands_beside_that_of_those_right_when_clean(plan: Plan) -> None:
     rows = rows_of(plan, robust__pgd20=[90.0] * 3, robust__pgd20__unconditional=[9.0] * 3)
     said = table(plan, rows, [PGD, ALL]).splitlines()

@@ -130,6 +130,7 @@ def test_a_second_run_computes_nothing_and_a_damaged_file_is_done_again(tmp_path
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+    file.with_name("about.json").write_text("[]")
     assert torch.equal(stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody), first)
     assert teacher.asked == 2 * asked
     for other in (
@@ -175,19 +176,24 @@ def test_the_least_used_go_where_there_are_too_many(
         stored_answers(network(1), weights, digits, recipe(), tmp_path, nobody)
         newest = max(tmp_path.glob("responses/*/about.json"), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (number, number))
-    monkeypatch.setattr(responses, "MOST", 2.5 * 120 * 18 * 10 * 2)
+    monkeypatch.setenv(responses.LIMIT, str(2.5 * 120 * 18 * 10 * 2 / 1e9))
     stored_answers(network(1), "d", digits, recipe(), tmp_path, nobody)
     times = sorted(path.stat().st_mtime for path in tmp_path.glob("responses/*/about.json"))
     assert len(times) == 2 and times[0] == 2, "the one just computed, and the last one used before it"
 
 
-def test_what_half_precision_cannot_hold_and_where_nobody_may_write(tmp_path: Path, digits: Split) -> None:
+def test_what_half_precision_cannot_hold_and_where_nobody_may_write(
+    tmp_path: Path, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Loud(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.flatten(1)[:, :10] * 1e6 + 1e5
 
     with pytest.raises(ValueError, match="too large for responses: stored"):
         stored_answers(Loud(), "w", digits, recipe(), tmp_path, nobody)
+    monkeypatch.setenv(responses.LIMIT, "50GB")
+    with pytest.raises(DataError, match=r"KDTUNE_RESPONSES_GB: came '50GB'; a number of gigabytes"):
+        stored_answers(network(1), "w", digits, recipe(), tmp_path, nobody)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         stored_answers(network(1), "w", digits, recipe(), tmp_path / "file", nobody)
@@ -246,11 +252,24 @@ def test_what_is_not_one_answer_to_a_clean_view_is_refused(write_sweep, more: st
         load_sweep(write_sweep(text.replace("evaluation:", more + "evaluation:")))
 
 
-def test_images_that_are_no_bytes_are_told_before_the_start(write_sweep, tmp_path: Path, capsys) -> None:
-    text = STORED.replace(
-        "  model: {mlp: {hidden: [8]}}\n",
-        "  model: {mlp: {hidden: [8]}}\n  dataset: {moments: {mean: [0.3], std: [0.2]}}\n",
-    )
-    text = text.replace("mode: zero", "mode: reflect")
-    assert run_sweep(write_sweep(text), here=True, results=str(tmp_path / "r"), data=str(tmp_path / "d")) == 4
-    assert "responses: stored are of images of 8 bits" in capsys.readouterr().err
+def test_two_teachers_of_one_file_and_other_normalizations_are_two(write_sweep, tmp_path: Path) -> None:
+    """Constants of a normalization are no weights: the digest of these does not tell."""
+    results, data = str(tmp_path / "r"), str(tmp_path / "d")
+    text = STORED.replace("responses: [computed, stored]", "norm: [null, {mean: [0.9], std: [0.05]}]")
+    text = text.replace("responses: $responses", "responses: stored").replace("seeds: 2\ngrid", "seeds: 1\ngrid")
+    assert run_sweep(write_sweep(text.replace("seeds: 2, select", "normalization: $norm, seeds: 1, select").replace(
+        "rule: best, metric: val/accuracy", "rule: paired")), here=True, results=results, data=data) == 0  # fmt: skip
+    folders = [path for path in (tmp_path / "d/responses").iterdir() if path.is_dir()]
+    assert len(folders) == 2
+    weights = kdtune.table(tmp_path / "r/small").query("role == 'student'")["teacher.weights_sha256"]
+    assert weights.nunique() == 2 or len(folders) == 2
+
+
+@pytest.mark.parametrize(
+    "of", ["{moments: {mean: [0.3], std: [0.2]}}", "{perturbed: {norm: l2, eps: 1.0, step: 0.1, steps: 2}}"]
+)
+def test_images_that_are_no_bytes_are_told_with_their_line(write_sweep, of: str) -> None:
+    own = "  model: {mlp: {hidden: [8]}}\n"
+    text = STORED.replace(own, f"{own}  dataset: {of}\n").replace("mode: zero", "mode: reflect")
+    with pytest.raises(SweepFileError, match=r"small.yaml:\d+: student: responses: stored are of images of 8 bits"):
+        load_sweep(write_sweep(text))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
+from math import prod
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 import numpy
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from kdtune.data.dataset import Dataset
 from kdtune.data.files import Arrays
 from kdtune.data.sets.published import content_digest
 from kdtune.settings import Count
+
+MOST = 1_000_000_000  # numbers of a set: what is more is a slip of the hand
 
 
 class Generated(Dataset):
@@ -35,7 +39,15 @@ class Generated(Dataset):
         return self.count, self.count
 
     def digest(self, data_dir: Path) -> str:
-        return content_digest(self.read(data_dir))
+        """Of the numbers drawn, and of how they lie: other sizes may have the same bytes."""
+        told = f"{self.key} {self.shape()} {self.of} {content_digest(self.read(data_dir))}"
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        if (numbers := self.count * prod(self.shape())) > MOST:
+            raise ValueError(f"{numbers:,} numbers would be drawn; {MOST:,} at most")
+        return self
 
     def read(self, data_dir: Path) -> Arrays:
         generator = numpy.random.Generator(numpy.random.PCG64(self.seed))
@@ -50,6 +62,8 @@ class Generated(Dataset):
 
 class Points(Generated):
     """Points in [0, 1]^`dimension`. They are not images, and may go anywhere: an attack is not held within [0, 1]."""
+
+    of_floats: ClassVar[bool] = True
 
     dimension: Count
 
