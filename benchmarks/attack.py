@@ -28,7 +28,7 @@ from kdtune.optimization.schedules import Step
 from kdtune.recipe import Recipe
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train
-from kdtune.training.network import placed
+from kdtune.training.network import build_network, placed
 
 EPS, STEP, STEPS, RESTARTS = 0.15, 0.02, (10, 15, 20), 5
 
@@ -38,8 +38,7 @@ def trained(data: Data) -> nn.Module:
     recipe = Recipe(
         optimizer=SGD(lr=0.05, momentum=0.9), schedule=schedule, precision="float32", batch_size=32, epochs=8
     )
-    torch.manual_seed(0)
-    network = placed(CNN(width=16).build(data.shape, data.classes), "cpu")
+    network = placed(build_network(CNN(width=16), None, 0, data.shape, data.classes), "cpu")
     train(network, data.train, recipe, Lesson(data.classes, 0, Noise(), CE()), 0)
     return network.eval()
 

@@ -37,7 +37,7 @@ from kdtune.optimization.schedules import Step
 from kdtune.recipe import Augmentation, Crop, Flip, Recipe
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
-from kdtune.training.network import placed
+from kdtune.training.network import build_network, placed
 
 CLASSES, SIDE = 10, 32
 ALPHA, TEMPERATURE = 0.9, 4.0
@@ -61,11 +61,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def network(name: str, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        made: nn.Module = TypeAdapter(Model).validate_python(name).build((3, SIDE, SIDE), CLASSES)
-    return made
+def network(name: str, seed: int, *, as_a_run_has_it: bool = False) -> nn.Module:
+    """Channels first, as most code has it, unless as a run has it."""
+    model = TypeAdapter(Model).validate_python(name)
+    made = placed(build_network(model, None, seed, (3, SIDE, SIDE), CLASSES), "cpu")
+    return made if as_a_run_has_it else made.to(memory_format=torch.contiguous_format)
 
 
 def distilled(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -93,7 +93,6 @@ def usual(student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Ca
 
 
 def ours(student: nn.Module, teacher: nn.Module, split: Split, batch: int, precision: str) -> Callable[[], None]:
-    student, teacher = placed(student, "cpu"), placed(teacher, "cpu")
     recipe = Recipe.model_validate(
         {
             "optimizer": SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -129,7 +128,7 @@ def ways(student: str, teacher: str, batch: int, steps: int) -> Iterator[tuple[s
             f"kdtune, {precision}, stored",
             ours(network(student, 0), network(teacher, 1), with_answers, batch, precision),
         )
-    yield ASKING, asking(placed(network(teacher, 1), "cpu"), split, batch)
+    yield ASKING, asking(network(teacher, 1, as_a_run_has_it=True), split, batch)
 
 
 def asking(teacher: nn.Module, split: Split, batch: int) -> Callable[[], None]:

@@ -40,8 +40,9 @@ class KD(Loss):
     def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         from torch.nn import functional
 
-        student = views.shown.logits
+        # The teacher first: what it computes is freed before the student's pass, which is kept for its gradient.
         teacher = (views.teacher_shown if self.teacher_sees == "shown" else views.teacher_clean).logits
+        student = views.shown.logits
         ce = functional.cross_entropy(student, views.targets)
         kd = kd_loss(student, teacher, self.temperature, self.divergence)
         return (1 - self.alpha) * ce + self.alpha * kd, {"ce": ce, "kd": kd}
