@@ -278,14 +278,14 @@ def test_dropout_is_fixed_by_seed_and_epoch_alone() -> None:
         student, teacher = Probe(1, dropout=0.5), Probe(2, dropout=0.1)
         noise = knobs_at(input={"gaussian": Gaussian(sigma=sigma)}, teacher={"dropout": Dropout(rate=0.5)})
         lesson = Lesson(CLASSES, seed, noise, how(), teacher)
-        masks: list[Tensor] = []
+        masks: dict[nn.Module, Tensor] = {}
         for network in (student, teacher):
             network.layers[3].register_forward_hook(
-                lambda _, given, output: masks.append((given[0] != 0) & (output == 0))
+                lambda layer, given, output: masks.update({layer: (given[0] != 0) & (output == 0)})
             )
         torch.manual_seed(before)
         ask(lesson, student, epoch)
-        return masks[0], masks[1]
+        return masks[student.layers[3]], masks[teacher.layers[3]]
 
     student, teacher = answers(0, 0, before=1)
     assert all(torch.equal(*pair) for pair in zip((student, teacher), answers(0, 0, before=2), strict=True))
