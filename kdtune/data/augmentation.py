@@ -20,11 +20,6 @@ def refuse_zeros(augmentation: Augmentation, bounds: Bounds) -> None:
         raise ValueError("augmentation.crop: mode: zero is black where pixels are in [0, 1]; here it is not: reflect")
 
 
-def augment(images: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:
-    """Each image as one of its views that is drawn for it: [N, C, H, W] in and out, uint8 or float."""
-    return viewed(images, augmentation, drawn_views(len(images), augmentation, draw, images.device))
-
-
 def view_count(augmentation: Augmentation) -> int:
     """How many views of an image there are: 162 for a crop with padding 4 and a flip."""
     places = 1 if augmentation.crop is None else (2 * augmentation.crop.padding + 1) ** 2

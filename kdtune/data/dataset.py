@@ -102,7 +102,8 @@ class Dataset(Kind, home="kdtune.data.sets"):
     @property
     def heading(self) -> str:
         """The title, and where it is only trained on, what is tested on first."""
-        return f"{self.test.title} (trained on {self.title})" if self.test else self.title
+        elsewhere = self.test is not None and self.test.bare != self.bare
+        return f"{self.tested.title} (trained on {self.title})" if elsewhere else self.title
 
     @property
     def told(self) -> str:

@@ -210,16 +210,9 @@ def _moved(
 def _tested(dataset: Dataset, test: Dataset, trained: Arrays, digest: str | None, data_dir: Path) -> Arrays:
     """What `test` holds. DataError where its images could not be trained on."""
     found = _read(test.bare, digest or test.digest(data_dir), data_dir, test_alone=True)
-    kinds = [
-        (images.shape[1:], len(arrays.class_names))
-        for arrays, (images, _) in ((trained, trained.splits["train"]), (found, found.splits["test"]))
-    ]
-    if kinds[0] != kinds[1]:
-        told = [
-            f"{title} has {' x '.join(map(str, shape))} in {count} classes"
-            for title, (shape, count) in zip((dataset.title, test.title), kinds, strict=True)
-        ]
-        raise DataError(f"dataset.test: {' and '.join(told)}; both must be alike")
+    own, theirs = trained.splits["train"][0].shape[1:], found.splits["test"][0].shape[1:]
+    if (own, len(trained.class_names)) != (theirs, len(found.class_names)):
+        raise DataError(f"dataset.test: {dataset.told} and {test.told}; both must be alike")
     return found
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kdtune.data.augmentation import augment
+from kdtune.data.augmentation import drawn_views, viewed
 from kdtune.randomness import Draw, draw
 
 FLIP = SimpleNamespace()
@@ -19,6 +19,11 @@ FLIP = SimpleNamespace()
 def asked(padding: int = 0, mode: str = "reflect", flip: bool = False) -> Any:
     crop = SimpleNamespace(padding=padding, mode=mode) if padding else None
     return SimpleNamespace(crop=crop, flip=FLIP if flip else None)
+
+
+def augment(images: Tensor, augmentation: Any, stream: Any) -> Tensor:
+    """As a step of training does it: a view drawn for each image, and the image in it."""
+    return viewed(images, augmentation, drawn_views(len(images), augmentation, stream, images.device))
 
 
 def random_images(*shape: int) -> Tensor:

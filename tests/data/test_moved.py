@@ -385,7 +385,7 @@ def test_other_sizes_are_other_sets(tmp_path: Path) -> None:
 def test_what_changes_nothing_is_no_other_set(tmp_path: Path) -> None:
     plain = digits().description(tmp_path)
     for asked in ({"repeat": 1}, {"only": "clean"}, {"test": "digits"}):
-        assert digits(**asked).description(tmp_path) == plain
+        assert digits(**asked).description(tmp_path) == plain and digits(**asked).heading == digits().title
     assert digits(repeat=2).description(tmp_path) != plain
     assert digits(only="clean", labels={"corruption": {"rate": 0.5}}).description(tmp_path)["only"] == "clean"
 
