@@ -82,8 +82,9 @@ def select(table: pd.DataFrame, query: str) -> pd.DataFrame:
     """The rows that a query names, in pandas' words; columns that the table lacks are a TableError."""
     from pandas.errors import UndefinedVariableError
 
+    named = [name for name in table.columns if str(name) in query]  # pandas reads the name of every column it is given
     try:
-        return table.query(query, engine="python")
+        return table[table[named].eval(query, engine="python")]
     except UndefinedVariableError as error:
         lacking = str(error).split("'")[1] if "'" in str(error) else str(error)
         raise TableError(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.randomness import GlobalStream, draw, seeded, stream_seed
+from kdtune.randomness import GlobalStream, draw, seeded, set_global, stream_seed
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SEEDS = st.integers(0, 2**40)
@@ -109,6 +109,24 @@ def test_seeded_restores_after_an_error() -> None:
         torch.rand(3)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_global_generators_are_put_where_torch_puts_them() -> None:
+    with seeded(0, "elsewhere"):
+        set_global(4, "dropout", 9)
+        ours = torch.rand(5)
+        torch.manual_seed(stream_seed(4, "dropout", 9))
+        assert torch.equal(torch.rand(5), ours)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_s_global_generator_too() -> None:
+    torch.cuda.init()
+    with seeded(0, "elsewhere"):
+        set_global(4, "dropout", 9)
+        ours = torch.rand(5, device="cuda")
+        torch.manual_seed(stream_seed(4, "dropout", 9))
+        assert torch.equal(torch.rand(5, device="cuda"), ours)
 
 
 def test_dropout_follows_its_stream() -> None:

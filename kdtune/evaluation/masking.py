@@ -147,22 +147,23 @@ class Masking(Evaluator):
         self, network: nn.Module, images: Tensor, labels: Tensor, seed: int, teacher: nn.Module | None
     ) -> dict[str, np.ndarray]:
         """What `raised` asks for, but the floor: bool [N] by name."""
+        import torch
+
         from kdtune.attacks.pgd import pgd, withstood
         from kdtune.attacks.smoothed import smoothed
         from kdtune.attacks.square import square
         from kdtune.randomness import draw
 
         def standing(
-            which: np.ndarray, steps: tuple[int, ...], loss: LossName, restart: int = 0
+            x: Tensor, y: Tensor, begin: Tensor, steps: tuple[int, ...], loss: LossName
         ) -> dict[int, np.ndarray]:
-            x, y = images[which], labels[which]
             radii, strides = (x.new_full((len(x),), size) for size in (self.eps, self.step))
-            return withstanding(network, x, y, begin[restart][which], radii, strides, steps, loss)
+            return withstanding(network, x, y, begin, radii, strides, steps, loss)
 
         begin = [start(images, self.eps, seed, restart) for restart in range(1 + RETRIES)]
-        every = np.ones(len(images), dtype=bool)
-        found = {f"pgd{count}": bits for count, bits in standing(every, STEPS, "cross_entropy").items()}
-        found |= {f"{loss}{COMPARED}": standing(every, (COMPARED,), loss)[COMPARED] for loss in ("margin", "scaled")}
+        every = images, labels, begin[0]
+        found = {f"pgd{count}": bits for count, bits in standing(*every, STEPS, "cross_entropy").items()}
+        found |= {f"{loss}{COMPARED}": standing(*every, (COMPARED,), loss)[COMPARED] for loss in ("margin", "scaled")}
         white_box = np.logical_and.reduce(list(found.values()))
         numbers = {name: draw(seed, f"evaluation.masking.{name}") for name in ("smoothed", "square")}
         changed = {
@@ -174,10 +175,12 @@ class Masking(Evaluator):
         if teacher is not None:
             changed["transfer"] = pgd(teacher, images, labels, begin[0], self.eps, self.step, COMPARED)[COMPARED]
         found |= {name: withstood(network, {0: x}, labels)[0].cpu().numpy() for name, x in changed.items()}
-        for restart in range(1, 1 + RETRIES):
-            doubtful = white_box & ~np.logical_and.reduce([found[name] for name in changed])
-            if doubtful.any():
-                white_box[doubtful] = standing(doubtful, (max(STEPS),), "cross_entropy", restart)[max(STEPS)]
+        doubtful = white_box & ~np.logical_and.reduce([found[name] for name in changed])
+        if RETRIES and doubtful.any():
+            x, y = images[doubtful].repeat(RETRIES, 1, 1, 1), labels[doubtful].repeat(RETRIES)
+            again = torch.cat([each[doubtful] for each in begin[1:]])
+            kept = standing(x, y, again, (max(STEPS),), "cross_entropy")[max(STEPS)]
+            white_box[doubtful] = kept.reshape(RETRIES, -1).all(0)
         found["white_box"] = white_box
         found["zero_gradient"] = without_gradient(network, begin[0], labels, "cross_entropy")
         found["zero_gradient_margin"] = without_gradient(network, begin[0], labels, "margin")

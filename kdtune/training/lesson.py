@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.losses.views import Answer, Views
-from kdtune.randomness import GlobalStream, draw, stream_seed
+from kdtune.randomness import GlobalStream, draw, set_global
 from kdtune.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Lesson:
     def begin(self, epoch: int) -> None:
         """Put every stream and the teacher at the start of an epoch, counted from 0."""
         self.epoch = epoch
-        torch.manual_seed(stream_seed(self.seed, self._stream("dropout"), epoch))
+        set_global(self.seed, self._stream("dropout"), epoch)
         paths = [f"{point}.{name}" for point, knobs in self.knobs.items() for name in knobs]
         self.draws = {path: draw(self.seed, self._stream(path), epoch, self.device) for path in paths}
         self.measured: dict[str, list[float]] = defaultdict(list)
