@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import ModuleSpec
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from torchvision import datasets
 from kdtune.data import fetch
 from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
+from kdtune.data.sets import published
 from kdtune.data.sets.published import Published, content_digest
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -91,11 +93,30 @@ def test_digits_as_documented(tmp_path: Path) -> None:
 
 
 def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    images, labels = sklearn.datasets.load_digits(return_X_y=True)
-    labels[1500] += 1
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (images, labels))
+    table = published.read_digits()
+    table[1500, -1] += 1
+    monkeypatch.setattr(published, "read_digits", lambda: table)
     with pytest.raises(DataError, match=r"digits .* not the published ones .*0b9464ec3276aea2"):
         named("digits").read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"1,2", gzip.compress(b"1,x\n"), gzip.compress(b"1,2\n" * 99)[:20]])
+def test_digits_that_cannot_be_read(content: bytes | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "datasets/data/digits.csv.gz"
+    if content is not None:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(content)
+    package = ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(published, "find_spec", lambda name: package)
+    with pytest.raises(DataError, match=r"digits.csv.gz: .*install scikit-learn"):
+        named("digits").read(tmp_path)
+
+
+def test_digits_need_no_import_of_scikit_learn() -> None:
+    code = (
+        "import sys; from kdtune.data.sets.published import read_digits; read_digits();print('sklearn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 # --- MNIST and Fashion-MNIST
