@@ -1,7 +1,8 @@
 """How busy a sweep keeps the slots of a machine: `python benchmarks/slots.py [RUNS] [--seconds 0.85]`.
 
 Many short runs that wait for nobody, through Ray, on every core. From the first run's start to the last one's end the
-slots could have given so many seconds; runs took so many of them. What Ray's start takes stands beside it.
+slots could have given so many seconds; runs took so many of them. What Ray's start takes stands beside it, and the same
+runs through plain Ray Tune, which keeps nothing of them (`plain_tune.py`).
 """
 
 from __future__ import annotations
@@ -50,12 +51,25 @@ def main() -> None:
         starts = [started(path.name) for path in results.glob("runs/*/*T*-*")]
         ends = [path.stat().st_mtime for path in (results / "runs/done").iterdir()]
         took = [json.loads(path.read_text())["seconds"] for path in results.glob("runs/*/*/provenance.json")]
+        began = time.time()
+        plain = [sys.executable, str(Path(__file__).with_name("plain_tune.py")), str(file)]
+        said = subprocess.run(plain, check=True, capture_output=True, text=True).stdout
+        tunes = time.time() - began, json.loads(said.splitlines()[-1])
     span = max(ends) - min(starts)
     overhead = span * slots / sum(took) - 1
     mean = sum(took) / len(took)
     print(f"{asked.runs} runs of {mean:.2f} s on {slots} slots: {span:.1f} s, {100 * overhead:.1f} % over")
     print(f"before the first run and after the last {whole - span:.1f} s")
+    tune_whole, times = tunes
+    tune_span = max(end for _, end in times) - min(start for start, _ in times)
+    inside = sum(end - start for start, end in times)
+    print(
+        f"plain Ray Tune, processes reused: runs of {inside / len(times):.2f} s, {tune_span:.1f} s,"
+        f" {100 * (tune_span * slots / inside - 1):.1f} % over; before and after {tune_whole - tune_span:.1f} s"
+    )
+    plainly = {"span": tune_span, "whole": tune_whole, "seconds": inside}
     numbers = {"runs": asked.runs, "slots": slots, "span": span, "whole": whole, "overhead": overhead, "seconds": took}
+    numbers |= {"plain": plainly}
     print(f"wrote {measuring.write('slots', numbers)}")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import measuring
 import numpy as np
 import torch
+from peer import torchdistill
 from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -119,6 +120,11 @@ def ways(student: str, teacher: str, batch: int, steps: int) -> Iterator[tuple[s
     loader = DataLoader(Pictures(images, labels), batch, shuffle=True)
     split = Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
     yield "usual loop", usual(network(student, 0), network(teacher, 1), loader)
+    try:
+        box, _ = torchdistill(network(student, 0), network(teacher, 1), loader, ALPHA, TEMPERATURE)
+        yield "torchdistill", box
+    except ImportError:
+        print("torchdistill is not installed: not compared (benchmarks/peer.py)")
     views = view_count(AUGMENTATION)
     answers = torch.from_numpy(drawn.normal(size=(len(images), views, CLASSES)).astype(np.float16))
     for precision in ("float32", "bfloat16"):

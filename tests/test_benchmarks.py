@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from kdtune.cli.options import Options
+from kdtune.cli.sweep import run
+from kdtune.evaluation.families import FAMILIES
 from kdtune.losses.kd import KD
 from kdtune.noise.noise import Noise
 from kdtune.training.lesson import Lesson
@@ -60,3 +63,45 @@ def test_each_runs_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: Pa
     planning = benchmark("planning")
     parts = planning.planned(200, tmp_path)
     assert set(parts) == {"read", "plan, with ids", "found new", "table", "peak, MB"}
+
+
+def test_torchdistill_has_the_same_loss(benchmark: Any) -> None:
+    pytest.importorskip("torchdistill", reason="torchdistill is not installed: benchmarks/peer.py says how")
+    step, peer = benchmark("step"), benchmark("peer")
+    student, teacher = step.network("wrn-10-1", 0).eval(), step.network("wrn-16-1", 1).eval()
+    images, labels = torch.rand(12, 3, 32, 32), torch.arange(12) % 10
+    _, box = peer.torchdistill(student, teacher, [], step.ALPHA, step.TEMPERATURE)
+    student.eval()
+    torch.testing.assert_close(
+        box.forward_process(images, labels, None), step.distilled(student(images), teacher(images), labels)
+    )
+
+
+def test_the_parts_of_a_sweep_are_what_its_runs_took(benchmark: Any, write_sweep: Any, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    options = Options(write_sweep(), results=str(results), data=str(tmp_path), here=True, verbosity=-1)
+    assert run(options) == 0
+    found = benchmark("sweep").parts(results)
+    took = [json.loads(path.read_text())["seconds"] for path in results.glob("runs/*/*/provenance.json")]
+    assert len(took) == 10 and sum(found.values()) == pytest.approx(sum(took))
+    expected = {"training: data", "training: teacher", "training: student", "evaluation: accuracy"}
+    assert set(found) == expected | {"reading, writing, val/accuracy"} and min(found.values()) > 0
+
+
+def test_a_driver_without_runs(benchmark: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    driver = benchmark("driver")
+    monkeypatch.setattr(driver.sweep, "launch", driver.sweep.launch)  # `measure` puts another in its place
+    found = driver.measure(20, tmp_path)
+    assert found["runs"] == 20 and found["cpu"] > 0
+    assert len(list((tmp_path / "results/runs/done").iterdir())) == 20
+
+
+def test_corruptions_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["corruptions", "wrn-10-1", "--images", "4", "--rounds", "1"])
+    threads = torch.get_num_threads()
+    try:
+        benchmark("corruptions").main()
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "numbers/corruptions.json").read_text())["seconds"]
+    assert {*FAMILIES, "a forward pass of wrn-10-1"} <= set(found)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from sys import intern
 from typing import Any, TypeVar
 
 from kdtune.store import checkpoints
@@ -126,8 +127,12 @@ class Look:
         done = self.done
         if done is None or WEIGHTS not in done.files:
             return None
-        listed = f"{evaluation_name(done.attempt, evaluator)}.json" in self._keys
-        return self._store.evaluations(self.id, done).record(evaluator) if listed else None
+        if f"{evaluation_name(done.attempt, evaluator)}.json" not in self._keys:
+            return None
+        record = self._store.evaluations(self.id, done).record(evaluator)
+        if record is not None:  # thousands of runs have the same hundred names
+            record["metrics"] = {intern(name): value for name, value in record["metrics"].items()}
+        return record
 
     @property
     def provenance(self) -> dict[str, Any]:

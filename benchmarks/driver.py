@@ -1,0 +1,75 @@
+"""What a sweep's own command costs beside its runs: `python benchmarks/driver.py [RUNS ...]`.
+
+The whole command over so many new runs, with its folder, table, TensorBoard files and screen; but nobody trains: each
+run is finished at once, with the history and the metrics of a real one. Seconds of CPU, and how large its process got.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measuring
+from start import SEEDS, SWEEP
+
+from kdtune.cli import sweep
+from kdtune.cli.options import Options
+from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.plan import Plan
+
+SIZES = (1_000, 10_000)
+EPOCHS = 30
+METRICS = 105  # of a run of sweeps/fickle.yaml
+
+
+def launch(options: Options, plan: Plan, dispatch: Dispatch, observer: Watcher, *more: Any) -> None:
+    """In the place of `cli.start.launch`."""
+    store = dispatch.standing.store
+    metrics = {f"robust/pgd{number}": float(number % 100) for number in range(METRICS)}
+    rows = [
+        {"epoch": epoch, "lr": 0.1, "train/loss": 1 / epoch, "val/accuracy": 50.0} for epoch in range(1, EPOCHS + 1)
+    ]
+    while (planned := dispatch.next()) is not None:
+        id = planned.id
+        dispatch.started(id)
+        observer.started(id)
+        observer.rows(id, rows)
+        attempt = store.attempt(id)
+        attempt.write_description(planned.run.description)
+        attempt.finish("done", b"weights", rows, {"seconds": 1.5, "device": "CPU"})
+        done = store.done(id)
+        assert done is not None
+        for evaluator in plan.evaluators:
+            store.evaluations(id, done).write(evaluator, {}, metrics | {"val/accuracy": 50.0}, {})
+        observer.ended(id, dispatch.ended(id))
+        observer.tick()
+
+
+def measure(runs: int, folder: Path) -> dict[str, float]:
+    points = runs // (2 * SEEDS)
+    file = folder / "driver.yaml"
+    file.write_text(SWEEP.format(seeds=SEEDS, rates=json.dumps([0.9 * point / points for point in range(points)])))
+    sweep.launch = launch
+    began = time.process_time()
+    status = sweep.run(Options(file, results=str(folder / "results"), data=str(folder), here=True, verbosity=-1))
+    assert status == 0, status
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"runs": runs, "cpu": time.process_time() - began, "peak, MB": peak}
+
+
+def main() -> None:
+    numbers = []
+    for runs in [int(word) for word in sys.argv[1:]] or SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            numbers.append(measure(runs, Path(folder)))
+        print(f"{runs:6,} runs: {numbers[-1]['cpu']:6.1f} s of CPU, at most {numbers[-1]['peak, MB']:.0f} MB")
+    print(f"wrote {measuring.write('driver', {'sizes': numbers})}")
+
+
+if __name__ == "__main__":
+    main()
