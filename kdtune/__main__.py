@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from kdtune.cli import sweep
+from kdtune.cli.command import sweep
 from kdtune.cli.console import Verbs, leave, stdout_failed
-from kdtune.cli.options import Amount, Options, options_of, status_of
+from kdtune.cli.options import Amount, Options, options_of
 
 
 @click.group(cls=Verbs)
@@ -19,7 +19,7 @@ def main() -> None:
     """Sweeps of noisy knowledge distillation: teachers, the best one chosen, students, robustness, figures."""
 
 
-main.add_command(sweep.main, "sweep")
+main.add_command(sweep)
 
 
 @main.command()
@@ -31,7 +31,9 @@ main.add_command(sweep.main, "sweep")
 @click.option("-v", "--verbose", is_flag=True, help="Every run by state, id and name.")
 def plan(verbose: bool, **flags: Any) -> None:
     """What the sweep FILE would run, what is done already, what it costs. The same as `sweep --dry-run`."""
-    sys.exit(sweep.run(Options(dry_run=True, verbosity=int(verbose), **flags)))
+    from kdtune.cli.sweep import run
+
+    sys.exit(run(Options(dry_run=True, verbosity=int(verbose), **flags)))
 
 
 @main.command()
@@ -82,6 +84,7 @@ def evaluate(**flags: Any) -> None:
 @click.option("--profile", help="Which profile, where several lie in the folder.")
 def table(folder: str, profile: str | None) -> None:
     """The table of a sweep's FOLDER as CSV on stdout, a row for each place that asks for a run."""
+    from kdtune.cli.refused import status_of
     from kdtune.report.table import TableError, profile_folder
 
     def printed() -> int:

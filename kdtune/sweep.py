@@ -1,6 +1,6 @@
-"""`python -m kdtune.sweep FILE`: the door to `command`. Nothing imports this module: `kdtune.sweep` is the function."""
+"""`python -m kdtune.sweep FILE`: the door to `cli.command`."""
 
-from kdtune.cli.sweep import main
+from kdtune.cli.command import sweep
 
 if __name__ == "__main__":
-    main(prog_name="python -m kdtune.sweep")
+    sweep(prog_name="python -m kdtune.sweep")

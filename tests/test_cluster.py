@@ -19,7 +19,7 @@ from typing import Any
 import click
 import pytest
 
-from kdtune.cli import sweep
+from kdtune.cli import command
 from kdtune.doctor.clusterfile import EC2
 from kdtune.sweepfile import reader
 
@@ -271,7 +271,7 @@ def parse(words: list[str]) -> click.Context | None:
     if words[0] == "ray":
         return cli.commands[words[1]].make_context(words[1], words[2:])
     if words[:3] == ["python", "-m", "kdtune.sweep"]:
-        return sweep.main.make_context("kdtune.sweep", words[3:])
+        return command.sweep.make_context("kdtune.sweep", words[3:])
     assert words[0] in ("tensorboard", "aws"), words
     return None
 

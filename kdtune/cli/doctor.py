@@ -17,7 +17,8 @@ import click
 
 from kdtune import paths
 from kdtune.cli import check
-from kdtune.cli.options import Options, status_of
+from kdtune.cli.options import Options
+from kdtune.cli.refused import status_of
 from kdtune.cli.start import no_ray
 from kdtune.cli.sweep import read
 from kdtune.doctor import clusterfile, machine

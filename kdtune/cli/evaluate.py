@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from kdtune.cli import check
 from kdtune.cli.console import losable_output
-from kdtune.cli.options import Options, Refused, status_of
+from kdtune.cli.options import Options
+from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.sweep import sweep
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import told_apart

@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 
 from kdtune import paths
-from kdtune.cli.options import Options, Refused, status_of
+from kdtune.cli.options import Options
+from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.run import wanted
 from kdtune.cli.sweep import again, read
 from kdtune.evaluation.evaluator import Evaluator

@@ -1,8 +1,7 @@
-"""The flags of commands on a sweep file, and what all of these commands say and refuse."""
+"""The flags of commands on a sweep file. `--help` reads this, so it imports little."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -11,15 +10,10 @@ from typing import Any
 import click
 
 from kdtune import paths
-from kdtune.data.error import DataError
-from kdtune.evaluation.evaluator import EvaluationError
-from kdtune.planning import profiles
-from kdtune.report.folder import OtherSweep
-from kdtune.report.table import TableError
 from kdtune.store import checkpoints
-from kdtune.store.objects import StorageError
 from kdtune.sweepfile.size import MAX_RUNS
-from kdtune.sweepfile.tree import SweepFileError
+
+NO_PRICE = "--max-cost needs --price (or KDTUNE_PRICE): what an hour of a GPU, or core, costs"
 
 
 @dataclass(frozen=True)
@@ -46,16 +40,14 @@ class Options:
     verbosity: int = 0
 
     def __post_init__(self) -> None:
-        if self.here or self.address == profiles.LOCAL:
+        from kdtune.planning.profiles import LOCAL
+
+        if self.here or self.address == LOCAL:
             object.__setattr__(self, "address", None)  # no cluster
 
     @property
     def data_dir(self) -> Path:
         return paths.data_folder(self.data)
-
-
-class Refused(Exception):
-    """The sweep is not started: data, storage, cluster or cost. Exit status 4."""
 
 
 class Amount(click.FloatRange):
@@ -69,25 +61,6 @@ class Amount(click.FloatRange):
         if not isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
-
-
-def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
-    """The exit status of a command; where it raises what its user can mend, that is told: 2, or 4 (`cli.sweep`).
-
-    `more` means as much where nothing has begun. From the midst of a sweep an OSError is no refusal: it is our fault.
-    """
-    refusals: tuple[type[Exception], ...] = (DataError, EvaluationError, OtherSweep, Refused, StorageError, *more)
-    try:
-        return command()
-    except SweepFileError as error:
-        click.echo(str(error), err=True)
-        return 2
-    except TableError as error:
-        click.echo(f"refused: {error}", err=True)
-        return 2
-    except refusals as error:
-        click.echo(f"refused: {error}", err=True)
-        return 4
 
 
 def say(options: Options, text: str) -> None:

@@ -11,7 +11,8 @@ import click
 from kdtune import paths
 from kdtune.cli import check
 from kdtune.cli.console import json_to_stdout, losable_output
-from kdtune.cli.options import Options, Refused, say, status_of
+from kdtune.cli.options import Options, say
+from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.sweep import read
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt

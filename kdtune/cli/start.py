@@ -14,7 +14,8 @@ import click
 
 from kdtune import paths
 from kdtune.cli import check
-from kdtune.cli.options import Options, Refused, say
+from kdtune.cli.options import NO_PRICE, Options, say
+from kdtune.cli.refused import Refused
 from kdtune.doctor import machine
 from kdtune.doctor.finding import Level
 from kdtune.launch.door import CannotConnect, enter
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from kdtune.launch.cluster import Cluster
 
 CONFIRM_ABOVE_H = 12.0
-NO_PRICE = "--max-cost needs --price (or KDTUNE_PRICE): what an hour of a GPU, or core, costs"
 
 
 def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kdtune.cli.options import status_of
+from kdtune.cli.refused import status_of
 from kdtune.report.mirror import results_of
 from kdtune.report.table import plan_of, profile_folder
 from kdtune.store.standing import Standing

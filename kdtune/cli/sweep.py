@@ -17,9 +17,10 @@ from typing import Any
 import click
 
 from kdtune import paths
-from kdtune.cli.console import Verb, json_to_stdout, leave, losable_output
-from kdtune.cli.options import Amount, Options, Refused, options_of, say, status_of
-from kdtune.cli.start import NO_PRICE, estimate_of, launch, observe, prepare
+from kdtune.cli.console import json_to_stdout, losable_output
+from kdtune.cli.options import Options, say
+from kdtune.cli.refused import Refused, status_of
+from kdtune.cli.start import estimate_of, launch, observe, prepare
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import profiles
 from kdtune.planning.dispatch import Dispatch
@@ -27,7 +28,6 @@ from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.profiles import LOCAL
 from kdtune.report import summary
 from kdtune.report.folder import View, described
-from kdtune.store import checkpoints
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
@@ -173,24 +173,3 @@ def again(options: Options) -> str:
 
 def about(plan: Plan) -> dict[str, str]:
     return {"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset}
-
-
-@click.command(cls=Verb)
-@options_of
-@click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster [RAY_ADDRESS, default: a local Ray].")
-@click.option("--here", is_flag=True, help="All runs in this process, one after the other, without Ray.")
-@click.option("--dry-run", is_flag=True, help="Say what would run, what is done and what it costs.")
-@click.option("--max-concurrent", type=click.IntRange(min=1), help="At most so many runs at a time.")
-@click.option("--gpus-per-run", type=Amount(), help="GPUs of a student, such as 0.25.")
-@click.option("--checkpoint-every", type=Amount(), default=checkpoints.EVERY_S, help="Seconds.")
-@click.option("--max-cost", type=Amount(), help="Refuse what would cost more US dollars, by --price.")
-@click.option("--price", type=Amount(), envvar="KDTUNE_PRICE", help="Dollars an hour of a GPU, or core [KDTUNE_PRICE].")
-@click.option("--yes", is_flag=True, help="Start even if it takes more than 12 hours here.")
-@click.option("--resume", is_flag=True, help="Changes nothing: the same command always goes on where it was.")
-@click.option("-v", "--verbose", is_flag=True)
-@click.option("-q", "--quiet", is_flag=True)
-def main(verbose: bool, quiet: bool, resume: bool, **flags: Any) -> None:
-    """Runs the sweep FILE: teachers over seeds, the best one chosen, students, evaluation."""
-    if flags["max_cost"] is not None and flags["price"] is None:
-        raise click.UsageError(NO_PRICE)
-    leave(run(Options(verbosity=verbose - quiet, **flags)))

@@ -111,7 +111,7 @@ def test_json_of_a_sweep_parses_even_if_a_run_prints(write_sweep, tmp_path):
     chatty = (
         "import os, sys; sys.argv = sys.argv[:1] + sys.argv[2:]; import kdtune.training.run as r; old = r.evaluate;"
         "r.evaluate = lambda *a: (print('chatter'), os.system('echo deep chatter'), old(*a));"
-        "from kdtune.cli.sweep import main; main()"
+        "from kdtune.cli.command import sweep; sweep()"
     )
     words = [sys.executable, "-c", chatty, "-", write_sweep(), "--json", "--here", "--results", tmp_path / "results"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=ROOT, check=False)
@@ -278,7 +278,7 @@ def test_the_command_that_goes_on_repeats_the_ceiling(write_sweep, options, caps
 def test_a_flag_that_is_an_amount_is_a_finite_number(write_sweep, flag: str, value: str) -> None:
     from click.testing import CliRunner
 
-    from kdtune.cli.sweep import main
+    from kdtune.cli.command import sweep as main
 
     done = CliRunner().invoke(main, [str(write_sweep()), "--dry-run", flag, value])
     assert done.exit_code == 2 and flag in done.output
@@ -287,7 +287,7 @@ def test_a_flag_that_is_an_amount_is_a_finite_number(write_sweep, flag: str, val
 def test_what_costs_more_than_is_allowed_is_refused(write_sweep, tmp_path) -> None:
     from click.testing import CliRunner
 
-    from kdtune.cli.sweep import main
+    from kdtune.cli.command import sweep as main
 
     words = [str(write_sweep()), "--here", "--results", str(tmp_path / "results"), "--data", str(tmp_path)]
     asked = CliRunner().invoke(main, [*words, "--max-cost", "1"], env={"KDTUNE_PRICE": None})

@@ -1,0 +1,37 @@
+"""What commands refuse, and what exit status that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from kdtune.data.error import DataError
+from kdtune.evaluation.evaluator import EvaluationError
+from kdtune.report.folder import OtherSweep
+from kdtune.report.table import TableError
+from kdtune.store.objects import StorageError
+from kdtune.sweepfile.tree import SweepFileError
+
+
+class Refused(Exception):
+    """The sweep is not started: data, storage, cluster or cost. Exit status 4."""
+
+
+def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
+    """The exit status of a command; where it raises what its user can mend, that is told: 2, or 4 (`cli.sweep`).
+
+    `more` means as much where nothing has begun. From the midst of a sweep an OSError is no refusal: it is our fault.
+    """
+    refusals: tuple[type[Exception], ...] = (DataError, EvaluationError, OtherSweep, Refused, StorageError, *more)
+    try:
+        return command()
+    except SweepFileError as error:
+        click.echo(str(error), err=True)
+        return 2
+    except TableError as error:
+        click.echo(f"refused: {error}", err=True)
+        return 2
+    except refusals as error:
+        click.echo(f"refused: {error}", err=True)
+        return 4
