@@ -59,7 +59,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     drawn = np.random.default_rng(0).integers(256, size=(asked.images, 3, 32, 32), dtype=np.uint8)
-    images, net = torch.from_numpy(drawn), network(asked.model, 0, as_a_run_has_it=True).eval()
+    images, net = torch.from_numpy(drawn), network(asked.model, 0).eval()
 
     @torch.no_grad()
     def look() -> None:

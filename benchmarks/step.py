@@ -15,6 +15,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import measuring
@@ -62,11 +63,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def network(name: str, seed: int, *, as_a_run_has_it: bool = False) -> nn.Module:
-    """Channels first, as most code has it, unless as a run has it."""
+def network(name: str, seed: int, *, channels_first: bool = False) -> nn.Module:
+    """As a run has it; `channels_first`: as most code does."""
     model = TypeAdapter(Model).validate_python(name)
     made = placed(build_network(model, None, seed, (3, SIDE, SIDE), CLASSES), "cpu")
-    return made if as_a_run_has_it else made.to(memory_format=torch.contiguous_format)
+    return made.to(memory_format=torch.contiguous_format) if channels_first else made
 
 
 def distilled(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -119,22 +120,20 @@ def ways(student: str, teacher: str, batch: int, steps: int) -> Iterator[tuple[s
     labels = drawn.integers(CLASSES, size=len(images))
     loader = DataLoader(Pictures(images, labels), batch, shuffle=True)
     split = Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
-    yield "usual loop", usual(network(student, 0), network(teacher, 1), loader)
+    mostly = partial(network, channels_first=True)
+    yield "usual loop", usual(mostly(student, 0), mostly(teacher, 1), loader)
     try:
-        box, _ = torchdistill(network(student, 0), network(teacher, 1), loader, ALPHA, TEMPERATURE)
-        yield "torchdistill", box
+        theirs, _ = torchdistill(mostly(student, 0), mostly(teacher, 1), loader, ALPHA, TEMPERATURE)
+        yield "torchdistill", theirs
     except ImportError:
         print("torchdistill is not installed: not compared (benchmarks/peer.py)")
     views = view_count(AUGMENTATION)
     answers = torch.from_numpy(drawn.normal(size=(len(images), views, CLASSES)).astype(np.float16))
     for precision in ("float32", "bfloat16"):
-        yield f"kdtune, {precision}", ours(network(student, 0), network(teacher, 1), split, batch, precision)
-        with_answers = replace(split, answers=answers)
-        yield (
-            f"kdtune, {precision}, stored",
-            ours(network(student, 0), network(teacher, 1), with_answers, batch, precision),
-        )
-    yield ASKING, asking(network(teacher, 1, as_a_run_has_it=True), split, batch)
+        for name, shown in {"": split, ", stored": replace(split, answers=answers)}.items():
+            of_a_run = ours(network(student, 0), network(teacher, 1), shown, batch, precision)
+            yield f"kdtune, {precision}{name}", of_a_run
+    yield ASKING, asking(network(teacher, 1), split, batch)
 
 
 def asking(teacher: nn.Module, split: Split, batch: int) -> Callable[[], None]:

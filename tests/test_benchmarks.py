@@ -40,6 +40,14 @@ def test_both_loops_have_one_loss(benchmark: Any) -> None:
     torch.testing.assert_close(loss, theirs)
 
 
+def test_our_networks_lie_in_memory_as_a_run_has_them(benchmark: Any) -> None:
+    """They were channels first, and float32 looked no faster than the usual loop."""
+    step = benchmark("step")
+    for first in (False, True):
+        weight = step.network("wrn-10-1", 0, channels_first=first).state_dict()["groups.0.0.conv2.weight"]
+        assert weight.is_contiguous(memory_format=torch.channels_last) != first
+
+
 def test_a_ratio_is_of_one_round(benchmark: Any) -> None:
     measuring = benchmark("measuring")
     slow, fast = ([measuring.Seconds(each, each) for each in times] for times in ((2.0, 8.0, 3.0), (1.0, 2.0, 3.0)))

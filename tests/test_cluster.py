@@ -202,9 +202,9 @@ def test_the_environment_is_made_once(user: str, tmp_path: Path, config: dict[st
 
     def called() -> list[str]:
         (tmp_path / "called").write_text("")
-        for command in config["setup_commands"][1:]:
+        for line in config["setup_commands"][1:]:
             environment = {"HOME": str(tmp_path), "PATH": f"{programs}:{os.defpath}"}
-            subprocess.run(["bash", "-c", command], env=environment, check=True, timeout=60)
+            subprocess.run(["bash", "-c", line], env=environment, check=True, timeout=60)
         return [
             line for line in (tmp_path / "called").read_text().splitlines() if not line.startswith(("id", "python3"))
         ]
