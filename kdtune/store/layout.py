@@ -7,6 +7,7 @@ import re
 DONE = "runs/done"
 CLAIMS = "runs/claims"
 TRASH = "runs/trash"
+RESPONSES = "runs/responses"
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
 LABELS = "labels.npz"
@@ -32,7 +33,7 @@ def done_key(run_id: str) -> str:
 
 
 def claim_key(name: str) -> str:
-    """The key of a claim: of a run by its id, or of "sweep/<name>/<profile>"."""
+    """The key of a claim: of a run by its id, of "sweep/<name>/<profile>", of "responses/<key>"."""
     return f"{CLAIMS}/{name}"
 
 

@@ -6,6 +6,7 @@
                               evaluations/  <evaluator's hash>.npz, then <evaluator's hash>.json, of these weights
     runs/done/<id>            which attempt counts, how it ended, the digest of each of its files; written last
     runs/claims/<name>        see `claims`
+    runs/responses/<key>/     a teacher's stored answers; see `responses`
     runs/trash/<time>/        what `kdtune forget` took away: runs/<id> and done/<id> of each run; see `forgetting`
 
 Readers of a finished run follow only `done`. The first `done` wins and is never overwritten, so two drivers that train
@@ -26,6 +27,7 @@ from kdtune.store.done import DamagedError, Done, read_done, read_file, withdraw
 from kdtune.store.evaluations import Evaluations, Metrics
 from kdtune.store.layout import ATTEMPT, RUN_ID, WEIGHTS, run_folder
 from kdtune.store.objects import Objects, StorageError
+from kdtune.store.responses import Responses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +99,10 @@ class Store:
     def _finished_evaluations(self, run_id: str) -> Evaluations | None:
         done = self.done(run_id)
         return self.evaluations(run_id, done) if done is not None and WEIGHTS in done.files else None
+
+    def responses(self, key: str) -> Responses:
+        """A teacher's stored answers, for all machines."""
+        return Responses(self.objects, key)
 
     # Files
 

@@ -1,4 +1,4 @@
-"""A teacher's answers to every view of the training images: computed once on a machine, shared by all its students.
+"""A teacher's answers to every view of the training images: computed once, shared by all its students.
 
 A crop with padding 4 and a flip make 162 views of an image; half-precision logits of ten classes for all of CIFAR-10
 are 162 MB. The data folder then holds
@@ -7,8 +7,12 @@ are 162 MB. The data folder then holds
     responses/<key>/about.json      its digest, written last
 
 The key is made of the teacher (its run, which says how pixels are normalised, and its weights), the images, what views
-there are of them, and the precision. All answers are
-computed at a fixed batch size, in one order: view after view, image after image.
+there are of them, and the precision. All answers are computed at a fixed batch size, in one order: view after view,
+image after image.
+
+The first student that needs them computes them, while the others wait; a machine that has none fetches them from the
+results (`store.responses`), which costs the results' disk as much room again where both are on one. They are no run of
+the plan: nothing about them would stand in a table, and the students that wait would have nothing else to do.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +36,7 @@ from kdtune.data.augmentation import view_count, viewed
 from kdtune.data.error import DataError
 from kdtune.data.loading import Split, inputs
 from kdtune.recipe import Recipe
+from kdtune.store.store import Store
 from kdtune.training.pulse import heard
 
 log = logging.getLogger(__name__)
@@ -48,20 +54,28 @@ def refuse(split: Split, loss: str) -> None:
 
 
 def stored_answers(
-    teacher: nn.Module, known_as: str, split: Split, recipe: Recipe, data_dir: Path, pulse: Callable[[], None]
+    teacher: nn.Module,
+    known_as: str,
+    split: Split,
+    recipe: Recipe,
+    data_dir: Path,
+    store: Store,
+    pulse: Callable[[], None],
 ) -> torch.Tensor:
     """float16 [N, views, K] on the split's device; on the CPU a mapped file.
 
     `known_as` tells the teacher from all others: its run's id, and the digest of its weights. Errors: DataError for a
-    folder that cannot be written, ValueError for logits that half precision cannot hold.
+    folder that cannot be written, ValueError for logits that half precision cannot hold, StorageError.
     """
-    folder = data_dir / "responses" / _key(known_as, split, recipe)
+    key = _key(known_as, split, recipe)
+    folder = data_dir / "responses" / key
     found = _kept(folder)
     if found is None:
         with _locked(folder, pulse):
             found = _kept(folder)
             if found is None:
-                _compute(teacher, split, recipe, folder, pulse)
+                with _aside(folder) as path:
+                    _obtain(path, store, key, lambda: _compute(teacher, split, recipe, path, pulse), pulse)
                 _make_room(folder)
                 found = _kept(folder)
     if found is None:
@@ -90,12 +104,38 @@ def _kept(folder: Path) -> np.ndarray | None:
         return None
 
 
-@torch.no_grad()
-def _compute(teacher: nn.Module, split: Split, recipe: Recipe, folder: Path, pulse: Callable[[], None]) -> None:
-    count, views = len(split), view_count(recipe.augmentation)
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """Where to write the answers; afterwards they are in place, with their digest."""
     aside = folder.with_suffix(".part")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     aside.mkdir(parents=True)
+    answers = aside / "answers.npy"
+    yield answers
+    (aside / "about.json").write_text(json.dumps({"sha256": _sha256(answers)}))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def _obtain(answers: Path, store: Store, key: str, compute: Callable[[], None], pulse: Callable[[], None]) -> None:
+    """Fetches them from the results; computes and keeps them there where nobody else does. Whoever does is waited for:
+    the claim of a process that is gone is taken over."""
+    kept = store.responses(key)
+    while not kept.fetch(answers):
+        if (claim := store.claim(kept.claim)) is None:
+            pulse()
+            time.sleep(WAIT_S)
+            continue
+        with claim:
+            if not kept.fetch(answers):  # they may have come between the look and the claim
+                compute()
+                kept.publish(answers, claim.attempt)
+        return
+
+
+@torch.no_grad()
+def _compute(teacher: nn.Module, split: Split, recipe: Recipe, path: Path, pulse: Callable[[], None]) -> None:
+    count, views = len(split), view_count(recipe.augmentation)
     device = split.images.device
     cast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
     answers: np.ndarray | None = None
@@ -109,13 +149,10 @@ def _compute(teacher: nn.Module, split: Split, recipe: Recipe, folder: Path, pul
                     raise ValueError("the teacher's logits are too large for responses: stored, in half precision")
                 if answers is None:
                     shape = (count, views, logits.shape[1])
-                    answers = np.lib.format.open_memmap(aside / "answers.npy", "w+", np.float16, shape)
+                    answers = np.lib.format.open_memmap(path, "w+", np.float16, shape)
                 answers[places.cpu().numpy(), view] = logits.cpu().numpy()
     if answers is not None:
         answers.flush()  # type: ignore[attr-defined]
-    (aside / "about.json").write_text(json.dumps({"sha256": _sha256(aside / "answers.npy"), "views": views}))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
 
 
 def _make_room(kept: Path) -> None:

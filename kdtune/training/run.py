@@ -169,7 +169,7 @@ def train_and_evaluate(
     trained_by = sources.of_training(run)
     try:
         made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"
-        data = with_responses(run, data, (teacher, chosen), context.data_dir, context.pulse)
+        data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
         network, history = trained(run, data, teacher, attempt, context, made_by)
         file = weights.save(network)
         try:

@@ -13,6 +13,7 @@ from kdtune.config import Run
 from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.evaluator import predict
+from kdtune.store.store import Store
 from kdtune.training.responses import refuse, stored_answers
 from kdtune.training.teacher import Chosen
 
@@ -29,7 +30,9 @@ def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str)
     return load(answers_of(teacher, device), teacher)
 
 
-def with_responses(run: Run, data: Data, chosen: Chosen, data_dir: Path, pulse: Callable[[], None]) -> Data:
+def with_responses(
+    run: Run, data: Data, chosen: Chosen, data_dir: Path, store: Store, pulse: Callable[[], None]
+) -> Data:
     """The data with the stored answers of the teacher chosen beside its training images, where the run's loss looks
     them up."""
     teacher, about = chosen
@@ -37,7 +40,7 @@ def with_responses(run: Run, data: Data, chosen: Chosen, data_dir: Path, pulse: 
         return data
     refuse(data.train, run.loss.key)
     known_as = f"{about['id']} {about['weights_sha256']}"
-    answers = stored_answers(teacher, known_as, data.train, run.recipe, data_dir, pulse)
+    answers = stored_answers(teacher, known_as, data.train, run.recipe, data_dir, store, pulse)
     return replace(data, train=replace(data.train, answers=answers))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +27,15 @@ from kdtune.optimization.optimizers import SGD
 from kdtune.optimization.schedules import Step
 from kdtune.randomness import draw
 from kdtune.recipe import Augmentation, Crop, Flip, Recipe
+from kdtune.store import responses as kept_answers
+from kdtune.store.encoding import to_json
+from kdtune.store.layout import claim_key
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
 from kdtune.training import responses
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train
-from kdtune.training.responses import stored_answers
 
 AUGMENTATION = Augmentation(crop=Crop(padding=1, mode="zero"), flip=Flip())
 
@@ -62,6 +65,32 @@ def digits() -> Split:
 
 def nobody() -> None:
     """Signs of life that nobody waits for."""
+
+
+def stored_answers(
+    teacher: nn.Module,
+    known_as: str,
+    split: Split,
+    recipe: Recipe,
+    data: Path,
+    pulse: Callable[[], None],
+    results: Path | str | None = None,
+) -> torch.Tensor:
+    """On the machine with this data folder, by default with results of its own."""
+    store = Store(results or Path(f"{data}-results"))
+    return responses.stored_answers(teacher, known_as, split, recipe, data, store, pulse)
+
+
+class Counted(nn.Module):
+    """A teacher that says how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.asked = network(1), 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return self.network(images)
 
 
 @pytest.mark.parametrize(
@@ -112,35 +141,83 @@ def test_the_loss_is_that_of_a_teacher_who_is_asked(tmp_path: Path, digits: Spli
     assert (ends[0] - ends[1]).abs().max() < 5e-3
 
 
-def test_a_second_run_computes_nothing_and_a_damaged_file_is_done_again(tmp_path: Path, digits: Split) -> None:
-    class Counted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network, self.asked = network(1), 0
+def test_a_second_run_computes_nothing_and_a_damaged_file_is_fetched_or_done_again(
+    tmp_path: Path, digits: Split, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, teacher = tmp_path / "data", Counted()
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            self.asked += 1
-            return self.network(images)
+    def answers() -> torch.Tensor:
+        return stored_answers(teacher, "w", digits, recipe(), data, nobody)
 
-    teacher = Counted()
-    first = stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody).clone()
-    asked = teacher.asked
-    assert asked == 18 and torch.equal(stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody), first)
-    assert teacher.asked == asked
-    (file,) = tmp_path.glob("responses/*/answers.npy")
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    file.with_name("about.json").write_text("[]")
-    assert torch.equal(stored_answers(teacher, "w", digits, recipe(), tmp_path, nobody), first)
-    assert teacher.asked == 2 * asked
+    first = answers().clone()
+    assert teacher.asked == 18 and torch.equal(answers(), first) and teacher.asked == 18
+    (file,) = data.glob("responses/*/answers.npy")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert torch.equal(answers(), first) and file.read_bytes() == whole, "fetched from the results"
+    assert teacher.asked == 18 and not caplog.records
+    (part,) = Path(f"{data}-results").glob("runs/responses/*/*/000")
+    for damaged in (None, whole[:-1]):
+        file.with_name("about.json").write_text("[]")
+        if damaged is None:
+            part.unlink()
+        else:
+            part.write_bytes(damaged)
+        before, teacher.asked = len(caplog.records), 0
+        assert torch.equal(answers(), first) and teacher.asked == 18, "computed again"
+        assert f"{part} is " in caplog.records[before].getMessage()
+        (part,) = (each for each in Path(f"{data}-results").glob("runs/responses/*/*/000") if each != part)
     for other in (
         ("v", digits, recipe()),
         ("w", digits[torch.arange(60)], recipe()),
         ("w", digits, recipe("bfloat16")),
     ):
-        stored_answers(teacher, *other, tmp_path, nobody)
-    assert len(list(tmp_path.glob("responses/*/about.json"))) == 4, "other weights, images, precision"
+        stored_answers(teacher, *other, data, nobody)
+    assert len(list(data.glob("responses/*/about.json"))) == 4, "other weights, images, precision"
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_machines_of_one_sweep_compute_them_once(
+    place: str, tmp_path: Path, digits: Split, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_answers, "PART", 10_000)  # bytes: 43,328 in several parts
+    results = tmp_path / "results" if place == "folder" else request.getfixturevalue("s3").bucket()
+    teacher, found = Counted(), []
+    for machine in ("one", "other"):
+        found.append(stored_answers(teacher, "w", digits, recipe(), tmp_path / machine, nobody, results))
+    assert teacher.asked == 18 and torch.equal(*found)
+    one, other = (next(tmp_path.glob(f"{machine}/responses/*/answers.npy")) for machine in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    assert Store(results).owner(f"responses/{one.parent.name}") is None, "the claim was given back"
+
+
+def test_a_machine_waits_for_the_one_that_computes_and_takes_over_from_one_that_is_gone(
+    tmp_path: Path, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "WAIT_S", 0.02)
+    teacher, store, signs = Counted(), Store(tmp_path / "results"), []
+    first = stored_answers(teacher, "w", digits, recipe(), tmp_path / "one", nobody, tmp_path / "before")
+    (file,) = (tmp_path / "one").glob("responses/*/answers.npy")
+    kept = store.responses(file.parent.name)
+    claim = store.claim(kept.claim)
+    assert claim is not None
+
+    def pulse() -> None:
+        signs.append(1)
+        if len(signs) == 3:
+            kept.publish(file, claim.attempt)  # the other machine is done
+
+    found = stored_answers(teacher, "w", digits, recipe(), tmp_path / "two", pulse, tmp_path / "results")
+    assert len(signs) >= 3 and torch.equal(found, first) and teacher.asked == 18
+    claim.release()
+    gone = {"host": "another", "pid": 1, "attempt": "20260101T000000000000-000000", "heartbeat": 1.0}
+    store.objects.put(claim_key(store.responses(_key_of(digits)).claim), to_json(gone))
+    stored_answers(teacher, "v", digits, recipe(), tmp_path / "two", nobody, tmp_path / "results")
+    assert teacher.asked == 36, "ninety seconds without a heartbeat"
+
+
+def _key_of(split: Split) -> str:
+    return responses._key("v", split, recipe())
 
 
 def test_whoever_waits_gives_signs_of_life(tmp_path: Path, digits: Split, monkeypatch: pytest.MonkeyPatch) -> None:
