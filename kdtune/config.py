@@ -62,7 +62,7 @@ class Student(Network):
     @property
     def asks(self) -> bool:
         """Whether it has a teacher."""
-        return self.objective.needs_teacher
+        return self.objective.asks
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -70,13 +70,15 @@ class Student(Network):
             raise ValueError(
                 f"names the loss {self.loss.key} and distillation, which is the loss kd; exactly one of them"
             )
-        if not self.asks and self.noise.knobs("teacher"):
+        knobs = self.noise.knobs("teacher")
+        if knobs and not self.objective.needs_teacher:
             raise ValueError("noise.teacher is set, but there is no distillation, so no teacher to be noisy")
-        if self.objective.stored and (knobs := self.noise.knobs("teacher")):
-            told = "responses: stored are one answer to each view"
+        if knobs and self.objective.stored:
+            told = f"responses: {self.objective.kept_as} are one answer to each view"
             raise ValueError(f"{told}; noise.teacher.{next(iter(knobs))} needs more")
         if self.objective.stored and getattr(self.objective, "teacher_sees", "clean") == "shown":
-            raise ValueError("responses: stored are of clean images, and teacher_sees: shown is not; one of them")
+            told = f"responses: {self.objective.kept_as} are of clean images"
+            raise ValueError(f"{told}, and teacher_sees: shown is not; one of them")
         return self
 
 
@@ -153,7 +155,8 @@ class Sweep(Settings):
             told = f"dataset.{asking} asks a teacher, and a teacher has none: write it below student.dataset"
             raise refused_at(("teacher", "dataset") if self.teacher.dataset else ("dataset",), told, asking)
         if self.student.objective.stored and self.dataset_of(self.student).floats:
-            told = "responses: stored are of images of 8 bits; those of this data set are moved or drawn"
+            kept_as = self.student.objective.kept_as
+            told = f"responses: {kept_as} are of images of 8 bits; those of this data set are moved or drawn"
             raise refused_at(("student",), told, self.student.objective.key)
         networks = {"teacher": self.teacher, "student": self.student}
         for part, network in networks.items():
@@ -221,6 +224,9 @@ class Choice(Settings):
     better: Literal["lower"] | None = None  # None: the highest `metric` is the best
 
 
+NOT_STATED = {"dataset", "content", "checkpoint", "answers_digest"}  # of a run: paths, and what stands elsewhere
+
+
 class Run(Settings):
     """Everything one run needs. Its id is made of `description`, which holds no path.
 
@@ -238,6 +244,7 @@ class Run(Settings):
     seed: Whole | None = None
     noise: Noise = Noise()
     loss: Loss | None = None  # None: cross-entropy
+    answers_digest: Text | None = None  # of the file that its loss has a teacher's answers from
     teacher: Choice | None = None  # whom it learns from
     source: Choice | None = None  # whose images or labels it is trained on
 
@@ -250,10 +257,12 @@ class Run(Settings):
     @cached_property
     def description(self) -> dict[str, Any]:
         """What decides the numbers of this run. What is off is not written, so an old id survives a new option."""
-        stated = self.model_dump(mode="json", exclude_defaults=True, exclude={"dataset", "content", "checkpoint"})
+        stated = self.model_dump(mode="json", exclude_defaults=True, exclude=NOT_STATED)
         stated = {key: value for key, value in stated.items() if value not in ({}, None)}
         if self.loss == CE():
             stated.pop("loss")  # what is minimised where no loss is named
+        if self.loss is not None and self.loss.given:
+            stated["loss"][self.loss.key]["responses"] = {"file": self.answers_digest}
         noise = {point: knobs for point, knobs in stated.pop("noise", {}).items() if knobs}
         if isinstance(self.loss, KD):
             stated["distillation"] = stated.pop("loss")["kd"]  # under the name that sweep files have for it

@@ -37,13 +37,19 @@ class Split:
     bounds: Bounds = (0.0, 1.0)  # what inputs can be; None: any numbers
     repeat: int = 1  # how often an epoch shows each of them
     answers: torch.Tensor | None = None  # a teacher's logits for each view of each image, [N, views, K], where stored
+    places: torch.Tensor | None = None  # which of all training images these are, int64 [N]; None: all, in their order
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: torch.Tensor) -> Split:
+        import torch
+
         answers = None if self.answers is None else self.answers[index]
-        return replace(self, images=self.images[index], labels=self.labels[index], answers=answers)
+        places = torch.arange(len(self), device=index.device) if self.places is None else self.places
+        return replace(
+            self, images=self.images[index], labels=self.labels[index], answers=answers, places=places[index]
+        )
 
     def to(self, device: torch.device | str) -> Split:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
+from kdtune.losses.given import Responses
 from kdtune.losses.loss import Loss
 from kdtune.settings import Temperature, Weight, Whole
 
@@ -29,7 +30,7 @@ class DKD(Loss):
     temperature: Temperature
     warmup: Whole = 0  # epochs
 
-    responses: Literal["computed", "stored"] = "computed"
+    responses: Responses = "computed"
 
     @property
     def softens_at(self) -> float | None:

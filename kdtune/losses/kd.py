@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from kdtune.losses.given import Responses
 from kdtune.losses.loss import Loss
 from kdtune.settings import Rate, Temperature
 
@@ -21,7 +22,8 @@ class KD(Loss):
     the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
 
     `responses: stored` looks the teacher's answers up, in half precision, which `training.responses` has kept for every
-    view of the images: students of one teacher share them.
+    view of the images: students of one teacher share them. `responses: {file: PATH}` looks up what somebody else's
+    teacher gave (`training.given`); the sweep then needs no teacher for it.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -31,7 +33,7 @@ class KD(Loss):
     divergence: Literal["forward", "reverse"] = "forward"
     teacher_sees: Literal["clean", "shown"] = "clean"
 
-    responses: Literal["computed", "stored"] = "computed"
+    responses: Responses = "computed"
 
     @property
     def softens_at(self) -> float | None:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from kdtune.kinds import Kind
+from kdtune.losses.given import Given
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,13 +17,29 @@ if TYPE_CHECKING:
 class Loss(Kind, home="kdtune.losses"):
     """The family of losses."""
 
-    needs_teacher: ClassVar[bool] = False  # a run with such a loss waits for its teachers
+    needs_teacher: ClassVar[bool] = False  # it looks at a teacher's answers
     needs_features: ClassVar[bool] = False  # answers carry features, not logits alone
 
     @property
     def stored(self) -> bool:
         """Whether the teacher's answers are looked up instead of asked for."""
-        return getattr(self, "responses", "computed") == "stored"
+        return getattr(self, "responses", "computed") != "computed"
+
+    @property
+    def given(self) -> Given | None:
+        """The answers of a teacher that is not here, where it has such."""
+        responses = getattr(self, "responses", None)
+        return responses if isinstance(responses, Given) else None
+
+    @property
+    def kept_as(self) -> str:
+        """Its `responses` in the words of a sweep file."""
+        return "{file: ...}" if self.given else "stored"
+
+    @property
+    def asks(self) -> bool:
+        """Whether a run with it has a teacher."""
+        return self.needs_teacher and self.given is None
 
     @abstractmethod
     def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:

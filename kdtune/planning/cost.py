@@ -164,7 +164,7 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     _, own = model_cost(run.model, seen.shape, seen.classes)
     teaching = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
     asks = max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
-    listened = teaching * asks if run.loss is not None and run.loss.needs_teacher and not run.loss.stored else 0
+    listened = teaching * asks if run.loss is not None and run.loss.asks and not run.loss.stored else 0
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
     told = seen.train * _asked(run.dataset) * teaching
     shown = seen.train * seen.repeat

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +214,13 @@ def _places_of(point: SweepPoint, contents: Contents, epochs: int | None) -> Ite
     if sweep.teacher is not None and asks:
         pool = list(_teachers(sweep, sweep.teacher, contents, epochs))
         yield from (Place(run, "teacher", point.teacher_parameters) for run in pool)
+    given = sweep.student.objective.given and _file_digest(sweep.student.objective.given.file, "the teacher's answers")
     for seed in sweep.seeds:
         run = _trained(sweep, sweep.student, contents, seed, epochs)
+        if asks or sweep.student.objective.needs_teacher:
+            run = run.model_copy(update={"loss": sweep.student.objective, "answers_digest": given})
         if asks:
-            run = run.model_copy(update={"loss": sweep.student.objective, "teacher": _choice(sweep, pool, seed)})
+            run = run.model_copy(update={"teacher": _choice(sweep, pool, seed)})
         yield Place(run, "student", point.student_parameters, point.teacher_parameters if asks else {})
 
 
@@ -230,7 +233,7 @@ def _teachers(sweep: Sweep, teacher: Teacher, contents: Contents, epochs: int | 
             model=teacher.model,
             normalization=teacher.normalization,
             checkpoint=teacher.checkpoint,
-            checkpoint_digest=_file_digest(teacher.checkpoint),
+            checkpoint_digest=_file_digest(teacher.checkpoint, "the teacher's checkpoint"),
             rename=teacher.rename,
         )
         return
@@ -269,13 +272,21 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
     )
 
 
-def _file_digest(path: str) -> str:
+def _file_digest(path: str, what: str) -> str:
     if os.path.exists(path) and not os.path.isfile(path):  # a folder has no bytes, a device or a pipe may have no end
-        raise DataError(f"{path}: the teacher's checkpoint cannot be read (that is no file)")
+        raise DataError(f"{path}: {what} cannot be read (that is no file)")
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        about = os.stat(path)
+        return _digest_of(path, about.st_mtime_ns, about.st_size)
     except OSError as error:
-        raise DataError(f"{path}: the teacher's checkpoint cannot be read ({error.strerror})") from error
+        raise DataError(f"{path}: {what} cannot be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: str, changed: int, size: int) -> str:
+    """Read once for all points of a grid."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is(value: Any, wanted: Any) -> bool:

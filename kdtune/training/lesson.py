@@ -53,9 +53,9 @@ class Lesson:
         precision: str = "float32",
         device: torch.device | str = "cpu",
     ) -> None:
-        if loss.needs_teacher and teacher is None:
+        if loss.asks and teacher is None:
             raise ValueError(f"the loss {loss.key} needs a teacher, and this run has none")
-        if teacher is not None and not loss.needs_teacher:
+        if teacher is not None and not loss.asks:
             raise ValueError(f"a teacher was given, and the loss {loss.key} asks none")
         if teacher is None and noise.knobs("teacher"):
             raise ValueError(f"noise.teacher names {', '.join(noise.knobs('teacher'))}, but this run has no teacher")
@@ -88,7 +88,7 @@ class Lesson:
                 knob.prepare(self.teacher)
 
     def _stream(self, name: str) -> str:
-        return f"{'alone' if self.teacher is None else 'learns'}.{name}"
+        return f"{'learns' if self.loss.needs_teacher else 'alone'}.{name}"
 
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, stored: Tensor | None = None

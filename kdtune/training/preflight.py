@@ -33,6 +33,7 @@ from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
 from kdtune.training.network import build_network, placed, starting_network
 from kdtune.training.responses import refuse
+from kdtune.training.taught import answers_given
 
 IMAGES = 2  # of a step
 ANSWERS = 128  # images that a teacher from a file is shown
@@ -109,12 +110,13 @@ def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
         loss, teaching = run.loss or CE(), None
         if loss.stored:
             refuse(data.train, loss.key)
-        if teacher and loss.needs_teacher:
+        if teacher and loss.asks:
             teaching = build_network(teacher.model, teacher.normalization, 0, data.shape, data.classes)
         lesson = Lesson(data.classes, run.seed, run.noise, loss, teaching, run.recipe.precision)
         optimizer = run.recipe.optimizer.build(network.parameters())
-        shown = replace(data.train[torch.arange(images)], repeat=1)
-        train_epoch(network, optimizer, shown, run.recipe, lesson, run.seed, epoch=0)
+        answers = answers_given(run, data)
+        shown = replace(data.train, answers=answers)[torch.arange(images)]
+        train_epoch(network, optimizer, replace(shown, repeat=1), run.recipe, lesson, run.seed, epoch=0)
         weights.load(network, weights.save(network))  # as at its end, hours later
 
 
@@ -152,7 +154,7 @@ def _attempted(run: Run, teacher: Run | None, data: Data, images: int) -> str | 
     try:
         step(run, teacher, data, images)
     except Exception as error:  # a model, a loss or a knob of the user's own may raise anything
-        if isinstance(error, ValueError) and str(error):
+        if isinstance(error, (ValueError, DataError)) and str(error):
             return str(error)  # our own words, in their lines: a file's names beside ours
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None

@@ -95,7 +95,7 @@ def _kept(folder: Path) -> np.ndarray | None:
     """What an earlier run computed; None where there is nothing, or it is not what was written."""
     about, answers = folder / "about.json", folder / "answers.npy"
     try:
-        if json.loads(about.read_text())["sha256"] != _sha256(answers):
+        if json.loads(about.read_text())["sha256"] != sha256(answers):
             return None
         with suppress(OSError):  # another user's
             os.utime(about)  # the least used goes first
@@ -112,7 +112,7 @@ def _aside(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     answers = aside / "answers.npy"
     yield answers
-    (aside / "about.json").write_text(json.dumps({"sha256": _sha256(answers)}))
+    (aside / "about.json").write_text(json.dumps({"sha256": sha256(answers)}))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
@@ -191,6 +191,7 @@ def _locked(folder: Path, pulse: Callable[[], None]) -> Iterator[None]:
         raise DataError(f"{where}; name another data folder with --data DIR or KDTUNE_DATA") from error
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

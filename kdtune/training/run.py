@@ -195,7 +195,7 @@ def trained(
         return network, []
     keep = run.recipe.keep
     loss, precision = run.loss or CE(), run.recipe.precision
-    listens = teacher if loss.needs_teacher else None  # else it has told what to train on, and that was all
+    listens = teacher if loss.asks else None  # else it has told what to train on, and that was all
     lesson = Lesson(data.classes, run.seed, run.noise, loss, listens, precision, context.device)
     start = last_state(run.id, network, run.recipe, context.store, made_by)
     began = saved = time.monotonic()

@@ -14,6 +14,7 @@ from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.evaluator import predict
 from kdtune.store.store import Store
+from kdtune.training.given import given_answers
 from kdtune.training.responses import refuse, stored_answers
 from kdtune.training.teacher import Chosen
 
@@ -35,6 +36,8 @@ def with_responses(
 ) -> Data:
     """The data with the stored answers of the teacher chosen beside its training images, where the run's loss looks
     them up."""
+    if (given := answers_given(run, data)) is not None:
+        return replace(data, train=replace(data.train, answers=given.to(data.train.images.device)))
     teacher, about = chosen
     if teacher is None or run.loss is None or run.recipe is None or not run.loss.stored:
         return data
@@ -42,6 +45,15 @@ def with_responses(
     known_as = f"{about['id']} {about['weights_sha256']}"
     answers = stored_answers(teacher, known_as, data.train, run.recipe, data_dir, store, pulse)
     return replace(data, train=replace(data.train, answers=answers))
+
+
+def answers_given(run: Run, data: Data) -> Tensor | None:
+    """The answers of somebody else's teacher, where the run's loss has such. Raises DataError."""
+    if run.loss is None or run.recipe is None or run.loss.given is None:
+        return None
+    refuse(data.train, run.loss.key)
+    total, _ = run.dataset.counts()
+    return given_answers(Path(run.loss.given.file), run.answers_digest, data, total, run.recipe)
 
 
 def answers_of(teacher: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
