@@ -59,9 +59,9 @@ faults: environment
 soak: environment
 	$(BIN)/python -m pytest -m soak --timeout=3600
 
-# What kdtune's parts cost, beside what one would use instead: benchmarks/README.md. Ten minutes on an idle machine.
+# What kdtune's parts cost, beside what one would use instead: benchmarks/README.md. A quarter of an hour on an idle machine.
 bench: environment
-	@for name in step attack slots planning dispatch; do \
+	@for name in step attack corruptions slots sweep planning driver dispatch; do \
 	    echo "$(BIN)/python benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit; \
 	done
 

@@ -29,7 +29,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdtune.data.augmentation import view_count
 from kdtune.data.loading import Split, inputs
 from kdtune.losses.kd import KD
 from kdtune.models.model import Model
@@ -127,7 +126,7 @@ def ways(student: str, teacher: str, batch: int, steps: int) -> Iterator[tuple[s
         yield "torchdistill", theirs
     except ImportError:
         print("torchdistill is not installed: not compared (benchmarks/peer.py)")
-    views = view_count(AUGMENTATION)
+    views = AUGMENTATION.views
     answers = torch.from_numpy(drawn.normal(size=(len(images), views, CLASSES)).astype(np.float16))
     for precision in ("float32", "bfloat16"):
         for name, shown in {"": split, ", stored": replace(split, answers=answers)}.items():
@@ -161,7 +160,7 @@ def main() -> None:
     print(f"{asked.student} from {asked.teacher}, batch {asked.batch}: seconds a step")
     print(measuring.table(found, "usual loop", per=asked.steps))
     usually, asked_once = (statistics.median(one.cpu for one in found[name]) for name in ("usual loop", ASKING))
-    once = view_count(AUGMENTATION) * asked_once / (EPOCHS * STUDENTS)
+    once = AUGMENTATION.views * asked_once / (EPOCHS * STUDENTS)
     for precision in ("float32", "bfloat16"):
         warm = statistics.median(one.cpu for one in found[f"kdtune, {precision}, stored"])
         gain = usually / (warm + once)

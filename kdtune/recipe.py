@@ -24,6 +24,12 @@ class Augmentation(Settings):
     crop: Crop | None = None
     flip: Flip | None = None
 
+    @property
+    def views(self) -> int:
+        """How many views of an image there are: 162 for a crop with padding 4 and a flip."""
+        places = 1 if self.crop is None else (2 * self.crop.padding + 1) ** 2
+        return places * (1 if self.flip is None else 2)
+
 
 class Keep(Settings):
     """A run ends with the weights of its best epoch, the first of equals, and not with those of the last.

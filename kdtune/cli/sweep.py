@@ -22,7 +22,7 @@ from kdtune.cli.options import Options, say
 from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.start import estimate_of, launch, observe, prepare
 from kdtune.launch.interrupt import Interrupt
-from kdtune.planning import profiles
+from kdtune.planning import cost, profiles
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.profiles import LOCAL
@@ -92,7 +92,11 @@ def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -
     if plan.shared:
         click.echo(f"  {plan.shared} of them are asked for at more than one place: trained once, a row for each")
     click.echo("  what other sweeps finished is done")
-    click.echo(f"  {estimate_of(options, plan, now, standing)}")
+    estimate = estimate_of(options, plan, now, standing)
+    click.echo(f"  {estimate}")
+    untrained = [id for id in now if standing.look(id).done is None]
+    if advice := cost.on_responses(plan, untrained, estimate):
+        click.echo(f"  {advice}")
     for place in plan.places if options.verbosity > 0 else ():
         click.echo(f"  {now[place.id]:9s} {place.id} {place.name}")
     return 0

@@ -20,15 +20,9 @@ def refuse_zeros(augmentation: Augmentation, bounds: Bounds) -> None:
         raise ValueError("augmentation.crop: mode: zero is black where pixels are in [0, 1]; here it is not: reflect")
 
 
-def view_count(augmentation: Augmentation) -> int:
-    """How many views of an image there are: 162 for a crop with padding 4 and a flip."""
-    places = 1 if augmentation.crop is None else (2 * augmentation.crop.padding + 1) ** 2
-    return places * (1 if augmentation.flip is None else 2)
-
-
 def drawn_views(count: int, augmentation: Augmentation, draw: Draw, device: torch.device | str = "cpu") -> Tensor:
-    """A view for each of so many images, int64 [N] in [0, view_count): a place of the window, all as likely, by row and
-    column, then whether it is mirrored, with probability one half. Places are drawn before flips."""
+    """A view for each of so many images, int64 [N] below `augmentation.views`: a place of the window, all as likely, by
+    row and column, then whether it is mirrored, with probability one half. Places are drawn before flips."""
     each = torch.empty(count, 1, device=device)
     views = torch.zeros(count, dtype=torch.int64, device=device)
     if augmentation.crop is not None:

@@ -6,17 +6,17 @@ what the finished runs of a plan took once there are some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING
 
 from kdtune.config import Run
 from kdtune.evaluation.evaluator import BATCH, GRADIENT, Evaluator
-from kdtune.models.model import Model, Shape
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
+from kdtune.planning.responses import asking, listening, storable
+from kdtune.planning.sizes import Images, images, model_cost
 from kdtune.store.checkpoints import KEPT
 from kdtune.store.state import FINISHED, State
 
@@ -27,19 +27,8 @@ if TYPE_CHECKING:
 
 TRAINING = 3  # a training step costs about three forward passes: one forward, two backward (weights, inputs)
 UNKNOWN = 0  # devices
+WORTH = 0.05  # of the time that is left: what is less is not worth other runs
 COMPARED = 20  # finished runs whose seconds correct the estimate
-
-
-@dataclass(frozen=True)
-class Images:
-    """What an estimate has to know of a data set."""
-
-    shape: Shape
-    classes: int
-    train: int  # trained on
-    validation: int
-    test: int
-    repeat: int = 1  # how often an epoch shows each
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,7 @@ class Estimate:
     device: Device
     devices: int
     compared: int  # finished runs that the estimate was corrected by
+    factor: float  # by which these took longer than was estimated
     checkpoint_bytes: int  # at most, at one time
     price: float | None = None
 
@@ -113,7 +103,9 @@ def estimate(
         begins = max((earliest.get(other, 0.0) for other in planned.waits_for), default=0.0)
         earliest[id] = begins + seconds.get(id, 0.0)
     chain = max((earliest[id] for id in seconds), default=0.0)
-    total = sum(seconds.values())
+    untrained = [id for id in seconds if standing.look(id).done is None]
+    storing = sum(each.storing for each in listening(plan, untrained) if each.stored) / device.rate
+    total = sum(seconds.values()) + storing
     sizes = sorted((checkpoint_bytes(plan.runs[id].run) for id in seconds), reverse=True)
     return Estimate(
         hours=factor * max(chain, total / devices if devices else 0.0) / 3600,
@@ -121,9 +113,27 @@ def estimate(
         device=device,
         devices=devices,
         compared=len(ratios),
+        factor=factor,
         checkpoint_bytes=sum(sizes[: devices or None]),
         price=price,
     )
+
+
+def on_responses(plan: Plan, ids: Collection[str], about: Estimate) -> str | None:
+    """Whether stored answers of teachers would save time over these runs, or cost it where they are used; None where
+    there is nothing to say. Advised only where every run that asks a teacher could: a comparison has them in all its
+    arms or in none."""
+    found = listening(plan, ids)
+    seconds = about.factor * sum(each.asking - each.storing for each in found) / about.device.rate
+    students, teachers = sum(each.students for each in found), len(found)
+    told = f"{students} student{'s' * (students != 1)} of {teachers} teacher{'s' * (teachers != 1)}"
+    if any(each.stored for each in found):
+        return None if seconds >= 0 else f"responses: stored cost {duration(-seconds)} more than asking: {told}"
+    worth = seconds > WORTH * 3600 * about.device_hours
+    if not worth or not all(storable(plan.runs[id].run) for id in ids if asking(plan.runs[id].run)):
+        return None
+    saved = f"{duration(seconds)} of {duration(3600 * about.device_hours)} of a {about.device.name}"
+    return f"responses: stored would save about {saved}: {told}; these would be other runs"
 
 
 def compared(plan: Plan, states: Mapping[str, State], standing: Standing, device: Device) -> list[float]:
@@ -158,7 +168,7 @@ def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable
 
 def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     """Multiply-adds of training; an epoch ends with a forward pass over the held-out images. Answers that are stored
-    count as free: how many students share their cost, one run does not know."""
+    count as free: what they cost, their students share (`estimate`)."""
     if run.recipe is None:
         return 0.0
     _, own = model_cost(run.model, seen.shape, seen.classes)
@@ -197,20 +207,6 @@ def checkpoint_bytes(run: Run) -> int:
     parameters, _ = model_cost(run.model, run.dataset.shape(), run.dataset.classes())
     copies = 1 + run.recipe.optimizer.copies + (run.recipe.keep is not None)
     return KEPT * 4 * parameters * copies
-
-
-@lru_cache(maxsize=256)
-def model_cost(model: Model, shape: Shape, classes: int) -> tuple[int, int]:
-    """`Model.cost`, remembered: the runs of a plan have few models."""
-    return model.cost(shape, classes)
-
-
-@lru_cache(maxsize=64)
-def images(dataset: Dataset) -> Images:
-    """The sizes of a data set. Raises DataError where its folder cannot be read."""
-    total, test = dataset.counts()[0], (dataset.test or dataset).counts()[1]
-    kept, held_out = dataset.sizes(total)
-    return Images(dataset.shape(), dataset.classes(), kept - held_out, held_out, test, dataset.repeat or 1)
 
 
 def duration(seconds: float) -> str:

@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from kdtune.planning.cost import checkpoint_bytes, images, model_cost
+from kdtune.planning.cost import checkpoint_bytes
 from kdtune.planning.plan import Plan
+from kdtune.planning.responses import listening
+from kdtune.planning.sizes import images, model_cost
 from kdtune.store.checkpoints import KEPT
 from kdtune.store.standing import Standing
 from kdtune.store.state import FINISHED, State
@@ -25,7 +27,8 @@ def shortage(plan: Plan, states: Mapping[str, State], standing: Standing, at_onc
     left = [id for id, state in states.items() if state not in FINISHED]
     untrained = [id for id in left if standing.look(id).done is None]
     sizes = sorted((checkpoint_bytes(plan.runs[id].run) // KEPT * (KEPT + 1) for id in untrained), reverse=True)
-    stays = sum(_weights(plan, id) for id in untrained) + sum(_answers(plan, id) for id in left)
+    stored = sum(each.size for each in listening(plan, untrained) if each.stored)
+    stays = sum(_weights(plan, id) for id in untrained) + sum(_answers(plan, id) for id in left) + stored
     needed, free = sum(sizes[:at_once]) + stays, shutil.disk_usage(_existing(root)).free
     if not left or needed <= free:
         return None

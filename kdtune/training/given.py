@@ -8,7 +8,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from kdtune.data.augmentation import view_count
 from kdtune.data.error import DataError
 from kdtune.data.loading import Data
 from kdtune.recipe import Recipe
@@ -36,11 +35,11 @@ def given_answers(path: Path, digest: str | None, data: Data, images: int, recip
         raise DataError(f"{path}: the answers in it cannot be read ({error}); {' or '.join(KINDS)} would do") from error
     if digest is not None and found != digest:
         raise DataError(f"{path}: has changed since the sweep was planned; other answers are other runs: command again")
-    _refuse(answers, path, images, view_count(recipe.augmentation), data.classes)
+    _refuse(answers, path, images, recipe.augmentation.views, data.classes)
     kept = torch.from_numpy(answers if answers.ndim == 3 else answers[:, None])
     if data.train.places is not None:
         kept = kept[data.train.places.cpu()]
-    return kept.expand(-1, view_count(recipe.augmentation), -1)
+    return kept.expand(-1, recipe.augmentation.views, -1)
 
 
 def _array(path: Path) -> np.ndarray:

@@ -32,7 +32,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from kdtune.data.augmentation import view_count, viewed
+from kdtune.data.augmentation import viewed
 from kdtune.data.error import DataError
 from kdtune.data.loading import Split, inputs
 from kdtune.recipe import Recipe
@@ -135,7 +135,7 @@ def _obtain(answers: Path, store: Store, key: str, compute: Callable[[], None], 
 
 @torch.no_grad()
 def _compute(teacher: nn.Module, split: Split, recipe: Recipe, path: Path, pulse: Callable[[], None]) -> None:
-    count, views = len(split), view_count(recipe.augmentation)
+    count, views = len(split), recipe.augmentation.views
     device = split.images.device
     cast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
     answers: np.ndarray | None = None

@@ -17,7 +17,7 @@ from torch import nn
 
 import kdtune
 from kdtune.api import run_sweep
-from kdtune.data.augmentation import drawn_views, view_count, viewed
+from kdtune.data.augmentation import drawn_views, viewed
 from kdtune.data.error import DataError
 from kdtune.data.loading import Split, inputs, load
 from kdtune.data.sets.published import Digits
@@ -104,7 +104,7 @@ class Counted(nn.Module):
     ],
 )
 def test_every_view_is_one_that_augmentation_draws(augmentation: Augmentation, count: int, digits: Split) -> None:
-    assert view_count(augmentation) == count
+    assert augmentation.views == count
     images = digits.images[:40].repeat(100, 1, 1, 1)
     views = drawn_views(len(images), augmentation, draw(3, "augmentation"))
     again = drawn_views(len(images), augmentation, draw(3, "augmentation"))
