@@ -55,7 +55,7 @@ END = ""
 CHANGES = [
     ("losses/kd.py", "self.alpha", "1.0 * self.alpha", {"student"}),
     ("models/networks/small.py", "nn.ReLU", "nn.GELU", {"teacher", "student"}),
-    ("training/loop.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)", {"teacher", "student"}),
+    ("training/step.py", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)", {"teacher", "student"}),
     ("noise/teacher.py", END, "\nmore = 1\n", {"student"}),
     ("noise/input.py", END, "\nmore = 1\n", set()),  # no run here has such a knob
     ("models/residual.py", END, "\nmore = 1\n", set()),

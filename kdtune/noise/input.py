@@ -39,6 +39,7 @@ class Gaussian(InputKnob):
     """
 
     strength: ClassVar[str] = "sigma"
+    draws_globally: ClassVar[bool] = False
     sigma: Pixels  # standard deviation in pixel units, images in [0, 1]
     clamp: Flag = False
 

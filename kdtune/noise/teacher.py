@@ -99,6 +99,7 @@ class SignalNoise(TeacherKnob):
     """
 
     strength: ClassVar[str] = "sigma"
+    draws_globally: ClassVar[bool] = False
     sigma: Scale  # standard deviation of delta, without unit: relative to each logit
     per: Literal["logit", "sample"] = "logit"
 
@@ -128,6 +129,7 @@ class Swap(TeacherKnob):
     """
 
     strength: ClassVar[str] = "rate"
+    draws_globally: ClassVar[bool] = False
     rate: Rate  # probability that a pair below the threshold is swapped
     pairs: Literal["top2", "all"]
     threshold: Positive

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Lesson:
-    """The loss of one run, with a teacher or without: a `loop.Objective`.
+    """The loss of one run, with a teacher or without: a `step.Objective`.
 
     The teacher is this lesson's own: it is put in eval mode, apart from what teacher knobs switch on, and gets no
     gradient; its parameters and buffers stay as they are. Each knob has its stream, begun anew every epoch and named
@@ -87,6 +87,17 @@ class Lesson:
             for knob in self.knobs["teacher"].values():
                 knob.prepare(self.teacher)
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        return [draw.generator for draw in self.draws.values()]
+
+    @property
+    def exchanges_generators(self) -> bool:
+        return self._draws_globally("input") or self._draws_globally("teacher")
+
+    def _draws_globally(self, point: str) -> bool:
+        return any(knob.draws_globally for knob in self.knobs[point].values())
+
     def _stream(self, name: str) -> str:
         return f"{'learns' if self.loss.needs_teacher else 'alone'}.{name}"
 
@@ -95,7 +106,7 @@ class Lesson:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its detached parts; `accuracy`, in percent, is on images as shown, against the labels
         given. `stored`: the teacher's logits for these images, [N, K], which is then not asked."""
-        with self.asides.resumed() if self.knobs["input"] else nullcontext():
+        with self.asides.resumed() if self._draws_globally("input") else nullcontext():
             shown = self._apply(
                 "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
             )
@@ -141,7 +152,7 @@ class Lesson:
                 for layer in knob.layers(self.teacher):
                     record = partial(self._record_layer, f"teacher.{name}", knob)
                     stack.callback(layer.register_forward_hook(record).remove)
-            if knobs:
+            if self._draws_globally("teacher"):
                 stack.enter_context(self.masks.resumed())
             asks = max((knob.asks for knob in knobs.values()), default=1)
             answers = [self._forward(self.teacher, images) for _ in range(asks)]

@@ -12,34 +12,21 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from kdtune.data.augmentation import drawn_views, refuse_zeros, viewed
-from kdtune.data.loading import inputs
+from kdtune.data.augmentation import drawn_views, refuse_zeros
 from kdtune.randomness import draw
-from kdtune.training.stopwatch import Stopwatch
+from kdtune.training.step import Objective, Step
 
 if TYPE_CHECKING:
     from kdtune.data.loading import Split
     from kdtune.recipe import Recipe
+    from kdtune.training.captured import Capture
 
 Row = dict[str, float]  # the history's values of one epoch
-
-
-class Objective(Protocol):
-    """What the loop asks of a loss."""
-
-    def begin(self, epoch: int) -> None:
-        """Called before the first batch of an epoch, counted from 0."""
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, averaged over a batch of images float [N, C, H, W] in [0, 1], and detached scalars to record."""
-
-    def end(self) -> dict[str, float]:
-        """Values of the epoch for the history."""
 
 
 @dataclass
@@ -112,12 +99,13 @@ def train(
     *,
     start: TrainingState | None = None,
     each_epoch: Callable[[TrainingState, Row], None] | None = None,
+    capture: Capture | None = None,
 ) -> list[Row]:
     """Train `network` on `split`, both on one device, and return the history: a row per epoch.
 
     With `start` it goes on from there. `each_epoch` is called after every epoch, a diverged one too; it may add to the
-    row and call `TrainingState.keep_best`, and then the network ends with the best weights. Raises `Diverged` at the
-    end of an epoch whose loss is not finite.
+    row and call `TrainingState.keep_best`, and then the network ends with the best weights. `capture`: steps are taken
+    as CUDA graphs. Raises `Diverged` at the end of an epoch whose loss is not finite.
     """
     optimizer = recipe.optimizer.build(network.parameters())
     history: list[Row] = []
@@ -128,7 +116,7 @@ def train(
         history = [dict(row) for row in start.history]
     refuse_divergence(history)
     for epoch in range(len(history), recipe.epochs):
-        row = train_epoch(network, optimizer, split, recipe, lesson, seed, epoch)
+        row = train_epoch(network, optimizer, split, recipe, lesson, seed, epoch, capture)
         history.append(row)
         if each_epoch:
             state = TrainingState(epoch + 1, network.state_dict(), optimizer.state_dict(), history, best)
@@ -148,6 +136,7 @@ def train_epoch(
     lesson: Objective,
     seed: int,
     epoch: int,
+    capture: Capture | None = None,
 ) -> Row:
     """One pass over the images, or `repeat` of them, in random order, the last incomplete batch included; `epoch` is
     counted from 0."""
@@ -158,32 +147,26 @@ def train_epoch(
     passes = [split.batches(order.permutation(len(split)), recipe.batch_size) for _ in range(split.repeat)]
     batches = [batch for each in passes for batch in each]
     rates = [learning_rate(optimizer, recipe, epoch + (step + 0.5) / len(batches)) for step in range(len(batches))]
+    if device.type == "cuda":  # a graph's optimizer reads its rate as float32; without a graph it is the same number
+        rates = torch.tensor(rates, dtype=torch.float32).tolist()
     network.train()
     lesson.begin(epoch)
-    gathering = Stopwatch(device)
+    step = Step(network, optimizer, split, recipe, lesson)
+    take = capture.of(step) if capture else step
     recorded = []  # stays on the device: reading a number would make the CPU wait for it
     for batch, rate in zip(batches, rates, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with gathering:
+        with step.gathering:
             views = drawn_views(len(batch), recipe.augmentation, augmentation, device)
-            images = inputs(viewed(split.images[batch], recipe.augmentation, views))
-            labels = split.labels[batch]
-            stored = () if split.answers is None else (split.answers[batch, views].float(),)
-        loss, parts = lesson(network, images, labels, *stored)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        recorded.append(torch.stack([loss.detach(), *parts.values()]))
+        recorded.append(take(batch, views, rate))
     sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
     shown = len(split) * split.repeat
     means = sizes @ torch.stack(recorded).double().cpu() / shown
     seconds = time.perf_counter() - began
-    told, data = lesson.end(), gathering.seconds()
+    told, data = lesson.end(), step.gathering.seconds()
     return {
         "epoch": epoch + 1,
         "lr": rates[0],
-        **{f"train/{name}": mean for name, mean in zip(["loss", *parts], means.tolist(), strict=True)},
+        **{f"train/{name}": mean for name, mean in zip(step.names, means.tolist(), strict=True)},
         **told,
         "time/epoch": seconds,
         "time/data": data,

@@ -12,13 +12,13 @@ class Stopwatch:
     """Adds up the seconds between `with` and its end; `seconds` gives their sum and begins anew.
 
     On a GPU these are of its own clock, between marks in its queue, and asking for the sum waits until it has come
-    there: at the end of an epoch. On the CPU they are wall time.
+    there: at the end of an epoch. On the CPU they are wall time. What is recorded into a CUDA graph is not timed.
     """
 
     def __init__(self, device: torch.device | str) -> None:
         self._on_gpu = torch.device(device).type == "cuda"
         self._sum = 0.0
-        self._began: float | torch.cuda.Event = 0.0
+        self._began: float | torch.cuda.Event | None = None
         self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __enter__(self) -> None:
@@ -42,9 +42,11 @@ class Stopwatch:
         self._sum, self._marks = 0.0, []
         return found
 
-    def _now(self) -> float | torch.cuda.Event:
+    def _now(self) -> float | torch.cuda.Event | None:
         if not self._on_gpu:
             return time.perf_counter()
+        if torch.cuda.is_current_stream_capturing():
+            return None
         mark = torch.cuda.Event(enable_timing=True)
         mark.record()
         return mark

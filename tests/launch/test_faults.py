@@ -178,7 +178,7 @@ def test_a_run_that_hangs_is_ended_tried_again_once_and_then_failed(
         import kdtune.training.loop as loop
         from kdtune.launch.trainable import trial
 
-        def train_epoch(network, optimizer, split, recipe, lesson, seed, epoch):
+        def train_epoch(network, optimizer, split, recipe, lesson, seed, epoch, capture=None):
             hung = [Path(place, f"hung-{number}") for number in range(times)]
             if config["id"] == first and epoch == 2 and (left := [each for each in hung if not each.exists()]):
                 left[0].touch()

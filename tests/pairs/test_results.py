@@ -61,7 +61,7 @@ def breaks_in(monkeypatch, broken):
     """Every run raises in that epoch, from 0. What was begun is told: the list of epochs."""
     begun = []
 
-    def train_epoch(network, optimizer, split, recipe, lesson, seed, epoch):
+    def train_epoch(network, optimizer, split, recipe, lesson, seed, epoch, capture=None):
         if epoch == broken:
             raise RuntimeError("a cable was pulled")
         begun.append(epoch)

@@ -1,0 +1,179 @@
+"""Steps of training as one CUDA graph: recorded once in an epoch, replayed for every full batch.
+
+A small network's step is hundreds of short kernels, and a CPU starts them one by one, more slowly than a GPU is done
+with them. A graph starts them all at once: the same kernels on the same numbers. What Python decided while it was
+recorded stays decided, which is why every epoch records anew, and why some batches are taken eagerly: the first of each
+epoch, in which knobs are measured, and an incomplete last one.
+
+The first graph of a run is checked against the eager step, from the same state: where a bit of a weight, a buffer, the
+optimizer or the record differs, or where the step cannot be recorded at all, the run goes on eagerly, as if nothing had
+been tried, and says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kdtune.training.step import Step
+
+log = logging.getLogger(__name__)
+
+Act = Callable[[], Tensor]
+
+
+class Graph(Protocol):
+    """What is recorded and replayed."""
+
+    def record(self, act: Act, generators: Sequence[torch.Generator]) -> Tensor:
+        """Where each replay leaves what `act` returns; it draws from these generators, and from torch's global ones."""
+
+    def replay(self) -> None: ...
+
+
+class CudaGraph:
+    """torch's, on the current device."""
+
+    def __init__(self) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+
+    def record(self, act: Act, generators: Sequence[torch.Generator]) -> Tensor:
+        for generator in generators:
+            self.graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(self.graph):
+                return act()
+        except RuntimeError:
+            own = torch.cuda.default_generators[torch.cuda.current_device()]
+            for generator in (*generators, own):  # they wait for the end of a recording that has broken off
+                generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
+            raise
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+class Capture:
+    """Whether the steps of a run can be recorded. `refused`: why not, empty while they can."""
+
+    def __init__(self, graph: Callable[[], Graph] = CudaGraph) -> None:
+        self.graph, self.refused, self.checked = graph, "", False
+
+    def of(self, step: Step) -> Captured:
+        """The steps of an epoch."""
+        if step.lesson.exchanges_generators and not self.refused:
+            self.refuse("a knob has torch's global generators to itself for a part of each step")
+        return Captured(step, self)
+
+    def refuse(self, why: str, level: int = logging.INFO) -> None:
+        self.refused = why
+        log.log(level, "steps are not captured in a CUDA graph: %s", why)
+
+
+class Captured:
+    """The steps of one epoch, called as `Step` is."""
+
+    def __init__(self, step: Step, capture: Capture) -> None:
+        self.step, self.capture = step, capture
+        self.graph: Graph | None = None
+        self.taken = 0
+
+    def __call__(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
+        self.taken += 1
+        if self.taken == 1 or self.capture.refused or len(batch) != self.step.recipe.batch_size:
+            return self.step(batch, views, rate)
+        if self.graph is None:
+            return self._begin(batch, views, rate)
+        return self._replayed(batch, views, rate)
+
+    def _begin(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
+        """Records a step, takes it, and looks whether it is the eager one."""
+        before, eager = State(self.step), None
+        if not self.capture.checked:
+            eager = self.step(batch, views, rate), State(self.step)
+            before.restore()
+        try:
+            self._record(batch, views, rate)
+            before.restore()  # a graph that is recorded has moved nothing but, perhaps, its generators
+            found = self._replayed(batch, views, rate)
+        except RuntimeError as error:  # torch's, of whatever cannot be recorded
+            self.capture.refuse(" ".join(str(error).split())[:200])
+            before.restore()
+            return self.step(batch, views, rate)
+        if eager is not None and not (torch.equal(found, eager[0]) and State(self.step) == eager[1]):
+            self.capture.refuse("its numbers differ from those of the eager step", logging.WARNING)
+            eager[1].restore()
+            return eager[0]
+        self.capture.checked = True
+        return found
+
+    def _record(self, batch: Tensor, views: Tensor, rate: float) -> None:
+        """Rates stand in the optimizer as numbers, for checkpoints; a graph must read them from the device."""
+        self.batch, self.views = batch.clone(), views.clone()
+        kind = torch.float32 if batch.device.type == "cuda" else torch.float64  # what torch's fused optimizers read
+        self.rate = torch.tensor(rate, dtype=kind, device=batch.device)
+        groups = self.step.optimizer.param_groups
+        capturable = [group["capturable"] for group in groups if "capturable" in group]
+        for group in groups:
+            if "capturable" in group:  # Adam's word for state that lies on the device
+                group["capturable"] = True
+        graph = self.capture.graph()
+        try:
+            act = lambda: self.step(self.batch, self.views, self.rate)  # noqa: E731
+            self.recorded = graph.record(act, self.step.lesson.generators)
+        finally:
+            for group in groups:
+                group["lr"] = rate
+            for group, was in zip((group for group in groups if "capturable" in group), capturable, strict=True):
+                group["capturable"] = was
+        self.graph = graph
+
+    def _replayed(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
+        self.batch.copy_(batch)
+        self.views.copy_(views)
+        self.rate.fill_(rate)
+        if self.graph is not None:
+            self.graph.replay()
+        for group in self.step.optimizer.param_groups:
+            group["lr"] = rate
+        return self.recorded.clone()
+
+
+class State:
+    """All that a step changes: weights, buffers, the optimizer's tensors, where generators stand."""
+
+    def __init__(self, step: Step) -> None:
+        kept = [
+            tensor for state in step.optimizer.state.values() for tensor in state.values() if torch.is_tensor(tensor)
+        ]
+        self._live = [*step.network.state_dict().values(), *kept]
+        self._values = [tensor.clone() for tensor in self._live]
+        self._generators = [*step.lesson.generators, torch.default_generator, *_of_gpu(step)]
+        self._states = [generator.get_state() for generator in self._generators]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for live, value in zip(self._live, self._values, strict=True):
+            live.copy_(value)
+        for generator, state in zip(self._generators, self._states, strict=True):
+            generator.set_state(state)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, State):
+            return NotImplemented
+        mine, theirs = ([*state._values, *state._states] for state in (self, other))
+        return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _of_gpu(step: Step) -> list[torch.Generator]:
+    device = step.split.images.device
+    if device.type != "cuda":
+        return []
+    torch.cuda.init()  # before that there are no generators
+    return [torch.cuda.default_generators[device.index or 0]]

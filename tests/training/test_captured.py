@@ -1,0 +1,230 @@
+"""Steps that are recorded and replayed: the numbers of eager ones, or eager ones.
+
+What CUDA's graphs do is tested where there is a GPU. All that surrounds them is tested here on the CPU, with graphs
+that do again what they were shown: from where a replay finds its batch, to where it leaves its record.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdtune.data.loading import Split
+from kdtune.losses.ce import CE
+from kdtune.losses.dkd import DKD
+from kdtune.losses.kd import KD
+from kdtune.losses.loss import Loss
+from kdtune.models.small import CNN
+from kdtune.noise.noise import Noise
+from kdtune.optimization.optimizers import SGD, Adam
+from kdtune.optimization.schedules import Step as Steps
+from kdtune.randomness import seeded
+from kdtune.recipe import Augmentation, Crop, Flip, Recipe
+from kdtune.training.captured import Capture, Captured, CudaGraph, Graph, State
+from kdtune.training.lesson import Lesson
+from kdtune.training.loop import TrainingState, train
+from kdtune.training.step import Step
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+MOMENTUM = SGD(lr=0.05, momentum=0.9, weight_decay=1e-4)
+IMAGES, BATCH = 70, 16  # the last batch of an epoch has 6
+
+
+class Again(Graph):
+    """Does again what it was shown. Recording moves nothing, as in CUDA: who records restores."""
+
+    replays = 0
+
+    def record(self, act: Callable[[], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+        self.act, self.record_of = act, act()
+        return self.record_of
+
+    def replay(self) -> None:
+        type(self).replays += 1
+        self.record_of.copy_(self.act())
+
+
+class Lying(Again):
+    """Its first replay is right in what it records, and not in what it leaves."""
+
+    def replay(self) -> None:
+        super().replay()
+        with torch.no_grad():
+            next(iter(WEIGHTS[0].parameters()))[0] += 1e-6
+
+
+class Unable(Again):
+    """Breaks off in the midst of a recording."""
+
+    def record(self, act: Callable[[], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+        super().record(act, generators)
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+
+WEIGHTS: list[nn.Module] = []
+
+
+def network(seed: int, device: str, dropout: float = 0.0) -> nn.Module:
+    with seeded(seed, "test"):
+        return CNN(width=4, dropout=dropout).build((1, 8, 8), 10).to(device)
+
+
+def recipe(optimizer: Any, precision: str, epochs: int = 3) -> Recipe:
+    return Recipe(
+        optimizer=optimizer, schedule=Steps(milestones=(0.5,), factor=0.1), precision=precision, batch_size=BATCH,
+        epochs=epochs, augmentation=Augmentation(crop=Crop(padding=1, mode="zero"), flip=Flip()),
+    )  # fmt: skip
+
+
+def trained(
+    graph: Callable[[], Graph] | None,
+    device: str,
+    loss: Loss | None = None,
+    noise: Noise | None = None,
+    optimizer: Any = MOMENTUM,
+    precision: str = "float32",
+    dropout: float = 0.3,
+    answers: bool = False,
+    stop: int | None = None,
+) -> tuple[dict[str, Tensor], list[list[float]], Capture | None]:
+    """The network's weights after training, the history without times, and what became of the capture."""
+    drawn = torch.Generator().manual_seed(3)
+    images = torch.randint(256, (IMAGES, 1, 8, 8), generator=drawn, dtype=torch.uint8)
+    split = Split(images, torch.arange(IMAGES) % 10).to(device)
+    if answers:
+        split = replace(split, answers=torch.randn(IMAGES, 18, 10, generator=drawn).half().to(device))
+    loss = loss or KD(alpha=0.9, temperature=4)
+    student, teacher = network(1, device, dropout), network(2, device) if loss.needs_teacher else None
+    WEIGHTS[:] = [student]
+    lesson = Lesson(10, 0, noise or Noise(), loss, teacher, precision, device)
+    how, capture = recipe(optimizer, precision), Capture(graph) if graph else None
+    if stop:
+        kept: list[bytes] = []
+
+        class Stopped(Exception):
+            pass
+
+        def each_epoch(state: TrainingState, row: dict[str, float]) -> None:
+            kept.append(state.to_bytes())
+            if state.epoch == stop:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            train(student, split, how, lesson, 0, each_epoch=each_epoch, capture=capture)
+        student = network(5, device, dropout)
+        lesson = Lesson(10, 0, noise or Noise(), loss, teacher, precision, device)
+        start = TrainingState.from_bytes(kept[-1])
+        assert isinstance(start.optimizer["param_groups"][0]["lr"], float), "a checkpoint has numbers for rates"
+        history = train(student, split, how, lesson, 0, start=start, capture=Capture(graph) if graph else None)
+    else:
+        history = train(student, split, how, lesson, 0, capture=capture)
+    rows = [[value for name, value in row.items() if not name.startswith("time/")] for row in history]
+    return copy.deepcopy(student.state_dict()), rows, capture
+
+
+def knobs(**points: Any) -> Noise:
+    return Noise.model_validate(points)
+
+
+@pytest.mark.parametrize(("device", "graph"), [("cpu", Again), pytest.param("cuda", CudaGraph, marks=NO_GPU)])
+@pytest.mark.parametrize(
+    "run",
+    [
+        {},
+        {"loss": CE()},
+        {"loss": DKD(alpha=1.0, beta=2.0, temperature=4, warmup=2)},
+        {"answers": True},
+        {"precision": "bfloat16", "answers": True},
+        {"optimizer": Adam(lr=0.01, betas=(0.9, 0.999))},
+        {"noise": knobs(input={"gaussian": {"sigma": 0.1}})},
+        {"noise": knobs(target={"variability": {"rate": 0.3}}), "dropout": 0.0},
+        {"noise": knobs(teacher={"signal_noise": {"sigma": 0.1}})},
+        {"noise": knobs(teacher={"swap": {"rate": 0.5, "threshold": 0.1, "difference": "relative", "pairs": "all"}})},
+        {"stop": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_numbers_are_those_of_eager_steps(device: str, graph: type[Graph], run: dict[str, Any]) -> None:
+    weights, history, _ = trained(None, device, **run)
+    Again.replays = 0
+    ours, rows, capture = trained(graph, device, **run)
+    assert all(torch.equal(ours[name], value) for name, value in weights.items())
+    assert rows == history and len(rows) == 3
+    assert capture is not None and not capture.refused
+    if graph is Again:  # of 5 batches an epoch the first and the last are eager
+        assert Again.replays == 9
+
+
+@pytest.mark.parametrize(
+    ("graph", "said", "level"),
+    [
+        (Lying, "its numbers differ from those of the eager step", logging.WARNING),
+        (Unable, "operation not permitted when stream is capturing", logging.INFO),
+    ],
+)
+def test_what_cannot_be_trusted_is_eager_and_said_once(
+    graph: type[Graph], said: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, history, _ = trained(None, "cpu")
+    with caplog.at_level(logging.INFO, "kdtune"):
+        ours, rows, capture = trained(graph, "cpu")
+    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
+    assert capture is not None and capture.refused == said
+    (record,) = (each for each in caplog.records if "captured" in each.name)
+    assert said in record.getMessage() and record.levelno == level
+
+
+def test_a_fickle_teacher_is_eager(caplog: pytest.LogCaptureFixture) -> None:
+    """Its masks are drawn from a global generator that is exchanged in the midst of a step."""
+    fickle = knobs(teacher={"dropout": {"rate": 0.2}})
+    weights, history, _ = trained(None, "cpu", noise=fickle)
+    Again.replays = 0
+    ours, rows, capture = trained(Again, "cpu", noise=fickle)
+    assert Again.replays == 0 and capture is not None and "generators to itself" in capture.refused
+    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
+
+
+def test_a_state_is_all_that_a_step_changes() -> None:
+    """Restored, the same step gives the same bits; and it was changed by the step."""
+    student = network(1, "cpu", 0.5)
+    split = Split(torch.randint(256, (BATCH, 1, 8, 8), dtype=torch.uint8), torch.arange(BATCH) % 10)
+    lesson = Lesson(10, 0, knobs(input={"gaussian": {"sigma": 0.1}}), CE())
+    how = recipe(SGD(lr=0.05, momentum=0.9), "float32")
+    step = Step(student, how.optimizer.build(student.parameters()), split, how, lesson)
+    student.train()
+    with seeded(0, "test"):
+        lesson.begin(0)
+        places, views = torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.int64)
+        step(places, views, 0.05)  # now there is momentum
+        before = State(step)
+        first, after = step(places, views, 0.05), State(step)
+        assert before != after
+        before.restore()
+        assert State(step) == before and torch.equal(step(places, views, 0.05), first) and State(step) == after
+
+
+def test_one_epoch_of_one_batch_records_nothing() -> None:
+    class Never(Again):
+        def record(self, act: Callable[[], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+            raise AssertionError
+
+    captured = Captured(_StepOf(BATCH), Capture(Never))  # type: ignore[arg-type]
+    whole, part = torch.arange(BATCH), torch.arange(5)
+    assert [float(captured(each, each, 0.1)) for each in (whole, part)] == [BATCH, 5]
+
+
+class _StepOf:
+    """A step that says how many images it was given."""
+
+    def __init__(self, size: int) -> None:
+        self.recipe = recipe(SGD(lr=0.1), "float32")
+
+    def __call__(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
+        return torch.tensor(float(len(batch)))
