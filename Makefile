@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep sweeps figures claims test faults check soak bench environment clean
+.PHONY: sweep sweeps figures claims test faults check soak bench bench-gpu environment clean
 
 environment: .venv/installed
 
@@ -64,6 +64,10 @@ bench: environment
 	@for name in step attack corruptions slots sweep planning driver dispatch; do \
 	    echo "$(BIN)/python benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit; \
 	done
+
+# A student's training on a GPU: whatever machine has one; no Ray. Eight minutes. Without: python benchmarks/gpu.py --tiny
+bench-gpu: environment
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv

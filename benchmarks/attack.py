@@ -33,18 +33,19 @@ from kdtune.training.network import build_network, placed
 EPS, STEP, STEPS, RESTARTS = 0.15, 0.02, (10, 15, 20), 5
 
 
-def trained(data: Data) -> nn.Module:
+def trained(data: Data, epochs: int = 8) -> nn.Module:
     schedule = Step(milestones=(0.6,), factor=0.1)
     recipe = Recipe(
-        optimizer=SGD(lr=0.05, momentum=0.9), schedule=schedule, precision="float32", batch_size=32, epochs=8
+        optimizer=SGD(lr=0.05, momentum=0.9), schedule=schedule, precision="float32", batch_size=32, epochs=epochs
     )
-    network = placed(build_network(CNN(width=16), None, 0, data.shape, data.classes), "cpu")
-    train(network, data.train, recipe, Lesson(data.classes, 0, Noise(), CE()), 0)
+    device = data.train.images.device
+    network = placed(build_network(CNN(width=16), None, 0, data.shape, data.classes), device)
+    train(network, data.train, recipe, Lesson(data.classes, 0, Noise(), CE(), device=device), 0)
     return network.eval()
 
 
 def public(network: nn.Module, data: Data) -> Callable[[], None]:
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    model = foolbox.PyTorchModel(network, bounds=(0, 1), device=str(data.test.images.device))
     images, labels = inputs(data.test.images), data.test.labels
 
     def attack() -> None:
@@ -57,7 +58,7 @@ def public(network: nn.Module, data: Data) -> Callable[[], None]:
 
 
 def ours(network: nn.Module, data: Data, worst: bool) -> Callable[[], object]:
-    subject = Subject(network, data, Context(Path("nowhere")))
+    subject = Subject(network, data, Context(Path("nowhere"), str(data.test.images.device)))
     evaluator = PGD(eps=EPS, step=STEP, steps=STEPS, restarts=RESTARTS, report="worst" if worst else None)
     return lambda: evaluator.measured(subject)
 

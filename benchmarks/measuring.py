@@ -46,18 +46,20 @@ def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
     return found
 
 
-def ratios(of: Sequence[Seconds], to: Sequence[Seconds]) -> tuple[float, float, float]:
-    """How many times as long `of` took as `to`, in CPU seconds by round: median, lowest, highest."""
-    found = [a.cpu / b.cpu for a, b in zip(of, to, strict=True)]
+def ratios(of: Sequence[Seconds], to: Sequence[Seconds], by: str = "cpu") -> tuple[float, float, float]:
+    """How many times as long `of` took as `to`, by round, on the CPU or on the wall: median, lowest, highest."""
+    found = [getattr(a, by) / getattr(b, by) for a, b in zip(of, to, strict=True)]
     return statistics.median(found), min(found), max(found)
 
 
-def table(found: Mapping[str, Sequence[Seconds]], reference: str, per: float = 1.0, unit: str = "s") -> str:
+def table(
+    found: Mapping[str, Sequence[Seconds]], reference: str, per: float = 1.0, unit: str = "s", by: str = "cpu"
+) -> str:
     """A line a way: median CPU and wall time, each divided by `per`, and how many times as fast as the reference."""
     lines = [f"{'':34} {'CPU ' + unit:>10} {'wall ' + unit:>10}   as fast as the first"]
     for name, each in found.items():
         cpu, wall = (statistics.median(getattr(one, kind) for one in each) / per for kind in ("cpu", "wall"))
-        middle, low, high = ratios(found[reference], each)
+        middle, low, high = ratios(found[reference], each, by)
         lines.append(f"{name:34} {cpu:10.4f} {wall:10.4f}   {middle:.2f} x ({low:.2f} to {high:.2f})")
     return "\n".join(lines)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,43 @@ def test_corruptions_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: 
         torch.set_num_threads(threads)
     found = json.loads((tmp_path / "numbers/corruptions.json").read_text())["seconds"]
     assert {*FAMILIES, "a forward pass of wrn-10-1"} <= set(found)
+
+
+def test_the_gpu_s_benchmark_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    gpu, sharing = benchmark("gpu"), benchmark("sharing")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--rounds", "1"])
+    threads = torch.get_num_threads()
+    try:
+        assert gpu.main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    found, said = json.loads((tmp_path / "numbers/gpu-tiny.json").read_text()), capsys.readouterr().out
+    assert {"usual loop, float32", "bfloat16, stored, eager, channels last"} <= set(found["seconds"])
+    assert all(each["alike"] for each in found["sharing"].values()) and "2 processes" in found["sharing"]
+    for absent in ("captured steps", "MPS", "streams", "what a step consists of"):
+        assert absent in said
+    assert sharing.Size().batch == 128
+
+
+def test_without_a_gpu_the_whole_is_refused(benchmark: Any, monkeypatch: Any, capsys: Any) -> None:
+    gpu = benchmark("gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    assert gpu.main() == 4 and "--tiny" in capsys.readouterr().out
+
+
+def test_what_the_gpu_s_benchmark_needs_is_what_it_loads() -> None:
+    """On a bare machine with torch: whatever else is imported at once must be named."""
+    code = (
+        "import sys; import sharing, measuring;"
+        "print(*{m.split('.')[0] for m, v in sys.modules.items() if 'site-packages' in (getattr(v, '__file__', 0) or '')})"
+    )
+    paths = {"PYTHONPATH": f"{BENCHMARKS.parent}{os.pathsep}{BENCHMARKS}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | paths, check=True
+    )
+    ours = {"numpy", "pydantic", "safetensors", "filelock", "PIL"}
+    of_these = {"pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}  # pydantic's
+    of_torch = {"torch", "torchgen", "sympy", "mpmath", "triton", "tqdm", "networkx", "jinja2", "markupsafe", "fsspec"}
+    others = {name for name in done.stdout.split() if not name.startswith(("_", "sitecustomize"))}
+    assert others <= ours | of_these | of_torch

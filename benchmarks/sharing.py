@@ -1,0 +1,227 @@
+"""Several students on one GPU, for `gpu.py`: `python benchmarks/sharing.py DEVICE SECONDS SIZE` is one of them.
+
+Each trains in a process of its own, side by side; by way of MPS, where NVIDIA's control program is there and may be
+started, in a folder of its own; or on a stream each of one process. A packed student is as a lone one where its weights
+after the same steps are the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from kdtune.data.loading import Split
+from kdtune.losses.kd import KD
+from kdtune.models.model import Model
+from kdtune.noise.noise import Noise
+from kdtune.optimization.optimizers import SGD
+from kdtune.optimization.schedules import Step
+from kdtune.recipe import Augmentation, Crop, Flip, Recipe
+from kdtune.training.captured import Capture
+from kdtune.training.lesson import Lesson
+from kdtune.training.loop import train_epoch
+from kdtune.training.network import build_network, placed
+
+CLASSES, SIDE, NOWHERE = 10, 32, Path("nowhere")
+AUGMENTATION = Augmentation(crop=Crop(padding=4, mode="reflect"), flip=Flip())
+SAME_STEPS = 2  # epochs after which weights are compared
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of what is measured; `steps` of full batches make an epoch."""
+
+    student: str = "wrn-16-2"
+    teacher: str = "wrn-40-2"
+    batch: int = 128
+    steps: int = 50
+    seconds: float = 6.0  # that students side by side train for
+
+    @classmethod
+    def tiny(cls) -> Size:
+        return cls("wrn-10-1", "wrn-10-1", batch=8, steps=2, seconds=0.5)
+
+
+def drawn(size: Size) -> tuple[Tensor, Tensor]:
+    """Random images uint8 [N, 3, 32, 32] and labels: time does not hang on them."""
+    generator = torch.Generator().manual_seed(0)
+    count = size.batch * size.steps
+    return (
+        torch.randint(256, (count, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8),
+        torch.randint(CLASSES, (count,), generator=generator),
+    )
+
+
+def pair(size: Size, device: str) -> tuple[nn.Module, nn.Module]:
+    """A student and its teacher."""
+
+    def made(name: str, seed: int) -> nn.Module:
+        model = TypeAdapter(Model).validate_python(name)
+        return placed(build_network(model, None, seed, (3, SIDE, SIDE), CLASSES), device)
+
+    return made(size.student, 0), made(size.teacher, 1)
+
+
+def epoch_of(
+    size: Size,
+    device: str,
+    precision: str,
+    *,
+    stored: bool,
+    captured: bool,
+    last: bool,
+    student: nn.Module | None = None,
+) -> Callable[[], None]:
+    """An epoch of what a run does; `last`: channels last."""
+    images, labels = drawn(size)
+    split = Split(images, labels).to(device)
+    if stored:
+        kept = torch.randn(len(images), AUGMENTATION.views, CLASSES, generator=torch.Generator().manual_seed(1))
+        split = replace(split, answers=kept.half().to(device))
+    layout = torch.channels_last if last else torch.contiguous_format
+    own, teacher = (each.to(memory_format=layout) for each in pair(size, device))  # type: ignore[call-overload]
+    network = own if student is None else student.to(memory_format=layout)  # type: ignore[call-overload]
+    recipe = Recipe(
+        optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+        schedule=Step(milestones=(), factor=1.0),
+        augmentation=AUGMENTATION,
+        precision=precision,
+        batch_size=size.batch,
+        epochs=1,
+    )
+    lesson = Lesson(CLASSES, 0, Noise(), KD(alpha=0.9, temperature=4), teacher, precision, device)
+    optimizer = recipe.optimizer.build(network.parameters())
+    capture = Capture() if captured else None
+
+    def epoch() -> None:
+        train_epoch(network, optimizer, split, recipe, lesson, 0, 0, capture)
+
+    return epoch
+
+
+def synchronized(do: Callable[[], object], device: str) -> None:
+    do()
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def alone(device: str, seconds: float, size: Size) -> dict[str, object]:
+    """One student: images a second, the digest of its weights after the first epochs, memory in GB."""
+    student, _ = pair(size, device)
+    on_gpu = device == "cuda"
+    epoch = epoch_of(size, device, "bfloat16", stored=True, captured=on_gpu, last=False, student=student)
+    for _ in range(SAME_STEPS):
+        synchronized(epoch, device)
+    weights = b"".join(value.cpu().numpy().tobytes() for value in student.state_dict().values())
+    print("ready", flush=True)
+    sys.stdin.readline()  # all begin at once
+    began, epochs = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < seconds:
+        synchronized(epoch, device)
+        epochs += 1
+    memory = torch.cuda.max_memory_reserved() / 1e9 if on_gpu else 0.0
+    images = epochs * size.batch * size.steps / spent
+    return {"images": images, "digest": hashlib.sha256(weights).hexdigest(), "memory": memory}
+
+
+def side_by_side(count: int, device: str, size: Size) -> list[dict[str, float]]:
+    """As many processes at once."""
+    words = [sys.executable, __file__, device, str(size.seconds), json.dumps(asdict(size))]
+    started = [subprocess.Popen(words, stdin=-1, stdout=-1, text=True) for _ in range(count)]
+    try:
+        for each in started:
+            assert each.stdout is not None
+            if each.stdout.readline() != "ready\n":
+                raise RuntimeError(f"a student of {count} did not start")
+        for each in started:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        return [json.loads(each.communicate()[0]) for each in started]
+    finally:
+        for each in started:
+            each.kill()
+
+
+@contextmanager
+def mps() -> Iterator[bool]:
+    """NVIDIA's daemon that lets processes share a GPU's cores, in a folder of its own; False where there is none."""
+    if shutil.which("nvidia-cuda-mps-control") is None:
+        yield False
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        environment = os.environ | place
+        began = subprocess.run(["nvidia-cuda-mps-control", "-d"], env=environment, capture_output=True, check=False)
+        os.environ.update(place)
+        try:
+            yield began.returncode == 0
+        finally:
+            for name in place:
+                os.environ.pop(name)
+            quits = ["nvidia-cuda-mps-control"]
+            subprocess.run(quits, input="quit\n", text=True, env=environment, capture_output=True, check=False)
+
+
+def on_streams(count: int, size: Size) -> dict[str, float]:
+    """As many captured students in this process, an epoch of each in turn on a stream of its own."""
+    streams = [torch.cuda.Stream() for _ in range(count)]
+    epochs = [epoch_of(size, "cuda", "bfloat16", stored=True, captured=True, last=False) for _ in streams]
+
+    def once() -> None:
+        for stream, epoch in zip(streams, epochs, strict=True):
+            with torch.cuda.stream(stream):
+                epoch()
+        torch.cuda.synchronize()
+
+    once()
+    began, times = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < size.seconds:
+        once()
+        times += 1
+    images = times * count * size.batch * size.steps / spent
+    return {"images": images, "memory": torch.cuda.max_memory_reserved() / 1e9}
+
+
+def measured(size: Size, device: str, counts: Sequence[int]) -> dict[str, dict[str, object]]:
+    """Images a second of all students together, by how many share the device and how."""
+    found: dict[str, dict[str, object]] = {}
+    lone: str | None = None
+
+    def kept(name: str, each: list[dict[str, float]]) -> None:
+        nonlocal lone
+        digests = {str(one["digest"]) for one in each}
+        lone = lone or next(iter(digests))
+        together = {key: sum(float(one[key]) for one in each) for key in ("images", "memory")}
+        found[name] = {**together, "alike": digests == {lone}}
+
+    for count in counts:
+        kept(f"{count} processes", side_by_side(count, device, size))
+    if device != "cuda":
+        return found
+    with mps() as there:
+        for count in counts[1:] if there else ():
+            kept(f"{count} processes, MPS", side_by_side(count, device, size))
+    if not there:
+        print("left out, for NVIDIA's daemon cannot be started: MPS")
+    for count in counts[1:]:
+        found[f"{count} streams"] = {**on_streams(count, size), "alike": None}
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(alone(sys.argv[1], float(sys.argv[2]), Size(**json.loads(sys.argv[3])))))
