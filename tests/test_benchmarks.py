@@ -143,7 +143,8 @@ def test_without_a_gpu_the_whole_is_refused(benchmark: Any, monkeypatch: Any, ca
 def test_what_the_gpu_s_benchmark_needs_is_what_it_loads() -> None:
     """On a bare machine with torch: whatever else is imported at once must be named."""
     code = (
-        "import sys, sharing, measuring; loaded = {m: getattr(v, '__file__', None) or '' for m, v in sys.modules.items()};"
+        "import sys, sharing, measuring;"
+        "loaded = {name: getattr(each, '__file__', None) or '' for name, each in sys.modules.items()};"
         "print(*{name.split('.')[0] for name, file in loaded.items() if 'site-packages' in file})"
     )
     paths = {"PYTHONPATH": f"{BENCHMARKS.parent}{os.pathsep}{BENCHMARKS}"}
