@@ -46,10 +46,9 @@ class Split:
         import torch
 
         answers = None if self.answers is None else self.answers[index]
-        places = torch.arange(len(self), device=index.device) if self.places is None else self.places
-        return replace(
-            self, images=self.images[index], labels=self.labels[index], answers=answers, places=places[index]
-        )
+        own = torch.arange(len(self)) if self.places is None else self.places  # on the CPU, wherever the images are
+        found = replace(self, images=self.images[index], labels=self.labels[index], answers=answers)
+        return replace(found, places=own[index.cpu()])
 
     def to(self, device: torch.device | str) -> Split:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

@@ -38,7 +38,7 @@ def given_answers(path: Path, digest: str | None, data: Data, images: int, recip
     _refuse(answers, path, images, recipe.augmentation.views, data.classes)
     kept = torch.from_numpy(answers if answers.ndim == 3 else answers[:, None])
     if data.train.places is not None:
-        kept = kept[data.train.places.cpu()]
+        kept = kept[data.train.places]
     return kept.expand(-1, recipe.augmentation.views, -1)
 
 
