@@ -61,7 +61,7 @@ soak: environment
 
 # What kdtune's parts cost, beside what one would use instead: benchmarks/README.md. A quarter of an hour on an idle machine.
 bench: environment
-	@for name in step attack corruptions slots sweep planning driver dispatch; do \
+	@for name in step attack corrupted slots sweep planning driver dispatch; do \
 	    echo "$(BIN)/python benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit; \
 	done
 

@@ -1,4 +1,4 @@
-"""The `kdtune` command: sweep, plan, run, status, evaluate, table, forget, doctor."""
+"""The `kdtune` command: sweep, plan, run, status, evaluate, table, explain, schema, forget, doctor."""
 
 from __future__ import annotations
 
@@ -96,6 +96,27 @@ def table(folder: str, profile: str | None) -> None:
         return 1 if stdout_failed() else 0  # half a table may be taken for one
 
     sys.exit(status_of(printed))
+
+
+@main.command()
+@click.argument("path", metavar="[KEY.PATH]", default="")
+@click.option("--reference", is_flag=True, help="All of it, as docs/reference.md has it.")
+def explain(path: str, reference: bool) -> None:
+    """What a sweep file may say at KEY.PATH (student.distillation), or at its top: keys, types, ranges, defaults."""
+    from kdtune.cli import explain as explaining
+
+    if reference:
+        click.echo("\n".join(explaining.reference()))
+        sys.exit(0)
+    sys.exit(explaining.explain(path))
+
+
+@main.command()
+def schema() -> None:
+    """The JSON Schema of sweep files on stdout, by which an editor completes and checks them."""
+    from kdtune.cli import explain as explaining
+
+    click.echo(explaining.schema())
 
 
 @main.command()

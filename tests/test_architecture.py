@@ -39,7 +39,7 @@ MAY = {
     "config": "settings noise models losses recipe data evaluation",
     # a file, a plan, a run, a memory
     "store": "",
-    "sweepfile": "settings config",
+    "sweepfile": "settings kinds recipe config",
     "planning": "config data evaluation models store sweepfile",
     "training": "archive config recipe data evaluation losses models noise randomness sources store",
     # where runs are computed, what a person sees, what is typed

@@ -107,13 +107,13 @@ def test_a_driver_without_runs(benchmark: Any, monkeypatch: Any, tmp_path: Path)
 
 
 def test_corruptions_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
-    monkeypatch.setattr(sys, "argv", ["corruptions", "wrn-10-1", "--images", "4", "--rounds", "1"])
+    monkeypatch.setattr(sys, "argv", ["corrupted", "wrn-10-1", "--images", "4", "--rounds", "1"])
     threads = torch.get_num_threads()
     try:
-        benchmark("corruptions").main()
+        benchmark("corrupted").main()
     finally:
         torch.set_num_threads(threads)
-    found = json.loads((tmp_path / "numbers/corruptions.json").read_text())["seconds"]
+    found = json.loads((tmp_path / "numbers/corrupted.json").read_text())["seconds"]
     assert {*FAMILIES, "a forward pass of wrn-10-1"} <= set(found)
 
 
@@ -156,3 +156,9 @@ def test_what_the_gpu_s_benchmark_needs_is_what_it_loads() -> None:
     of_torch = {"torch", "torchgen", "sympy", "mpmath", "triton", "tqdm", "networkx", "jinja2", "markupsafe", "fsspec"}
     others = {name for name in done.stdout.split() if not name.startswith(("_", "sitecustomize"))}
     assert others <= ours | of_these | of_torch
+
+
+def test_no_benchmark_is_called_like_an_analysis_script() -> None:
+    """Both are modules of their own folder, and a process that has imported one finds it for the other."""
+    analysis = {path.stem for path in (BENCHMARKS.parent / "analysis").glob("*.py")}
+    assert not analysis & {path.stem for path in BENCHMARKS.glob("*.py")}

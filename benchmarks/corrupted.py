@@ -1,4 +1,4 @@
-"""What corrupted images cost beside a look at them: `python benchmarks/corruptions.py [MODEL] [--images 500]`.
+"""What corrupted images cost beside a look at them: `python benchmarks/corrupted.py [MODEL] [--images 500]`.
 
 Each of the families at severity 3, images of 32 x 32, one thread; beside it a forward pass of the network over as many.
 Where the package imagecorruptions is installed (tests/evaluation/make_imagecorruptions.py says how), its families that
@@ -72,7 +72,7 @@ def main() -> None:
     found = measuring.in_turn(ways, asked.rounds)
     print(measuring.table(found, look_at, per=asked.images / 1000, unit="ms"))
     print("milliseconds an image")
-    print(f"wrote {measuring.write('corruptions', vars(asked) | {'seconds': measuring.plain(found)})}")
+    print(f"wrote {measuring.write('corrupted', vars(asked) | {'seconds': measuring.plain(found)})}")
 
 
 if __name__ == "__main__":
