@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kdtune.cli.command import sweep
-from kdtune.cli.console import Verbs, leave, stdout_failed
+from kdtune.cli.console import Verbs, leave
 from kdtune.cli.options import Amount, Options, options_of
 
 
@@ -80,22 +80,22 @@ def evaluate(**flags: Any) -> None:
 
 
 @main.command()
-@click.argument("folder")
-@click.option("--profile", help="Which profile, where several lie in the folder.")
-def table(folder: str, profile: str | None) -> None:
-    """The table of a sweep's FOLDER as CSV on stdout, a row for each place that asks for a run."""
-    from kdtune.cli.refused import status_of
-    from kdtune.report.table import TableError, profile_folder
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True)
+@click.option("--profile", help="Which profile, where several lie in a folder.")
+@click.option("--rows", metavar="AXES", help="Settings down the side: dropout, or dropout,epochs.")
+@click.option("--across", metavar="AXIS", help="One more axis, across the columns.")
+@click.option("--columns", metavar="METRICS", help="test/accuracy,robust/pgd20 [the sweep's headlines].")
+@click.option("--baseline", metavar="AXIS=VALUE", help="Mark what differs from it, paired by seed: dropout=0.")
+@click.option("--only", metavar="AXIS=VALUE", help="Of these runs alone: epochs=30,role=student.")
+@click.option("--format", "form", type=click.Choice(["text", "csv", "md", "latex"]), help="[text with --rows].")
+def table(folders: tuple[str, ...], profile: str | None, form: str | None, **asked: str | None) -> None:
+    """The table of a sweep's FOLDER as CSV on stdout, a row for each place that asks for a run; or with --rows means
+    over seeds, of several sweeps one below the other."""
+    from kdtune.cli.table import print_means, print_rows
 
-    def printed() -> int:
-        path = profile_folder(folder, profile) / "results.csv"
-        try:
-            click.echo(path.read_text(), nl=False)
-        except (OSError, UnicodeDecodeError) as error:
-            raise TableError(f"{path} cannot be read ({error}); the sweep's own command writes it anew") from error
-        return 1 if stdout_failed() else 0  # half a table may be taken for one
-
-    sys.exit(status_of(printed))
+    if asked["rows"] is None:
+        sys.exit(print_rows(folders, profile, form, asked))
+    sys.exit(print_means(folders, profile, form or "text", asked))
 
 
 @main.command()

@@ -49,7 +49,7 @@ MAY = {
     "cli": "data doctor evaluation launch paths planning report store sweepfile training",
     "api": "cli launch paths planning report store sweepfile training",
     "__init__": "api",
-    "__main__": "cli report",
+    "__main__": "cli",
     "sweep": "cli",
 }
 # And within: modules that stand apart from others, whatever their rooms may do.

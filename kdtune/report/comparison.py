@@ -1,0 +1,244 @@
+"""A table to read or to print: settings down the side, means over seeds, and what differs from a baseline.
+
+compared([table], Asked(rows=("dropout",), columns=("test/accuracy",), baseline={"dropout": 0.0}))
+
+A cell is the mean over the runs of one setting, each once, and half of its 95 % t interval; it is marked where the
+interval of its difference to the baseline, paired by seed, excludes 0. A cell never averages over an axis in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kdtune.evaluation.flags import flags_of
+from kdtune.report.table import TableError, axes, headlines
+from kdtune.statistics import Interval, mean_interval, paired_difference
+from kdtune.sweepfile.values import word
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("text", "csv", "md", "latex")
+Settings = tuple[tuple[str, str], ...]  # axes and their values in words
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to show: axes down the side and one across, metrics, the setting that others are compared with."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...] = ()  # none: the sweep's headlines
+    across: str | None = None
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)  # axes, seed or role; the role is student by default
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one setting: `n` of `planned` runs have it."""
+
+    interval: Interval | None
+    planned: int
+    differs: bool = False
+    flagged: bool = False
+
+    @property
+    def half(self) -> float | None:
+        between = self.interval
+        return None if between is None or between.high is None else between.high - between.mean
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Titles of the columns, and lines of as many cells; how many axes stand before them."""
+
+    heads: list[str]
+    titles: list[str]
+    lines: list[tuple[list[str], list[Cell | None]]]
+    against: str = ""  # the baseline, in words
+
+
+def compared(tables: Sequence[pd.DataFrame], asked: Asked) -> Comparison:
+    """The comparison of these tables, one below the other. Raises TableError where one lacks an axis or a metric, or
+    where a cell would average over a further axis."""
+    several = len(tables) > 1
+    heads = [*(["sweep"] if several else []), *asked.rows]
+    lines, titles = [], list[str]()
+    for table in tables:
+        metrics = asked.columns or tuple(headlines(table))
+        groups = _groups(table, asked)
+        across = list(dict.fromkeys(dict(settings)[asked.across] for settings in groups)) if asked.across else [None]
+        mine = [_title(metric, asked.across, value) for value in across for metric in metrics]
+        titles = titles or mine
+        if titles != mine:
+            raise TableError(f"the tables have other columns ({', '.join(mine)}); name them with --columns")
+        for names in dict.fromkeys(tuple(dict(settings)[axis] for axis in asked.rows) for settings in groups):
+            cells: list[Cell | None] = []
+            for value in across:
+                here = (*zip(asked.rows, names, strict=True), *([(asked.across, value)] if asked.across else []))
+                cells += [_cell(groups, here, metric, asked, table) for metric in metrics]  # type: ignore[arg-type]
+            lines.append(([*([str(table.attrs.get("sweep"))] if several else []), *names], cells))
+    return Comparison(
+        heads, titles, lines, ", ".join(f"{axis}={word(value)}" for axis, value in asked.baseline.items())
+    )
+
+
+def _title(metric: str, axis: str | None, value: str | None) -> str:
+    return metric if axis is None else f"{metric}, {axis}={value}"
+
+
+def _groups(table: pd.DataFrame, asked: Asked) -> dict[Settings, pd.DataFrame]:
+    """The runs of each setting, each once, in the order of the table."""
+    shown = [*asked.rows, *([asked.across] if asked.across else [])]
+    named = {**asked.only, **asked.baseline}
+    if lacking := [axis for axis in (*shown, *named) if axis not in table]:
+        known = ", ".join(axes(table)) or "none"
+        raise TableError(f"sweep {table.attrs.get('sweep')}: there is no axis {lacking[0]!r}; its axes: {known}")
+    for metric in asked.columns:
+        if metric not in table:
+            near = [name for name in table.columns if str(name).startswith(metric.split("/")[0])]
+            told = f"sweep {table.attrs.get('sweep')} has no {metric}"
+            raise TableError(f"{told}; there is {', '.join(near) or 'none of that name'}")
+    only = {"role": "student", **asked.only} if (table["role"] == "student").any() else dict(asked.only)
+    keep = [all(_is(row[axis], value) for axis, value in only.items()) for _, row in table.iterrows()]
+    groups: dict[Settings, list[Any]] = {}
+    for index, row in table[keep].iterrows():
+        groups.setdefault(tuple((axis, word(_plain(row[axis]))) for axis in shown), []).append(index)
+    found = {settings: table.loc[places].drop_duplicates("id") for settings, places in groups.items()}
+    for settings, runs in found.items():
+        _refuse_mixtures(settings, runs, table)
+    if not found:
+        raise TableError(f"sweep {table.attrs.get('sweep')}: no run is as --only asks")
+    return found
+
+
+def _refuse_mixtures(settings: Settings, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """TableError where two runs of one seed stand in one cell."""
+    if not runs.duplicated(["seed"]).any():
+        return
+    spread = [axis for axis in axes(table) if runs[axis].astype(str).nunique() > 1]
+    where = ", ".join(f"{axis}={value}" for axis, value in settings)
+    raise TableError(
+        f"{where}: a mean would be over {', '.join(spread) or 'several settings'} too; add it to --rows, or take one of"
+        f" its values with --only {spread[0] if spread else 'AXIS'}=VALUE"
+    )
+
+
+def _cell(
+    groups: Mapping[Settings, pd.DataFrame], here: Settings, metric: str, asked: Asked, table: pd.DataFrame
+) -> Cell | None:
+    if (runs := groups.get(here)) is None:
+        return None
+    values = _values(runs, metric)
+    flagged = any(flags_of(row, metric) for row in _done(runs, metric).to_dict("records"))
+    interval = mean_interval(list(values.values())) if values else None
+    theirs = tuple((axis, word(asked.baseline[axis]) if axis in asked.baseline else value) for axis, value in here)
+    differs = False
+    if asked.baseline and theirs != here and (base := groups.get(theirs)) is not None:
+        difference = paired_difference(values, _values(base, metric))
+        known = difference is not None and difference.low is not None and difference.high is not None
+        differs = known and not difference.low <= 0 <= difference.high  # type: ignore[union-attr,operator]
+    return Cell(interval, len(runs), differs, flagged)
+
+
+def _done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return runs[(runs["state"] == "done") & runs[metric].notna()] if metric in runs else runs[:0]
+
+
+def _values(runs: pd.DataFrame, metric: str) -> dict[int, float]:
+    """By seed."""
+    return {int(row["seed"]): float(row[metric]) for row in _done(runs, metric).to_dict("records")}
+
+
+def _plain(value: Any) -> Any:
+    """A cell of the table as a sweep file would have it."""
+    if value is None or value != value:
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is(cell: Any, wanted: Any) -> bool:
+    return word(_plain(cell)) == word(_plain(wanted))
+
+
+def written(comparison: Comparison, form: str) -> str:
+    """The comparison as text, csv, md or latex (booktabs)."""
+    if form == "csv":
+        return _csv(comparison)
+    cells = [[*names, *(_said(cell, form) for cell in line)] for names, line in comparison.lines]
+    rows = [[*comparison.heads, *comparison.titles], *cells]
+    first = len(comparison.heads)
+    if form == "latex":
+        return "\n".join(_latex(rows, first, comparison.against)) + "\n"
+    if form == "md":
+        ruled = [rows[0], [*["---"] * first, *["---:"] * len(comparison.titles)], *rows[1:]]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled) + "\n"
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    text = [
+        "  ".join(cell.ljust(width) if column < first else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]  # fmt: skip
+    return "\n".join([*text, *_notes(comparison)]) + "\n"
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    cells = [cell for _, line in comparison.lines for cell in line if cell]
+    if any(cell.differs for cell in cells):
+        yield f"* differs from {comparison.against}: the 95 % interval of the difference, paired by seed, excludes 0"
+    if any(cell.flagged for cell in cells):
+        yield "! not to be believed as it stands: a flag of a run bears on it"
+
+
+def _said(cell: Cell | None, form: str) -> str:
+    if cell is None or cell.interval is None:
+        return "-"
+    plus = {"text": " +- ", "md": " ± ", "latex": r" \pm "}[form]
+    digits = ".1f" if abs(cell.interval.mean) >= 2 else ".3f"  # rates are percent; what is small is another unit
+    said = f"{cell.interval.mean:{digits}}" + ("" if cell.half is None else f"{plus}{cell.half:{digits}}")
+    few = f" ({cell.interval.n} of {cell.planned})" if cell.interval.n < cell.planned else ""
+    mark = "!" if cell.flagged else ""
+    if form == "latex":
+        number = rf"\mathbf{{{said}}}" if cell.differs else said
+        return f"${number}${few}{mark}"
+    if form == "md":
+        return f"{f'**{said}**' if cell.differs else said}{few}{mark}"
+    return f"{said}{few}{' *' if cell.differs else ''}{' !' if mark else ''}"
+
+
+def _latex(rows: Sequence[Sequence[str]], first: int, against: str) -> Iterator[str]:
+    if against:
+        yield f"% bold: the 95 % interval of the difference to {against}, paired by seed, excludes 0"
+    yield rf"\begin{{tabular}}{{{'l' * first}{'r' * (len(rows[0]) - first)}}}"
+    yield r"\toprule"
+    yield f"{' & '.join(map(_escaped, rows[0]))} \\\\"
+    yield r"\midrule"
+    for row in rows[1:]:
+        yield f"{' & '.join([*map(_escaped, row[:first]), *row[first:]])} \\\\"
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+
+
+def _escaped(text: str) -> str:
+    """Text for LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(each, f"\\{each}" if each in "&%$#_{}" else each) for each in text)
+
+
+def _csv(comparison: Comparison) -> str:
+    """A row a setting and metric: numbers as they are, for another program."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*comparison.heads, "metric", "mean", "low", "high", "n", "planned", "differs", "flagged"])
+    for names, cells in comparison.lines:
+        for title, cell in zip(comparison.titles, cells, strict=True):
+            if cell is not None:
+                between = cell.interval
+                numbers = (between.mean, between.low, between.high, between.n) if between else (None, None, None, 0)
+                writer.writerow([*names, title, *numbers, cell.planned, int(cell.differs), int(cell.flagged)])
+    return text.getvalue()
