@@ -1,4 +1,4 @@
-"""The `kdtune` command: sweep, plan, run, status, evaluate, table, explain, schema, forget, doctor."""
+"""The `kdtune` command: sweep, plan, run, status, evaluate, table, diff, explain, schema, forget, doctor."""
 
 from __future__ import annotations
 
@@ -96,6 +96,17 @@ def table(folders: tuple[str, ...], profile: str | None, form: str | None, **ask
     if asked["rows"] is None:
         sys.exit(print_rows(folders, profile, form, asked))
     sys.exit(print_means(folders, profile, form or "text", asked))
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--columns", metavar="METRICS", help="test/accuracy,robust/pgd20 [the headlines of both].")
+def diff(first: str, second: str, columns: str | None) -> None:
+    """Two sweeps by their folders (results/fickle/laptop): settings that differ, shared runs, paired differences."""
+    from kdtune.cli.table import print_difference
+
+    sys.exit(print_difference(first, second, columns))
 
 
 @main.command()

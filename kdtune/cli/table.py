@@ -1,4 +1,4 @@
-"""`kdtune table results/fickle`: the whole table as CSV, or means over seeds to read and to print."""
+"""`kdtune table results/fickle`: the whole table as CSV, or means over seeds to read and print; and `kdtune diff`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kdtune.cli.console import stdout_failed
 from kdtune.cli.refused import status_of
 from kdtune.cli.run import parts
 from kdtune.report.comparison import Asked, compared, written
+from kdtune.report.difference import between, told
 from kdtune.report.table import TableError, profile_folder, read
 from kdtune.sweepfile.overrides import COMMAND_LINE, parse_value
 
@@ -46,6 +47,17 @@ def print_means(folders: Sequence[str], profile: str | None, form: str, asked: M
         )
         comparison = compared([read(folder, profile) for folder in folders], wanted)
         click.echo(written(comparison, form), nl=False)
+        return _told()
+
+    return status_of(printed)
+
+
+def print_difference(first: str, second: str, columns: str | None) -> int:
+    """Two sweeps side by side; the exit status."""
+
+    def printed() -> int:
+        for line in told(between(read(first), read(second), _names(columns))):
+            click.echo(line)
         return _told()
 
     return status_of(printed)

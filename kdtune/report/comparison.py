@@ -107,7 +107,7 @@ def _groups(table: pd.DataFrame, asked: Asked) -> dict[Settings, pd.DataFrame]:
     keep = [all(_is(row[axis], value) for axis, value in only.items()) for _, row in table.iterrows()]
     groups: dict[Settings, list[Any]] = {}
     for index, row in table[keep].iterrows():
-        groups.setdefault(tuple((axis, word(_plain(row[axis]))) for axis in shown), []).append(index)
+        groups.setdefault(tuple((axis, word(plain(row[axis]))) for axis in shown), []).append(index)
     found = {settings: table.loc[places].drop_duplicates("id") for settings, places in groups.items()}
     for settings, runs in found.items():
         _refuse_mixtures(settings, runs, table)
@@ -133,13 +133,13 @@ def _cell(
 ) -> Cell | None:
     if (runs := groups.get(here)) is None:
         return None
-    values = _values(runs, metric)
+    values = measured(runs, metric)
     flagged = any(flags_of(row, metric) for row in _done(runs, metric).to_dict("records"))
     interval = mean_interval(list(values.values())) if values else None
     theirs = tuple((axis, word(asked.baseline[axis]) if axis in asked.baseline else value) for axis, value in here)
     differs = False
     if asked.baseline and theirs != here and (base := groups.get(theirs)) is not None:
-        difference = paired_difference(values, _values(base, metric))
+        difference = paired_difference(values, measured(base, metric))
         known = difference is not None and difference.low is not None and difference.high is not None
         differs = known and not difference.low <= 0 <= difference.high  # type: ignore[union-attr,operator]
     return Cell(interval, len(runs), differs, flagged)
@@ -149,12 +149,12 @@ def _done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return runs[(runs["state"] == "done") & runs[metric].notna()] if metric in runs else runs[:0]
 
 
-def _values(runs: pd.DataFrame, metric: str) -> dict[int, float]:
-    """By seed."""
+def measured(runs: pd.DataFrame, metric: str) -> dict[int, float]:
+    """One metric of some runs that are done, by seed."""
     return {int(row["seed"]): float(row[metric]) for row in _done(runs, metric).to_dict("records")}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A cell of the table as a sweep file would have it."""
     if value is None or value != value:
         return None
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is(cell: Any, wanted: Any) -> bool:
-    return word(_plain(cell)) == word(_plain(wanted))
+    return word(plain(cell)) == word(plain(wanted))
 
 
 def written(comparison: Comparison, form: str) -> str:
