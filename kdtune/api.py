@@ -59,17 +59,20 @@ def table(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
     return read(folder, profile)
 
 
-def load(run_id: str, results: str | None = None) -> nn.Module:
+def load(run: str, results: str | None = None) -> nn.Module:
     """The network of a finished run in eval mode, on the CPU: pixels in [0, 1] in, logits out.
 
-    Raises ValueError for what is no run's id, LookupError for a run that is not done, DamagedError for weights that
-    are not as they were written.
+    `run` is an id, four or more digits that only one begins with, or a name such as `student dropout=0.2 seed=1`;
+    `results` the results, or a sweep's folder in them: there a name means a run of that sweep. Raises LookupError for
+    a run that is not there, not done, or one of several; DamagedError for weights that are not as they were written.
     """
     from kdtune import paths
+    from kdtune.report.lookup import id_of, store_of
     from kdtune.store.store import Store
     from kdtune.training.network import load_finished
 
-    return load_finished(run_id, Store(paths.results_folder(results)))
+    place = paths.results_folder(results)
+    return load_finished(id_of(run, place), Store(store_of(place)))
 
 
 def trainable(file: str | Path, **where: Any) -> Callable[[Mapping[str, Any]], None]:

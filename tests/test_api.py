@@ -84,8 +84,38 @@ def test_load_gives_the_network_that_was_measured(small) -> None:
 def test_load_says_why_it_cannot(small, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="not done"):
         kdtune.load("0" * 12, small.where["results"])
-    with pytest.raises(ValueError, match="12 hex digits"):
-        kdtune.load("../x", small.where["results"])
+    for other in ("../x", "student rate=0.7 seed=0", "abc", "f" * 11):
+        with pytest.raises(LookupError, match="12 hex digits"):
+            kdtune.load(other, small.where["results"])
+
+
+def test_load_by_the_beginning_of_an_id_and_by_name(small, tmp_path: Path) -> None:
+    results = small.where["results"]
+    place = next(place for place in small.plan.places if place.name == "student rate=0.2 seed=1")
+    wanted = [value.tolist() for value in kdtune.load(place.id, results).state_dict().values()]
+    folder = str(Path(results) / "small")
+    for run, where in [(place.id[:6], results), (place.name, results), (place.name, folder), (place.id[:4], folder)]:
+        assert [value.tolist() for value in kdtune.load(run, where).state_dict().values()] == wanted
+    for id in ("abcd00000001", "abcd00000002"):
+        (Path(results) / "runs/done" / id).write_text("{}")
+    with pytest.raises(LookupError, match="may be any of abcd00000001, abcd00000002"):
+        kdtune.load("abcd", results)
+    for id in ("abcd00000001", "abcd00000002"):
+        (Path(results) / "runs/done" / id).unlink()
+
+
+def test_a_name_of_two_sweeps_is_one_of_neither(small, tmp_path: Path) -> None:
+    """Other settings under the same name: which is meant, only the sweep's folder says."""
+    import shutil
+
+    results = tmp_path / "results"
+    shutil.copytree(small.where["results"], results)
+    other = {"recipe.epochs": 2, "name": "other"}
+    assert kdtune.run_sweep(small.file, other, profile="paper", here=True, verbosity=-1, results=str(results)) == 0
+    with pytest.raises(LookupError, match="may be any of"):
+        kdtune.load("student rate=0.2 seed=1", str(results))
+    ours, theirs = (kdtune.load("student rate=0.2 seed=1", str(results / name)) for name in ("small", "other"))
+    assert not torch.equal(next(ours.parameters()), next(theirs.parameters()))
 
 
 def test_load_refuses_weights_that_are_not_as_written(small, tmp_path: Path) -> None:

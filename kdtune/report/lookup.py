@@ -1,0 +1,61 @@
+"""Which run somebody means: by its id, by the beginning of one, or by the name that a sweep has for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kdtune.report.mirror import results_of
+from kdtune.store.layout import DONE, RUN_ID
+from kdtune.store.store import Store
+
+BEGINNING = re.compile(r"[0-9a-f]{4,11}")
+SHOWN = 5  # of those that may be meant
+
+
+def store_of(place: str) -> str:
+    """The results that a folder belongs to: a sweep's, a profile's of one, or results themselves."""
+    return next((results_of(folder.parent) for folder in _plans(place, ("plan.json", "*/plan.json"))), place)
+
+
+def id_of(run: str, place: str) -> str:
+    """The id of a run in `place`: `3f2a5b...`, a beginning of four digits or more, or `student dropout=0.2 seed=1`.
+
+    Raises LookupError where none is meant, or several are, with those that may be.
+    """
+    if RUN_ID.fullmatch(run):
+        return run
+    if BEGINNING.fullmatch(run):
+        done = [key.rpartition("/")[2] for key in Store(store_of(place)).objects.list(DONE)]
+        return _only(run, [id for id in done if id.startswith(run)], place)
+    named = dict.fromkeys(id for id, name in _names(place) if name == run)
+    return _only(run, [*named], place)
+
+
+def _only(run: str, found: list[str], place: str) -> str:
+    if len(found) == 1:
+        return found[0]
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise LookupError(f"{run!r} may be any of {', '.join(found[:SHOWN])}{more}; name one of them")
+    raise LookupError(
+        f"{run!r} is no run in {place}: an id has 12 hex digits, or the first four and more of them; a name is as in"
+        " `student dropout=0.2 seed=1`"
+    )
+
+
+def _names(place: str) -> Iterator[tuple[str, str]]:
+    """Ids with names, of all sweeps in a place."""
+    for path in _plans(place, ("plan.json", "*/plan.json", "*/*/plan.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # another's, or damaged: its own command says so
+            for each in json.loads(path.read_bytes())["places"]:
+                yield str(each["id"]), str(each["name"])
+
+
+def _plans(place: str, depths: tuple[str, ...]) -> list[Path]:
+    if "://" in place:
+        return []
+    return [path for depth in depths for path in sorted(Path(place).glob(depth))]
