@@ -1,4 +1,4 @@
-"""The `kdtune` command: sweep, plan, run, status, evaluate, table, diff, explain, schema, forget, doctor."""
+"""The `kdtune` command: sweep, plan, run, status, evaluate, table, diff, best, explain, schema, forget, doctor."""
 
 from __future__ import annotations
 
@@ -107,6 +107,18 @@ def diff(first: str, second: str, columns: str | None) -> None:
     from kdtune.cli.table import print_difference
 
     sys.exit(print_difference(first, second, columns))
+
+
+@main.command()
+@click.argument("folder")
+@click.option("--by", "metric", default="val/accuracy", show_default=True, metavar="METRIC")
+@click.option("--only", metavar="AXIS=VALUE", help="Of these runs alone: epochs=30,role=teacher.")
+@click.option("--profile", help="Which profile, where several lie in the folder.")
+def best(folder: str, profile: str | None, metric: str, only: str | None) -> None:
+    """The settings of a sweep's FOLDER by the mean of a metric over seeds, and the best run of all."""
+    from kdtune.cli.table import print_best
+
+    sys.exit(print_best(folder, profile, metric, only))
 
 
 @main.command()

@@ -10,6 +10,7 @@ import click
 from kdtune.cli.console import stdout_failed
 from kdtune.cli.refused import status_of
 from kdtune.cli.run import parts
+from kdtune.report.best import ranked
 from kdtune.report.comparison import Asked, compared, written
 from kdtune.report.difference import between, told
 from kdtune.report.table import TableError, profile_folder, read
@@ -57,6 +58,17 @@ def print_difference(first: str, second: str, columns: str | None) -> int:
 
     def printed() -> int:
         for line in told(between(read(first), read(second), _names(columns))):
+            click.echo(line)
+        return _told()
+
+    return status_of(printed)
+
+
+def print_best(folder: str, profile: str | None, metric: str, only: str | None) -> int:
+    """Settings by one metric; the exit status."""
+
+    def printed() -> int:
+        for line in ranked(read(folder, profile), metric, _values(only, "only")):
             click.echo(line)
         return _told()
 

@@ -191,6 +191,7 @@ class View:
         about["radii"] = json.dumps(radii(self.evaluation))
         about["axes"] = json.dumps(self.plan.axes)
         about["headlines"] = json.dumps([metric.name for metric in self.headlines])
+        about["lower"] = json.dumps([name for name, each in self.plan.metrics.items() if each.better == "lower"])
         source = {"file": file.origin, "folder": file.folder, "late": [each.record() for each in self._recorded()]}
         files = {
             "sweep.yaml": to_yaml(file.tree),

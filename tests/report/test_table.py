@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,7 +254,8 @@ def test_axes_of_lists_and_of_networks(axis: str, model: str, tmp_path: Path) ->
 
 def test_attrs_say_what_this_is(done) -> None:
     named = {"sweep": "small", "profile": "paper", "dataset": done.plan.dataset}
-    assert read(done.folder).attrs == named | {"axes": '["rate"]', "radii": "{}", "headlines": '["test/accuracy"]'}
+    lists = {"axes": ["rate"], "headlines": ["test/accuracy"], "lower": ["test/nll", "test/ece", "val/nll", "val/ece"]}
+    assert read(done.folder).attrs == named | {"radii": "{}"} | {key: json.dumps(value) for key, value in lists.items()}
     assert headlines(read(done.folder)) == ["test/accuracy"]
     assert "digits" in done.plan.dataset
 
