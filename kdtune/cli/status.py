@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import click
 
 from kdtune.cli.refused import status_of
+from kdtune.planning.cost import duration
 from kdtune.report.mirror import results_of
 from kdtune.report.table import plan_of, profile_folder
 from kdtune.store.standing import Standing
-from kdtune.store.state import State
+from kdtune.store.state import FINISHED, State
 from kdtune.store.store import Store
+
+SHOWN = 20  # runs of a kind
 
 
 def print_status(folder: str | Path, profile: str | None) -> int:
-    """A line per role and state, who works on it, and what failed with its cause; returns the exit status."""
+    """How many stand how, who works on what, what waits for whom, what failed and why; returns the exit status."""
     return status_of(lambda: _print_status(profile_folder(folder, profile)), OSError)
 
 
@@ -24,20 +31,78 @@ def _print_status(place: Path) -> int:
     plan = plan_of(place)
     standing = Standing(Store(results_of(place)), plan["evaluators"])
     states = standing.states(run["id"] for run in plan["runs"])
-    working = standing.store.owner(f"sweep/{place.parent.name}/{place.name}")
+    names = {each["id"]: each["name"] for each in reversed(plan.get("places", []))}
     click.echo(f"{plan['sweep']} on {plan['dataset']}, profile {plan['profile']}: {len(plan['runs'])} runs")
     for role in ("teacher", "student"):
         now = Counter(_word(states[run["id"]]) for run in plan["runs"] if run["role"] == role)
         click.echo(f"  {role}s: " + (", ".join(f"{count} {state}" for state, count in now.items()) or "none"))
+    working = standing.store.owner(f"sweep/{place.parent.name}/{place.name}")
     if working:
         click.echo(f"  this sweep is being run by process {working.get('pid')} on {working.get('host')}")
     elif State.ELSEWHERE in states.values():
         click.echo("  this sweep is not being run; another command works on runs that it shares")
-    for run in plan["runs"]:
-        look = standing.look(run["id"])
-        if failure := look.last_failure if states[run["id"]] is State.PARTIAL and look.done else look.failure:
-            click.echo(f"  failed {run['id']} {run.get('parameters')}: {failure['type']}: {failure['message']}")
+    for lines in (
+        running(standing, states, names),
+        waiting(plan["runs"], states, names),
+        left(plan["runs"], states, standing),
+        failed(plan["runs"], states, standing),
+    ):
+        for line in lines:
+            click.echo(line)
     return 0
+
+
+def running(standing: Standing, states: Mapping[str, State], names: Mapping[str, str]) -> Iterator[str]:
+    """Runs that a live process has: where, and when it last said so."""
+    now = [id for id, state in states.items() if state is State.ELSEWHERE]
+    for id in now[:SHOWN]:
+        if (owner := standing.store.owner(id)) is not None:  # else it has ended just now
+            silent = max(0.0, time.time() - float(owner.get("heartbeat", 0)))
+            who = f"process {owner.get('pid')} on {owner.get('host')}"
+            yield f"  running {id} {names.get(id, '')}: {who}, sign of life {silent:.0f} s ago"
+    if len(now) > SHOWN:
+        yield f"  and {len(now) - SHOWN} more running"
+
+
+def waiting(runs: list[dict[str, Any]], states: Mapping[str, State], names: Mapping[str, str]) -> Iterator[str]:
+    """For whom runs wait that could else start."""
+    held = Counter[str]()
+    for run in runs:
+        if states[run["id"]] not in FINISHED:
+            lacking = [id for id in run.get("waits_for", ()) if id in states and states[id] not in FINISHED]
+            held.update(lacking)
+    for id, count in held.most_common(SHOWN):
+        yield f"  {count} run{'s wait' if count > 1 else ' waits'} for {names.get(id, id)} ({id}, {_word(states[id])})"
+    if len(held) > SHOWN:
+        yield f"  and for {len(held) - SHOWN} more"
+
+
+def left(runs: list[dict[str, Any]], states: Mapping[str, State], standing: Standing) -> Iterator[str]:
+    """What is left will take, judged by what finished runs of the same role took."""
+    total, unknown = 0.0, 0
+    for role in ("teacher", "student"):
+        mine = [run["id"] for run in runs if run["role"] == role]
+        took = [standing.look(id).provenance.get("seconds") for id in mine if states[id] is State.DONE]
+        unfinished = sum(states[id] not in FINISHED for id in mine)
+        known = [float(seconds) for seconds in took if seconds]
+        total += unfinished * median(known) if known else 0.0
+        unknown += 0 if known else unfinished
+    if total:
+        more = f"; {unknown} runs more, of a role of which none is finished" if unknown else ""
+        yield f"  left: about {duration(total)} of a device, by what finished runs took{more}"
+
+
+def failed(runs: list[dict[str, Any]], states: Mapping[str, State], standing: Standing) -> Iterator[str]:
+    """What failed, each in a line; the first of them in full."""
+    first = True
+    for run in runs:
+        look = standing.look(run["id"])
+        failure = look.last_failure if states[run["id"]] is State.PARTIAL and look.done else look.failure
+        if failure:
+            yield f"  failed {run['id']} {run.get('parameters')}: {failure['type']}: {failure['message']}"
+            if first and failure.get("traceback"):
+                yield from (f"    {line}" for line in str(failure["traceback"]).rstrip().splitlines())
+            first = False
 
 
 def _word(state: State) -> State:
