@@ -1,4 +1,7 @@
-"""The `kdtune` command: sweep, plan, run, status, evaluate, table, diff, best, explain, schema, forget, doctor."""
+"""The `kdtune` command.
+
+Its verbs: sweep, plan, run, status, evaluate, table, diff, best, report, explain, schema, forget, doctor.
+"""
 
 from __future__ import annotations
 
@@ -119,6 +122,19 @@ def best(folder: str, profile: str | None, metric: str, only: str | None) -> Non
     from kdtune.cli.table import print_best
 
     sys.exit(print_best(folder, profile, metric, only))
+
+
+@main.command()
+@click.argument("folder")
+@click.option("--profile", help="Which profile, where several lie in the folder.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Another file than FOLDER's report.html."
+)
+def report(folder: str, profile: str | None, output: Path | None) -> None:
+    """A sweep's FOLDER as one page that needs nothing else: table, figures, flags, provenance, checklist."""
+    from kdtune.cli.report import write_report
+
+    sys.exit(write_report(folder, profile, output))
 
 
 @main.command()

@@ -1,0 +1,238 @@
+"""A sweep as one page to hand on: report.html, which needs no network, no other file and no program but a browser.
+
+What stands in names, errors and files of others is text: it is escaped wherever it is put. Light and dark go by the
+reader's system; on paper everything is unfolded.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtune.evaluation.flags import FLAGS, flags_of
+from kdtune.planning.cost import duration
+from kdtune.report.comparison import measured, plain
+from kdtune.report.mirror import results_of
+from kdtune.report.table import FIRST, axes, headlines, plan_of, read
+from kdtune.statistics import mean_interval
+from kdtune.store.standing import Standing
+from kdtune.store.state import FINISHED, State
+from kdtune.store.store import Store
+from kdtune.sweepfile.values import word
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNS = 2000  # rows of the table of all runs; of more the page would take long to open
+HERE = Path(__file__).parent
+
+
+def page(place: Path) -> str:
+    """The page of a profile's folder. Raises TableError where there is no table."""
+    table, plan = read(place), plan_of(place)
+    standing = Standing(Store(results_of(place)), plan["evaluators"])
+    done = [run["id"] for run in plan["runs"] if standing.state(run["id"]) is State.DONE]
+    origins = [standing.look(id).provenance for id in done]
+    title = f"{plan['sweep']} on {plan['dataset']}"
+    parts = [
+        section("Question", question(plan)),
+        section("What came out", means(table)),
+        section("Figures", figures(place)),
+        section("Flags", flags(table)),
+        section("Not counted", excluded(plan, standing)),
+        section("Reproducibility", checklist(table, plan, origins)),
+        section("Where it comes from", provenance(origins)),
+        section(
+            "The sweep as it was resolved", folded("sweep.yaml", f"<pre>{_text(_content(place / 'sweep.yaml'))}</pre>")
+        ),
+        section("All runs", folded(f"{len(table)} rows", runs(table))),
+    ]
+    body = "\n".join(part for part in parts if part)
+    head = f"<h1>{_text(title)}</h1><p>profile {_text(plan['profile'])}, {len(plan['runs'])} runs</p>"
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>\n{style}</style></head>\n<body>\n{head}\n{body}\n"
+        f"<script>\n{script}</script>\n</body></html>\n"
+    )
+
+
+def section(title: str, body: str) -> str:
+    """A part of the page; nothing where there is nothing in it."""
+    return f"<section><h2>{_text(title)}</h2>\n{body}\n</section>" if body else ""
+
+
+def folded(title: str, body: str) -> str:
+    return f"<details><summary>{_text(title)}</summary>\n{body}\n</details>"
+
+
+def question(plan: Mapping[str, Any]) -> str:
+    """The comment that the sweep file opens with, where the file still lies where it was."""
+    lines = []
+    for line in _content(Path(str(plan.get("file") or ""))).splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").strip())
+    paragraphs = "\n".join(lines).strip().split("\n\n")
+    return "".join(f"<p class=prose>{_text(each.strip())}</p>" for each in paragraphs if each.strip())
+
+
+def means(table: pd.DataFrame) -> str:
+    """A line a setting: mean and 95 % t interval over seeds of the metrics that stand for the sweep."""
+    shown = headlines(table)
+    groups: dict[str, list[Any]] = {}
+    for index, row in table.iterrows():
+        used = [f"{axis}={word(plain(row[axis]))}" for axis in axes(table) if plain(row[axis]) is not None]
+        groups.setdefault(" ".join([str(row["role"]), *used]), []).append(index)
+    lines = []
+    for label, places in groups.items():
+        rows = table.loc[places].drop_duplicates("id")
+        finished = int((rows["state"] == State.DONE).sum())
+        lines.append([label, f"{finished} of {len(rows)}", *(_mean(rows, metric) for metric in shown)])
+    told = (
+        "<p>Mean and 95 % t interval over seeds, rates in percent; ! beside a number: a flag bears on it. A click on a"
+        " head sorts.</p>"
+    )
+    return told + rows_of(["setting", "seeds", *shown], lines)
+
+
+def _mean(rows: pd.DataFrame, metric: str) -> str:
+    values = measured(rows, metric)
+    if not values:
+        return "-"
+    found = mean_interval([*values.values()])
+    mark = " !" if any(flags_of(row, metric) for row in rows.to_dict("records") if row["state"] == State.DONE) else ""
+    digits = ".1f" if abs(found.mean) >= 2 else ".3f"
+    half = "" if found.high is None else f" ± {found.high - found.mean:{digits}}"
+    return f"{found.mean:{digits}}{half}{mark}"
+
+
+def figures(place: Path) -> str:
+    """The pictures in figures/, inside the page, each with what its script wrote of it."""
+    found = []
+    for path in sorted((place / "figures").glob("*.png")):
+        data = base64.b64encode(path.read_bytes()).decode()
+        told = _content(path.with_suffix(".md"))
+        words = folded("in words", f"<pre>{_text(told)}</pre>") if told else ""
+        picture = f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
+        found.append(f"<figure>{picture}<figcaption>{_text(path.stem)}</figcaption></figure>{words}")
+    return "\n".join(found)
+
+
+def flags(table: pd.DataFrame) -> str:
+    """Which flags are up, for how many runs, and what they mean."""
+    rows = table[table["state"] == State.DONE].drop_duplicates("id").to_dict("records")
+    counts = Counter(flag for row in rows for flag in flags_of(row) or ())
+    if not counts:
+        return "<p>No flag is up: no check of the attacks found a reason to doubt a number.</p>" if rows else ""
+    return rows_of(["flag", "runs", "meaning"], [[flag, str(count), FLAGS[flag]] for flag, count in counts.items()])
+
+
+def excluded(plan: Mapping[str, Any], standing: Standing) -> str:
+    """Runs that no mean is over, and why."""
+    names = {each["id"]: each["name"] for each in reversed(plan.get("places", []))}
+    lines = []
+    for run in plan["runs"]:
+        state = standing.state(run["id"])
+        if state is State.DONE:
+            continue
+        failure = standing.look(run["id"]).failure
+        why = f"{failure['type']}: {failure['message']}" if failure else _why(state)
+        lines.append([names.get(run["id"], run["id"]), str(state), why])
+    return rows_of(["run", "state", "why"], lines) if lines else "<p>Nothing: every run of the plan is done.</p>"
+
+
+def _why(state: State) -> str:
+    return "its loss was no number any more" if state in FINISHED else "not finished when this was written"
+
+
+def checklist(table: pd.DataFrame, plan: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str:
+    """What reviewers ask of experiments, answered from the runs."""
+    seeds = table[table["role"] == "student"].groupby([*axes(table)], dropna=False)["seed"].nunique()
+    seconds = sum(float(each.get("seconds", 0)) for each in origins)
+    chosen = sorted({str(name) for name in table.get("teacher.metric", ()) if plain(name) is not None})
+    commits = sorted({_commit(each) for each in origins})
+    known = (
+        "" if not len(seeds) else f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    )
+    data = sorted({f"{_of(row, 'dataset.name')} {_of(row, 'dataset.digest')}" for row in table.to_dict("records")})
+    devices = sorted({str(each.get("device")) for each in origins})
+    by = ", ".join(chosen) or "no teacher is chosen"
+    test = "; chosen by test data, as the paper does" if any(name.startswith("test/") for name in chosen) else ""
+    return rows_of(
+        ["asked", "answer"],
+        [
+            ["data, with its digest", "; ".join(data)],
+            ["every setting", "in sweep.yaml below; a run's id is a digest of all that decides its numbers"],
+            ["seeds for each setting", known],
+            ["error bars", "95 % t intervals over seeds; differences are paired by seed"],
+            ["how a teacher is chosen", f"{by}{test}"],
+            ["code", ", ".join(commits) or "unknown"],
+            ["compute", f"{duration(seconds)} of {', '.join(devices) or 'nothing yet'}"],
+            ["runs that are left out", "named above, with the reason"],
+        ],
+    )  # fmt: skip
+
+
+def _commit(origin: Mapping[str, Any]) -> str:
+    if not origin.get("commit"):
+        return f"kdtune {origin.get('libraries', {}).get('kdtune')}, of no commit that is known"
+    return f"{origin['commit']}{', with changes that are not committed' if origin.get('dirty') else ''}"
+
+
+def _of(row: Mapping[str, Any], name: str) -> str:
+    return str(row.get(name) or "")
+
+
+def provenance(origins: Sequence[Mapping[str, Any]]) -> str:
+    """Libraries, machines and times, each value with how many runs have it."""
+    flat = [{**each, **{f"{name}": version for name, version in each.get("libraries", {}).items()}} for each in origins]
+    lines = []
+    for name in ("kdtune", "torch", "torchvision", "ray", "numpy", "python", "host", "device", "threads"):
+        counts = Counter(str(each[name]) for each in flat if each.get(name) is not None)
+        if counts:
+            lines.append([name, ", ".join(f"{value} ({count} runs)" for value, count in counts.most_common())])
+    times = sorted(str(each["finished"]) for each in origins if each.get("finished"))
+    if times:
+        lines.append(["finished", f"{times[0]} to {times[-1]}"])
+    return rows_of(["what", "value"], lines) if lines else ""
+
+
+def runs(table: pd.DataFrame) -> str:
+    """Every row of the table, its axes and its headlines."""
+    names = [*FIRST, *axes(table), *headlines(table)]
+    lines = [
+        [word(plain(row[name])) if plain(row[name]) is not None else "" for name in names]
+        for row in table[:RUNS].to_dict("records")
+    ]
+    more = f"<p>and {len(table) - RUNS} more, in results.csv</p>" if len(table) > RUNS else ""
+    return rows_of(names, lines) + more
+
+
+def rows_of(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table that can be sorted by a click."""
+
+    def cells(kind: str, row: Sequence[str]) -> Iterator[str]:
+        yield from (f"<{kind}>{_text(cell).replace('/', '/<wbr>')}</{kind}>" for cell in row)
+
+    body = "\n".join(f"<tr>{''.join(cells('td', line))}</tr>" for line in lines)
+    head = "".join(cells("th", heads))
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f"<div class=wide>{table}</div>"
+
+
+def _text(text: object) -> str:
+    return escape(str(text), quote=True)
+
+
+def _content(path: Path) -> str:
+    """A text file, empty where it is not there any more."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
