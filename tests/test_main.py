@@ -160,7 +160,7 @@ def test_status_tells_why_a_run_failed(small, tmp_path: Path, monkeypatch: pytes
     assert run(options) == 3
     said = do("status", tmp_path / "small").stdout
     assert "students: 4 new" in said, "nothing more was started after five that failed alike"
-    assert said.count("RuntimeError: no more rain") == 5
+    assert said.count("RuntimeError: no more rain") == 6, "a line each, and the first in full"
 
 
 def test_status_sees_a_run_that_is_being_trained(small, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
     began = time.monotonic()
     with claim, Interrupt() as interrupt:
         dispatch = Dispatch(plan, view.standing)
-        if not dispatch.over:
+        worked = not dispatch.over
+        if worked:
             try:
                 prepare(options, plan, dispatch)
             except Refused:
@@ -139,6 +140,8 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
             click.echo(f"the table of this sweep is not as it should be: {lost}", err=True)
             dispatch.stop(str(lost))
             rows = view.rows(dispatch.states)
+    if worked and not dispatch.storage_is_gone:
+        leave_report(view)
     seconds = round(time.monotonic() - began, 1)
     if options.json:
         print_json({**about(plan), "results": view.place, "counts": dispatch.counts, "seconds": seconds})
@@ -151,6 +154,18 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
     if dispatch.storage_is_gone:
         return 5
     return 0 if set(dispatch.counts) <= {State.DONE} and not dispatch.stopped else 3
+
+
+def leave_report(view: View) -> None:
+    """report.html in the sweep's folder, where that is a folder; what goes wrong with it is told, and ends nothing."""
+    if view.standing.store.objects.local is None:
+        return
+    from kdtune.report.page import page
+
+    try:
+        (view.local / "report.html").write_text(page(view.local), encoding="utf-8")
+    except Exception as error:  # whatever it is, the runs are done and their table is written
+        click.echo(f"warning: report.html was not written: {type(error).__name__}: {error}", err=True)
 
 
 def without_storage(lost: StorageError, command: str) -> int:

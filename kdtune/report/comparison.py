@@ -150,8 +150,12 @@ def _done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def measured(runs: pd.DataFrame, metric: str) -> dict[int, float]:
-    """One metric of some runs that are done, by seed."""
-    return {int(row["seed"]): float(row[metric]) for row in _done(runs, metric).to_dict("records")}
+    """One metric of some runs that are done, by seed; those without a seed (teachers from a file) by other numbers."""
+    found = {}
+    for number, row in enumerate(_done(runs, metric).to_dict("records")):
+        seed = plain(row["seed"])
+        found[-1 - number if seed is None else int(seed)] = float(row[metric])
+    return found
 
 
 def plain(value: Any) -> Any:

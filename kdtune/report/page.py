@@ -7,6 +7,7 @@ reader's system; on paper everything is unfolded.
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -52,7 +53,9 @@ def page(place: Path) -> str:
         section("All runs", folded(f"{len(table)} rows", runs(table))),
     ]
     body = "\n".join(part for part in parts if part)
-    head = f"<h1>{_text(title)}</h1><p>profile {_text(plan['profile'])}, {len(plan['runs'])} runs</p>"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    about = f"profile {plan['profile']}, {len(plan['runs'])} runs; written {when}"
+    head = f"<h1>{_text(title)}</h1><p>{_text(about)}</p>"
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -85,13 +88,8 @@ def question(plan: Mapping[str, Any]) -> str:
 def means(table: pd.DataFrame) -> str:
     """A line a setting: mean and 95 % t interval over seeds of the metrics that stand for the sweep."""
     shown = headlines(table)
-    groups: dict[str, list[Any]] = {}
-    for index, row in table.iterrows():
-        used = [f"{axis}={word(plain(row[axis]))}" for axis in axes(table) if plain(row[axis]) is not None]
-        groups.setdefault(" ".join([str(row["role"]), *used]), []).append(index)
     lines = []
-    for label, places in groups.items():
-        rows = table.loc[places].drop_duplicates("id")
+    for label, rows in settings(table).items():
         finished = int((rows["state"] == State.DONE).sum())
         lines.append([label, f"{finished} of {len(rows)}", *(_mean(rows, metric) for metric in shown)])
     told = (
@@ -101,6 +99,15 @@ def means(table: pd.DataFrame) -> str:
     return told + rows_of(["setting", "seeds", *shown], lines)
 
 
+def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The runs of each setting, each once, by its words."""
+    groups: dict[str, list[Any]] = {}
+    for index, row in table.iterrows():
+        used = [f"{axis}={word(plain(row[axis]))}" for axis in axes(table) if plain(row[axis]) is not None]
+        groups.setdefault(" ".join([str(row["role"]), *used]), []).append(index)
+    return {label: table.loc[places].drop_duplicates("id") for label, places in groups.items()}
+
+
 def _mean(rows: pd.DataFrame, metric: str) -> str:
     values = measured(rows, metric)
     if not values:
@@ -108,7 +115,7 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
     found = mean_interval([*values.values()])
     mark = " !" if any(flags_of(row, metric) for row in rows.to_dict("records") if row["state"] == State.DONE) else ""
     digits = ".1f" if abs(found.mean) >= 2 else ".3f"
-    half = "" if found.high is None else f" ± {found.high - found.mean:{digits}}"
+    half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{digits}}"
     return f"{found.mean:{digits}}{half}{mark}"
 
 
@@ -153,15 +160,13 @@ def _why(state: State) -> str:
 
 def checklist(table: pd.DataFrame, plan: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str:
     """What reviewers ask of experiments, answered from the runs."""
-    seeds = table[table["role"] == "student"].groupby([*axes(table)], dropna=False)["seed"].nunique()
+    counts = sorted({len(runs) for label, runs in settings(table).items() if label.startswith("student")})
     seconds = sum(float(each.get("seconds", 0)) for each in origins)
     chosen = sorted({str(name) for name in table.get("teacher.metric", ()) if plain(name) is not None})
     commits = sorted({_commit(each) for each in origins})
-    known = (
-        "" if not len(seeds) else f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    )
     data = sorted({f"{_of(row, 'dataset.name')} {_of(row, 'dataset.digest')}" for row in table.to_dict("records")})
     devices = sorted({str(each.get("device")) for each in origins})
+    known = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "no students"
     by = ", ".join(chosen) or "no teacher is chosen"
     test = "; chosen by test data, as the paper does" if any(name.startswith("test/") for name in chosen) else ""
     return rows_of(

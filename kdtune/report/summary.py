@@ -140,6 +140,8 @@ def closing(
     script = own if drawn else own.with_name("generic.py")
     if script.exists():
         yield f"figures      python {script} {typed(view.local.parent)} --profile {view.local.name}"
+    if (view.local / "report.html").is_file():
+        yield f"report       {typed(view.local / 'report.html')}"
     yield f"TensorBoard  tensorboard --logdir {typed(view.local / 'tensorboard')}"
     unfinished = counts.keys() - FINISHED
     yield f"{'go on' if unfinished else 'run again':12s} {again}"

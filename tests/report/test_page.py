@@ -83,7 +83,7 @@ def test_what_it_says(text: str, place: Path) -> None:
     for words in ("Does it open?", "Not counted", "ValueError", "not finished when this was written"):
         assert words in text
     teacher = table[(table["role"] == "teacher") & (table["rate"] == 0.2)]
-    assert f"{teacher['test/accuracy'].mean():.1f} ±" in text and "3 of 3" in text
+    assert f"{teacher['test/accuracy'].mean():.1f}\u00a0±" in text and "3 of 3" in text
     assert "digits 0b9464ec3276aea2" in text and "val/accuracy" in text and "torch" in text
     assert "distillation:" in text, "sweep.yaml"
     assert text.count("<tr>") > len(table)
@@ -105,7 +105,7 @@ def test_a_click_sorts_in_a_browser(text: str, place: Path, tmp_path: Path) -> N
     const table = document.querySelector("table");
     const heads = table.querySelectorAll("th");
     const column = Array.from(heads).findIndex(head => head.textContent.includes("accuracy"));
-    const first = row => row.cells[column].textContent.split(" ")[0];
+    const first = row => row.cells[column].textContent.split("\u00a0")[0];
     const values = () => Array.from(table.tBodies[0].rows).map(first);
     heads[column].click(); const rising = values();
     heads[column].click(); const falling = values();
