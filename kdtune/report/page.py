@@ -7,6 +7,8 @@ reader's system; on paper everything is unfolded.
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +45,7 @@ def page(place: Path) -> str:
         section("Question", question(plan)),
         section("What came out", means(table)),
         section("Figures", figures(place)),
+        section("Claims", claims(place, plan)),
         section("Flags", flags(table)),
         section("Not counted", excluded(plan, standing)),
         section("Reproducibility", checklist(table, plan, origins)),
@@ -129,6 +132,15 @@ def figures(place: Path) -> str:
         picture = f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
         found.append(f"<figure>{picture}<figcaption>{_text(path.stem)}</figcaption></figure>{words}")
     return "\n".join(found)
+
+
+def claims(place: Path, plan: Mapping[str, Any]) -> str:
+    """What `analysis/claims.py` last found of this sweep, in results/figures/claims.csv; nothing if it did not run."""
+    shown: dict[tuple[str, ...], None] = {}
+    for row in csv.DictReader(io.StringIO(_content(place.parents[1] / "figures/claims.csv"))):
+        if (row.get("sweep"), row.get("profile")) == (plan["sweep"], plan["profile"]):
+            shown[tuple(row.get(name) or "" for name in ("claim", "statement", "metric", "verdict", "scope"))] = None
+    return rows_of(["claim", "statement", "metric", "found", "scope"], list(shown)) if shown else ""
 
 
 def flags(table: pd.DataFrame) -> str:

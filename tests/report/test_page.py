@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -46,6 +47,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures.mkdir()
     (figures / "figure1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (figures / "figure1.md").write_text(f"What it shows. {EVIL}")
+    claims = root / "r/figures/claims.csv"
+    claims.parent.mkdir()
+    with claims.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["scope", "sweep", "profile", "claim", "statement", "metric", "verdict"])
+        rows.writerow(["direction", "small", "paper", "A99", EVIL, "test/accuracy", "inconclusive"])
+        rows.writerow(["direction", "small", "laptop", "A98", "another profile's", "test/accuracy", "reproduced"])
     return root / "r/small/paper"
 
 
@@ -86,6 +94,7 @@ def test_what_it_says(text: str, place: Path) -> None:
     assert f"{teacher['test/accuracy'].mean():.1f}\u00a0±" in text and "3 of 3" in text
     assert "digits 0b9464ec3276aea2" in text and "val/accuracy" in text and "torch" in text
     assert "distillation:" in text, "sweep.yaml"
+    assert "A99" in text and "inconclusive" in text and "A98" not in text
     assert text.count("<tr>") > len(table)
 
 
