@@ -28,6 +28,7 @@ from kdtune.settings import PathText, PlaceName, Seeds, Settings, Text, Whole, m
 
 # Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
 RECIPE_VERSION = 3
+BFLOAT16_VERSION = 1  # hashed into the ids of runs in bfloat16; of those without it every step used its first weights
 
 
 class Normalization(Moments):
@@ -273,6 +274,7 @@ class Run(Settings):
             "dataset": self.content,
             **stated,
             **({"noise": noise} if noise else {}),
+            **({"bfloat16_version": BFLOAT16_VERSION} if self.recipe and self.recipe.precision == "bfloat16" else {}),
         }
 
     @cached_property

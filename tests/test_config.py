@@ -163,3 +163,9 @@ def test_a_copy_has_an_id_of_its_own():
     assert original.id == run().id, "worked out and kept"
     assert original.model_copy(update={"seed": 2}).id == run(seed=2).id != original.id
     assert original.model_copy(update={"seed": 2}).description["seed"] == 2
+
+
+def test_only_runs_in_bfloat16_say_how_they_compute_in_it() -> None:
+    """They once computed every step with the weights of the first: those runs are other runs."""
+    half = run(recipe={**RECIPE, "precision": "bfloat16"})
+    assert half.description["bfloat16_version"] == 1 and "bfloat16_version" not in run().description

@@ -18,7 +18,8 @@ from kdtune.sweepfile.values import word
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_SETTINGS = (*FIRST, "taught", "recipe_version", "teacher.id", "teacher.weights_sha256", "kept.epoch")
+VERSIONS = ("recipe_version", "bfloat16_version")
+NO_SETTINGS = (*FIRST, *VERSIONS, "taught", "teacher.id", "teacher.weights_sha256", "kept.epoch")
 ABSENT = "-"
 
 

@@ -24,7 +24,7 @@ AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Columns that tables have beside the axes, `teacher.id` among them.
 RESERVED = (
     *("id", "role", "seed", "state", "chosen", "taught", "metric"),
-    *("weights_sha256", "recipe_version", "checkpoint_digest"),
+    *("weights_sha256", "recipe_version", "bfloat16_version", "checkpoint_digest"),
 )
 RESERVED_WORDS = ", ".join(RESERVED)
 COMMON = {  # to all runs of a sweep, and what would do instead of an axis there

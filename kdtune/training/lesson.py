@@ -68,7 +68,9 @@ class Lesson:
             }
         self.cast: AbstractContextManager[Any] = nullcontext()  # made once: steps of small networks are short
         if precision == "bfloat16":
-            self.cast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+            # Nothing kept: what it keeps of weights lasts until the outermost autocast ends, and a run has one around
+            # all of its steps (`run.torch_for`), so that every step would compute with the weights of the first.
+            self.cast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=False)
         self.asking = Stopwatch(device)
         self.epoch = 0
 

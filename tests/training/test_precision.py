@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +21,7 @@ from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train
+from kdtune.training.run import RunContext, torch_for
 
 CLASSES = 10
 HOW = KD(alpha=0.5, temperature=4)
@@ -148,3 +152,27 @@ def test_training_reduces_the_loss_in_either_precision(precision: str) -> None:
     assert history[-1]["train/loss"] < 0.9 * history[0]["train/loss"]
     assert history[0]["noise/teacher.dropout"] == pytest.approx(0.2, abs=0.1)
     assert all(value.dtype in (torch.float32, torch.int64) for value in student.state_dict().values())
+
+
+def test_a_run_computes_with_the_weights_of_each_step(tmp_path: Path) -> None:
+    """Autocast keeps what it made of weights until the outermost one ends, and a run has one around it: `torch_for`."""
+
+    def losses(around: AbstractContextManager[Any]) -> list[float]:
+        student, (images, labels) = network(1), batch(64)
+        split = Split((255 * images).to(torch.uint8), labels)
+        written = {
+            "optimizer": {"sgd": {"lr": 0.1}},
+            "schedule": {"step": {"milestones": [0.9], "factor": 0.1}},
+            "precision": "bfloat16",
+            "batch_size": 16,
+            "epochs": 3,
+        }
+        lesson = Lesson(CLASSES, 0, Noise(), HOW, network(2), "bfloat16")
+        with around:
+            history = train(student, split, Recipe.model_validate(written), lesson, 0)
+        return [row["train/loss"] for row in history]
+
+    run: Any = SimpleNamespace(seed=0)
+    nowhere: Any = None  # no store is asked
+    context = RunContext(nowhere, tmp_path)
+    assert losses(torch_for(run, context)) == losses(nullcontext())
