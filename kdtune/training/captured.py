@@ -5,9 +5,9 @@ with them. A graph starts them all at once: the same kernels on the same numbers
 recorded stays decided, which is why every epoch records anew, and why some batches are taken eagerly: the first of each
 epoch, in which knobs are measured, and an incomplete last one.
 
-The first graph of a run is checked against the eager step, from the same state: where a bit of a weight, a buffer, the
-optimizer or the record differs, or where the step cannot be recorded at all, the run goes on eagerly, as if nothing had
-been tried, and says so once.
+Every graph is checked against the eager step, from the same state: where a bit of a weight, a buffer, the optimizer or
+the record differs, or where the step cannot be recorded at all, the run goes on eagerly, as if nothing had been tried,
+and says so once. What reads numbers from the device in mid-step (a mask that picks values, as dkd has) is not recorded.
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ class CudaGraph:
 
 
 class Capture:
-    """Whether the steps of a run can be recorded. `refused`: why not, empty while they can."""
+    """Whether the steps of a run can be recorded. `refused`: why not, empty while they can.
 
-    def __init__(self, graph: Callable[[], Graph] = CudaGraph) -> None:
-        self.graph, self.refused, self.checked = graph, "", False
+    `pulse` is called at every replay: what hears a network's passes hears none of a graph's.
+    """
+
+    def __init__(self, graph: Callable[[], Graph] = CudaGraph, pulse: Callable[[], None] = lambda: None) -> None:
+        self.graph, self.pulse, self.refused = graph, pulse, ""
 
     def of(self, step: Step) -> Captured:
         """The steps of an epoch."""
@@ -92,23 +95,21 @@ class Captured:
 
     def _begin(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         """Records a step, takes it, and looks whether it is the eager one."""
-        before, eager = State(self.step), None
-        if not self.capture.checked:
-            eager = self.step(batch, views, rate), State(self.step)
-            before.restore()
+        before = State(self.step)
+        eager, after = self.step(batch, views, rate), State(self.step)
+        before.restore()
         try:
             self._record(batch, views, rate)
             before.restore()  # a graph that is recorded has moved nothing but, perhaps, its generators
             found = self._replayed(batch, views, rate)
         except RuntimeError as error:  # torch's, of whatever cannot be recorded
             self.capture.refuse(" ".join(str(error).split())[:200])
-            before.restore()
-            return self.step(batch, views, rate)
-        if eager is not None and not (torch.equal(found, eager[0]) and State(self.step) == eager[1]):
+            after.restore()
+            return eager
+        if not (_same(found, eager) and State(self.step) == after):
             self.capture.refuse("its numbers differ from those of the eager step", logging.WARNING)
-            eager[1].restore()
-            return eager[0]
-        self.capture.checked = True
+            after.restore()
+            return eager
         return found
 
     def _record(self, batch: Tensor, views: Tensor, rate: float) -> None:
@@ -138,6 +139,7 @@ class Captured:
         self.rate.fill_(rate)
         if self.graph is not None:
             self.graph.replay()
+        self.capture.pulse()
         for group in self.step.optimizer.param_groups:
             group["lr"] = rate
         return self.recorded.clone()
@@ -166,7 +168,7 @@ class State:
         if not isinstance(other, State):
             return NotImplemented
         mine, theirs = ([*state._values, *state._states] for state in (self, other))
-        return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -176,4 +178,11 @@ def _of_gpu(step: Step) -> list[torch.Generator]:
     if device.type != "cuda":
         return []
     torch.cuda.init()  # before that there are no generators
-    return [torch.cuda.default_generators[device.index or 0]]
+    return [torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal in every bit; what is no number is equal to itself: a run may have diverged."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())

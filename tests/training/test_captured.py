@@ -228,3 +228,37 @@ class _StepOf:
 
     def __call__(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         return torch.tensor(float(len(batch)))
+
+
+class LyingLater(Again):
+    """Right in the first epoch's graph, wrong in those of later epochs."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+        self.number = type(self).made
+
+    def replay(self) -> None:
+        super().replay()
+        if self.number > 1:
+            self.record_of += 1
+
+
+def test_the_graph_of_a_later_epoch_is_checked_too() -> None:
+    weights, history, _ = trained(None, "cpu")
+    LyingLater.made = 0
+    ours, rows, capture = trained(LyingLater, "cpu")
+    assert LyingLater.made == 2 and capture is not None and "differ" in capture.refused
+    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
+
+
+def test_whoever_waits_for_signs_of_life_hears_replays() -> None:
+    signs: list[int] = []
+    captured = Captured(_StepOf(BATCH), Capture(Again, lambda: signs.append(1)))  # type: ignore[arg-type]
+    captured.graph, captured.rate, captured.recorded = Again(), torch.tensor(0.0), torch.tensor(0.0)
+    captured.graph.record(lambda: torch.tensor(1.0), [])
+    captured.batch = captured.views = torch.arange(BATCH)
+    captured.step.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    captured._replayed(torch.arange(BATCH), torch.arange(BATCH), 0.1)
+    assert signs == [1]
