@@ -34,14 +34,14 @@ class Responses:
         """The name of the claim that whoever computes them holds."""
         return self._folder.removeprefix("runs/")
 
-    def publish(self, path: Path, attempt: str) -> None:
-        """Keeps the file at `path`, in a folder of this attempt; nothing counts where somebody else was first."""
+    def publish(self, path: Path, attempt: str) -> bool:
+        """Keeps the file at `path`, in a folder of this attempt; False where somebody else was first, whose counts."""
         digests: list[str] = []
         with path.open("rb") as file:
             while part := file.read(PART):
                 self._objects.put(self._part(attempt, len(digests)), part)
                 digests.append(digest(part))
-        self._objects.create(f"{self._folder}/about", seal({"attempt": attempt, "parts": digests}))
+        return self._objects.create(f"{self._folder}/about", seal({"attempt": attempt, "parts": digests}))
 
     def fetch(self, path: Path) -> bool:
         """Writes them to `path`; False where there are none. Damaged ones are set aside with a warning, and are none.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from kdtune.data.error import DataError
@@ -18,7 +18,8 @@ KINDS = (".npy", ".safetensors")
 
 
 def given_answers(path: Path, digest: str | None, data: Data, images: int, recipe: Recipe) -> torch.Tensor:
-    """The logits of `data.train`'s images, [N, views, K], as the file has them; on the CPU, mapped where all are used.
+    """The logits of `data.train`'s images, [N, views, K], as the file has them, on the device of these images; on the
+    CPU mapped where all are used.
 
     The file holds one array of logits, float16 or float32, as `.npy` or `.safetensors`: [images, views, K], or
     [images, K] where an image has one answer however it is seen. `images` are all training images of the data set in
@@ -31,7 +32,7 @@ def given_answers(path: Path, digest: str | None, data: Data, images: int, recip
     try:
         found = sha256(path)
         answers = _array(path)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # a damaged file makes its readers raise nearly everything there is
         raise DataError(f"{path}: the answers in it cannot be read ({error}); {' or '.join(KINDS)} would do") from error
     if digest is not None and found != digest:
         raise DataError(f"{path}: has changed since the sweep was planned; other answers are other runs: command again")
@@ -39,24 +40,24 @@ def given_answers(path: Path, digest: str | None, data: Data, images: int, recip
     kept = torch.from_numpy(answers if answers.ndim == 3 else answers[:, None])
     if data.train.places is not None:
         kept = kept[data.train.places]
+    kept = kept.to(data.train.images.device)  # before one answer stands for all views: a copy would have each of them
     return kept.expand(-1, recipe.augmentation.views, -1)
 
 
 def _array(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="c", allow_pickle=False)  # "c": pages are shared until written to
+        found = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": pages are shared until written to
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it is an archive of arrays, an .npz under another name")
+        return found
     if path.suffix != ".safetensors":
         raise ValueError(f"it ends in {path.suffix or 'nothing'}")
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    tensors = list(safetensors.torch.load_file(path).values())
     if len(tensors) != 1:
         raise ValueError(f"it holds {len(tensors)} tensors, not one")
-    return next(iter(tensors.values()))
+    if tensors[0].dtype not in (torch.float16, torch.float32):  # NumPy has no bfloat16
+        raise ValueError(f"it holds {str(tensors[0].dtype).removeprefix('torch.')}; logits are float16 or float32")
+    return tensors[0].numpy()
 
 
 def _refuse(answers: np.ndarray, path: Path, images: int, views: int, classes: int) -> None:

@@ -127,10 +127,12 @@ def _obtain(answers: Path, store: Store, key: str, compute: Callable[[], None], 
             time.sleep(WAIT_S)
             continue
         with claim:
-            if not kept.fetch(answers):  # they may have come between the look and the claim
-                compute()
-                kept.publish(answers, claim.attempt)
-        return
+            if kept.fetch(answers):  # they may have come between the look and the claim
+                return
+            compute()
+            if kept.publish(answers, claim.attempt):
+                return
+        # Somebody took this claim over, and was first: all machines have that one's, to the last bit.
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def with_responses(
     """The data with the stored answers of the teacher chosen beside its training images, where the run's loss looks
     them up."""
     if (given := answers_given(run, data)) is not None:
-        return replace(data, train=replace(data.train, answers=given.to(data.train.images.device)))
+        return replace(data, train=replace(data.train, answers=given))
     teacher, about = chosen
     if teacher is None or run.loss is None or run.recipe is None or not run.loss.stored:
         return data

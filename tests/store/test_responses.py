@@ -31,9 +31,9 @@ def test_what_is_fetched_is_what_was_published(kept: responses.Responses, tmp_pa
 
 def test_the_first_wins(kept: responses.Responses, tmp_path: Path) -> None:
     file, fetched = tmp_path / "file", tmp_path / "fetched"
-    for content in (b"first answers", b"second answers"):
+    for content, counts in {b"first answers": True, b"second answers": False}.items():
         file.write_bytes(content)
-        kept.publish(file, new_attempt())
+        assert kept.publish(file, new_attempt()) == counts
     assert kept.fetch(fetched) and fetched.read_bytes() == b"first answers"
 
 

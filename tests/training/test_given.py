@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import stored
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save
 
 import kdtune
 from kdtune.api import run_sweep
@@ -73,6 +75,14 @@ def test_one_answer_stands_for_all_views(logits: np.ndarray, tmp_path: Path) -> 
     assert found.shape == (IMAGES, VIEWS, 10) and (found == torch.from_numpy(one)[:, None]).all()
 
 
+def test_one_answer_takes_no_more_room_on_another_device_than_in_the_file(logits: np.ndarray, tmp_path: Path) -> None:
+    """There 162 views would be 162 copies: 3.2 GB for CIFAR-100."""
+    data = digits(train_size=200)
+    elsewhere = replace(data, train=data.train.to("meta"))  # a device without storage: its strides tell
+    found = given_answers(saved(logits[:, 0], tmp_path / "a.npy"), None, elsewhere, IMAGES, RECIPE)
+    assert found.device.type == "meta" and found.shape == (200, VIEWS, 10) and found.stride() == (10, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -99,6 +109,11 @@ def test_other_files_and_files_that_changed(logits: np.ndarray, tmp_path: Path) 
     (tmp_path / "no.safetensors").write_bytes(b"none")
     (tmp_path / "a.csv").write_text("1,2")
     others = {"two.safetensors": "2 tensors, not one", "no.safetensors": "cannot be read", "a.csv": "it ends in .csv"}
+    torch_save({"a": torch.zeros(IMAGES, 10, dtype=torch.bfloat16)}, tmp_path / "half.safetensors")
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, logits)
+    (tmp_path / "header.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': [(".ljust(0x76))
+    others |= {"half.safetensors": "it holds bfloat16", "archive.npy": "an .npz", "header.npy": "cannot be read"}
     for name, said in others.items():
         with pytest.raises(DataError, match=said):
             given_answers(tmp_path / name, None, digits(), IMAGES, RECIPE)

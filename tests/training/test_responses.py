@@ -216,6 +216,23 @@ def test_a_machine_waits_for_the_one_that_computes_and_takes_over_from_one_that_
     assert teacher.asked == 36, "ninety seconds without a heartbeat"
 
 
+def test_who_loses_the_claim_while_computing_has_what_the_first_published(tmp_path: Path, digits: Split) -> None:
+    """Two kinds of GPU differ in the last bits: students of one description shall not, by where they learn."""
+    other = stored_answers(network(3), "w", digits, recipe(), tmp_path / "one", nobody, tmp_path / "elsewhere")
+    (file,) = (tmp_path / "one").glob("responses/*/answers.npy")
+    kept = Store(tmp_path / "results").responses(file.parent.name)
+
+    class Overtaken(Counted):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if not self.asked:
+                assert kept.publish(file, "20260101T000000000000-000000")
+            return super().forward(images)
+
+    teacher = Overtaken()
+    found = stored_answers(teacher, "w", digits, recipe(), tmp_path / "two", nobody, tmp_path / "results")
+    assert torch.equal(found, other) and teacher.asked == 18
+
+
 def _key_of(split: Split) -> str:
     return responses._key("v", split, recipe())
 
