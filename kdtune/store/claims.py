@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 
 from kdtune.store.encoding import from_json, to_json
 from kdtune.store.layout import claim_key
-from kdtune.store.objects import Objects, StorageError
+from kdtune.store.objects import Objects, StorageError, is_gone
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        if is_gone(error):
+            self.abandon()  # it was waited for, and would be again
+        else:
+            self.release()
 
     def resting(self, call: Callable[[Told], None], told: Told) -> None:
         """Make a call that may never return, such as a report to a scheduler that ends the trial with it.

@@ -56,7 +56,7 @@ class StorageError(Exception):
     gone = False
 
 
-def is_gone(error: Exception | None) -> bool:
+def is_gone(error: BaseException | None) -> bool:
     """Whether it says that the storage has gone."""
     return isinstance(error, StorageError) and error.gone
 

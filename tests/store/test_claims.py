@@ -58,6 +58,16 @@ def test_a_claim_is_released_when_its_block_raises(objects):
     assert claims(objects).owner(RUN) is None
 
 
+def test_a_storage_that_has_gone_is_not_asked_to_take_the_claim_back(objects):
+    """It was waited for, four minutes; whoever comes next finds the claim stale."""
+    claims, lost = Claims(objects), StorageError("it does not answer")
+    for gone in (True, False):
+        lost.gone = gone
+        with pytest.raises(StorageError), claims.claim(f"run{gone}"):
+            raise lost
+        assert (claims.owner(f"run{gone}") is not None) == gone
+
+
 def test_a_call_that_never_returns_does_not_keep_the_claim(objects, caplog):
     """row C14: Tune ends a function inside its report, and a process that is kept for the next trial lives on."""
     never, returned = threading.Event(), threading.Event()
