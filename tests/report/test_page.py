@@ -121,9 +121,10 @@ def test_a_click_sorts_in_a_browser(text: str, place: Path, tmp_path: Path) -> N
     document.title = "SORTED " + JSON.stringify([rising, falling]);
     </script></body>"""
     (tmp_path / "clicked.html").write_text(text.replace("</body>", click))
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    words += [f"--user-data-dir={tmp_path / 'profile'}"]
     page = (tmp_path / "clicked.html").as_uri()
-    done = subprocess.run([*words, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*words, "--dump-dom", page], capture_output=True, text=True, timeout=300, check=False)
     found = re.search(r"<title>SORTED (.*?)</title>", done.stdout)
     assert found is not None, done.stderr[-500:]
     rising, falling = json.loads(found[1].replace("&quot;", '"'))
