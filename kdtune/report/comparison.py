@@ -113,14 +113,26 @@ def _groups(table: pd.DataFrame, asked: Asked) -> dict[Settings, pd.DataFrame]:
         _refuse_mixtures(settings, runs, table)
     if not found:
         raise TableError(f"sweep {table.attrs.get('sweep')}: no run is as --only asks")
+    _refuse_no_baseline(found, asked)
     return found
 
 
+def _refuse_no_baseline(groups: Mapping[Settings, pd.DataFrame], asked: Asked) -> None:
+    """TableError where nothing would be compared with the baseline: no mark would pass for no difference."""
+    for axis, value in asked.baseline.items():
+        if axis not in (*asked.rows, asked.across):
+            raise TableError(f"--baseline {axis}={word(value)}: {axis} is neither in --rows nor --across")
+    wanted = {axis: word(value) for axis, value in asked.baseline.items()}
+    if not any(all(dict(settings)[axis] == value for axis, value in wanted.items()) for settings in groups):
+        told = ", ".join(f"{axis}={value}" for axis, value in wanted.items())
+        raise TableError(f"--baseline {told}: no run that is shown has that")
+
+
 def _refuse_mixtures(settings: Settings, runs: pd.DataFrame, table: pd.DataFrame) -> None:
-    """TableError where two runs of one seed stand in one cell."""
-    if not runs.duplicated(["seed"]).any():
-        return
+    """TableError where runs of one cell differ in an axis that is not shown, or two have one seed."""
     spread = [axis for axis in axes(table) if runs[axis].astype(str).nunique() > 1]
+    if not spread and not runs.duplicated(["seed"]).any():
+        return
     where = ", ".join(f"{axis}={value}" for axis, value in settings)
     raise TableError(
         f"{where}: a mean would be over {', '.join(spread) or 'several settings'} too; add it to --rows, or take one of"

@@ -109,11 +109,22 @@ def test_several_sweeps_stand_one_below_the_other() -> None:
         (Asked(rows=("dropout",), only={"sigma": 1}), "no axis 'sigma'"),
         (Asked(rows=("dropout",), columns=("test/acc",)), "has no test/acc; there is test/accuracy, test/nll"),
         (Asked(rows=("dropout",), only={"epochs": 30}), "no run is as --only asks"),
+        (Asked(rows=("epochs",), only={"dropout": 0.2}, baseline={"dropout": 0.0}), "dropout is neither in --rows"),
+        (Asked(rows=("dropout", "epochs"), baseline={"dropout": 0.7}), "dropout=0.7: no run that is shown has that"),
     ],
 )
 def test_what_is_refused(asked: Asked, said: str) -> None:
     with pytest.raises(TableError, match=said):
         compared([table()], asked)
+
+
+def test_other_seeds_are_no_reason_to_average_over_an_axis() -> None:
+    frame = table()
+    odd = (frame["epochs"] == 10) & (frame["seed"] >= 3) | (frame["epochs"] == 20) & (frame["seed"] < 3)
+    frame = frame[odd & (frame["role"] == "student")].reset_index(drop=True)
+    frame.attrs = table().attrs
+    with pytest.raises(TableError, match="a mean would be over epochs too"):
+        compared([frame], Asked(rows=("dropout",)))
 
 
 def test_teachers_where_they_are_asked_for() -> None:
