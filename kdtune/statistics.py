@@ -45,6 +45,11 @@ class Difference:
     n: int
     unpaired: tuple[int, ...] = ()
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether its interval does; one pair has none."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Mean and Student t interval (n - 1 degrees of freedom) at confidence `level`."""

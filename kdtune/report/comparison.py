@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import flags_of
+from kdtune.report.settings import done, measured, refuse_unknown, those, value_of
 from kdtune.report.table import TableError, axes, headlines
 from kdtune.statistics import Interval, mean_interval, paired_difference
 from kdtune.sweepfile.values import word
@@ -95,20 +96,17 @@ def _groups(table: pd.DataFrame, asked: Asked) -> dict[Settings, pd.DataFrame]:
     """The runs of each setting, each once, in the order of the table."""
     shown = [*asked.rows, *([asked.across] if asked.across else [])]
     named = {**asked.only, **asked.baseline}
-    if lacking := [axis for axis in (*shown, *named) if axis not in table]:
-        known = ", ".join(axes(table)) or "none"
-        raise TableError(f"sweep {table.attrs.get('sweep')}: there is no axis {lacking[0]!r}; its axes: {known}")
+    refuse_unknown(table, [*shown, *named])
     for metric in asked.columns:
         if metric not in table:
             near = [name for name in table.columns if str(name).startswith(metric.split("/")[0])]
             told = f"sweep {table.attrs.get('sweep')} has no {metric}"
             raise TableError(f"{told}; there is {', '.join(near) or 'none of that name'}")
-    only = {"role": "student", **asked.only} if (table["role"] == "student").any() else dict(asked.only)
-    keep = [all(_is(row[axis], value) for axis, value in only.items()) for _, row in table.iterrows()]
+    rows = those(table, asked.only)
     groups: dict[Settings, list[Any]] = {}
-    for index, row in table[keep].iterrows():
-        groups.setdefault(tuple((axis, word(plain(row[axis]))) for axis in shown), []).append(index)
-    found = {settings: table.loc[places].drop_duplicates("id") for settings, places in groups.items()}
+    for index, row in rows.iterrows():
+        groups.setdefault(tuple((axis, word(value_of(row, axis))) for axis in shown), []).append(index)
+    found = {settings: rows.loc[places].drop_duplicates("id") for settings, places in groups.items()}
     for settings, runs in found.items():
         _refuse_mixtures(settings, runs, table)
     if not found:
@@ -130,7 +128,7 @@ def _refuse_no_baseline(groups: Mapping[Settings, pd.DataFrame], asked: Asked) -
 
 def _refuse_mixtures(settings: Settings, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     """TableError where runs of one cell differ in an axis that is not shown, or two have one seed."""
-    spread = [axis for axis in axes(table) if runs[axis].astype(str).nunique() > 1]
+    spread = [axis for axis in axes(table) if len({word(value_of(row, axis)) for _, row in runs.iterrows()}) > 1]
     if not spread and not runs.duplicated(["seed"]).any():
         return
     where = ", ".join(f"{axis}={value}" for axis, value in settings)
@@ -146,40 +144,14 @@ def _cell(
     if (runs := groups.get(here)) is None:
         return None
     values = measured(runs, metric)
-    flagged = any(flags_of(row, metric) for row in _done(runs, metric).to_dict("records"))
+    flagged = any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))
     interval = mean_interval(list(values.values())) if values else None
     theirs = tuple((axis, word(asked.baseline[axis]) if axis in asked.baseline else value) for axis, value in here)
     differs = False
     if asked.baseline and theirs != here and (base := groups.get(theirs)) is not None:
         difference = paired_difference(values, measured(base, metric))
-        known = difference is not None and difference.low is not None and difference.high is not None
-        differs = known and not difference.low <= 0 <= difference.high  # type: ignore[union-attr,operator]
+        differs = difference is not None and difference.excludes_zero
     return Cell(interval, len(runs), differs, flagged)
-
-
-def _done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return runs[(runs["state"] == "done") & runs[metric].notna()] if metric in runs else runs[:0]
-
-
-def measured(runs: pd.DataFrame, metric: str) -> dict[int, float]:
-    """One metric of some runs that are done, by seed; those without a seed (teachers from a file) by other numbers."""
-    found = {}
-    for number, row in enumerate(_done(runs, metric).to_dict("records")):
-        seed = plain(row["seed"])
-        found[-1 - number if seed is None else int(seed)] = float(row[metric])
-    return found
-
-
-def plain(value: Any) -> Any:
-    """A cell of the table as a sweep file would have it."""
-    if value is None or value != value:
-        return None
-    value = value.item() if hasattr(value, "item") else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _is(cell: Any, wanted: Any) -> bool:
-    return word(plain(cell)) == word(plain(wanted))
 
 
 def written(comparison: Comparison, form: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kdtune.report.comparison import measured, plain
+from kdtune.report.settings import by_setting, measured, plain
 from kdtune.report.table import FIRST, TableError, axes, headlines
 from kdtune.statistics import Difference, paired_difference
 from kdtune.sweepfile.values import word
@@ -98,7 +98,7 @@ def _values_of(table: pd.DataFrame, role: str, name: str) -> str:
 
 def _lines(first: pd.DataFrame, second: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Line]:
     common = [axis for axis in axes(first) if axis in axes(second)]
-    groups, others = (_groups(table, common) for table in (first, second))
+    groups, others = (by_setting(table, common) for table in (first, second))
     for label, runs in groups.items():
         if (theirs := others.get(label)) is None:
             continue
@@ -108,15 +108,6 @@ def _lines(first: pd.DataFrame, second: pd.DataFrame, metrics: Sequence[str]) ->
         found = {metric: paired_difference(measured(new, metric), measured(old, metric)) for metric in metrics}
         if pairs := max((each.n for each in found.values() if each is not None), default=0):
             yield Line(label, pairs, found)
-
-
-def _groups(table: pd.DataFrame, common: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Runs by role and the values of the axes that both sweeps have, each once."""
-    places: dict[str, list[object]] = {}
-    for index, row in table.iterrows():
-        told = [f"{axis}={word(plain(row[axis]))}" for axis in common if plain(row[axis]) is not None]
-        places.setdefault(" ".join([row["role"], *told]), []).append(index)
-    return {label: table.loc[rows].drop_duplicates("id") for label, rows in places.items()}
 
 
 def told(found: Sweeps) -> Iterator[str]:
@@ -138,7 +129,7 @@ def told(found: Sweeps) -> Iterator[str]:
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         yield "  ".join(cells).rstrip()
-    if any(_is_known(each) for line in found.lines for each in line.differences.values()):
+    if any(each and each.excludes_zero for line in found.lines for each in line.differences.values()):
         yield "* the 95 % interval of the difference, paired by seed, excludes 0"
 
 
@@ -146,8 +137,4 @@ def _said(each: Difference | None) -> str:
     if each is None:
         return ABSENT
     half = "" if each.high is None else f" +- {each.high - each.mean:.2f}"
-    return f"{each.mean:+.2f}{half}{' *' if _is_known(each) else ''}"
-
-
-def _is_known(each: Difference | None) -> bool:
-    return each is not None and each.low is not None and each.high is not None and not each.low <= 0 <= each.high
+    return f"{each.mean:+.2f}{half}{' *' if each.excludes_zero else ''}"

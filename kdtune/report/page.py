@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import FLAGS, flags_of
 from kdtune.planning.cost import duration
-from kdtune.report.comparison import measured, plain
 from kdtune.report.mirror import results_of
+from kdtune.report.settings import by_setting, done, measured, plain
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
 from kdtune.statistics import mean_interval
 from kdtune.store.standing import Standing
@@ -38,8 +38,8 @@ def page(place: Path) -> str:
     """The page of a profile's folder. Raises TableError where there is no table."""
     table, plan = read(place), plan_of(place)
     standing = Standing(Store(results_of(place)), plan["evaluators"])
-    done = [run["id"] for run in plan["runs"] if standing.state(run["id"]) is State.DONE]
-    origins = [standing.look(id).provenance for id in done]
+    finished = [run["id"] for run in plan["runs"] if standing.state(run["id"]) is State.DONE]
+    origins = [standing.look(id).provenance for id in finished]
     title = f"{plan['sweep']} on {plan['dataset']}"
     parts = [
         section("Question", question(plan)),
@@ -92,7 +92,7 @@ def means(table: pd.DataFrame) -> str:
     """A line a setting: mean and 95 % t interval over seeds of the metrics that stand for the sweep."""
     shown = headlines(table)
     lines = []
-    for label, rows in settings(table).items():
+    for label, rows in by_setting(table, axes(table)).items():
         finished = int((rows["state"] == State.DONE).sum())
         lines.append([label, f"{finished} of {len(rows)}", *(_mean(rows, metric) for metric in shown)])
     told = (
@@ -102,21 +102,12 @@ def means(table: pd.DataFrame) -> str:
     return told + rows_of(["setting", "seeds", *shown], lines)
 
 
-def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of each setting, each once, by its words."""
-    groups: dict[str, list[Any]] = {}
-    for index, row in table.iterrows():
-        used = [f"{axis}={word(plain(row[axis]))}" for axis in axes(table) if plain(row[axis]) is not None]
-        groups.setdefault(" ".join([str(row["role"]), *used]), []).append(index)
-    return {label: table.loc[places].drop_duplicates("id") for label, places in groups.items()}
-
-
 def _mean(rows: pd.DataFrame, metric: str) -> str:
     values = measured(rows, metric)
     if not values:
         return "-"
     found = mean_interval([*values.values()])
-    mark = " !" if any(flags_of(row, metric) for row in rows.to_dict("records") if row["state"] == State.DONE) else ""
+    mark = " !" if any(flags_of(row, metric) for row in done(rows, metric).to_dict("records")) else ""
     digits = ".1f" if abs(found.mean) >= 2 else ".3f"
     half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{digits}}"
     return f"{found.mean:{digits}}{half}{mark}"
@@ -172,7 +163,8 @@ def _why(state: State) -> str:
 
 def checklist(table: pd.DataFrame, plan: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str:
     """What reviewers ask of experiments, answered from the runs."""
-    counts = sorted({len(runs) for label, runs in settings(table).items() if label.startswith("student")})
+    groups = by_setting(table, axes(table))
+    counts = sorted({len(each) for told, each in groups.items() if told.startswith("student")})
     seconds = sum(float(each.get("seconds", 0)) for each in origins)
     chosen = sorted({str(name) for name in table.get("teacher.metric", ()) if plain(name) is not None})
     commits = sorted({_commit(each) for each in origins})
