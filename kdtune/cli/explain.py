@@ -98,7 +98,7 @@ def _sample(key: str) -> str:
 
 
 def _about(found: Explained) -> Iterator[str]:
-    """Paragraphs; what a docstring indents stays as it is."""
+    """Paragraphs, each in one line."""
     for number, paragraph in enumerate(filter(None, found.about.split("\n\n"))):
         if number:
             yield ""

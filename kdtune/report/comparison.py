@@ -23,7 +23,6 @@ from kdtune.sweepfile.values import word
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("text", "csv", "md", "latex")
 Settings = tuple[tuple[str, str], ...]  # axes and their values in words
 
 
