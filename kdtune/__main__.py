@@ -13,7 +13,7 @@ import click
 
 from kdtune.cli.command import sweep
 from kdtune.cli.console import Verbs, leave
-from kdtune.cli.options import Amount, Options, options_of
+from kdtune.cli.options import Amount, Options, options_of, with_files
 
 
 @click.group(cls=Verbs)
@@ -70,6 +70,7 @@ def status(folder: str, profile: str | None) -> None:
 @main.command()
 @click.argument("folder")
 @click.option("--evaluation", required=True, help="pgd, or with its keys: '{pgd: {eps: [0.1], step: 0.01}}'.")
+@with_files
 @click.option("--profile", help="Which profile, where several lie in the folder.")
 @click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
 @click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster [RAY_ADDRESS, default: a local Ray].")
@@ -139,23 +140,25 @@ def report(folder: str, profile: str | None, output: Path | None) -> None:
 
 @main.command()
 @click.argument("path", metavar="[KEY.PATH]", default="")
+@with_files
 @click.option("--reference", is_flag=True, help="All of it, as docs/reference.md has it.")
-def explain(path: str, reference: bool) -> None:
+def explain(path: str, extensions: tuple[str, ...], reference: bool) -> None:
     """What a sweep file may say at KEY.PATH (student.distillation), or at its top: keys, types, ranges, defaults."""
     from kdtune.cli import explain as explaining
 
     if reference:
         click.echo("\n".join(explaining.reference()))
         sys.exit(0)
-    sys.exit(explaining.explain(path))
+    sys.exit(explaining.explain(path, extensions))
 
 
 @main.command()
-def schema() -> None:
+@with_files
+def schema(extensions: tuple[str, ...]) -> None:
     """The JSON Schema of sweep files on stdout, by which an editor completes and checks them."""
     from kdtune.cli import explain as explaining
 
-    click.echo(explaining.schema())
+    sys.exit(explaining.print_schema(extensions))
 
 
 @main.command()
@@ -183,6 +186,7 @@ def forget(**flags: Any) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
+@with_files
 @click.option("--profile", help="paper, quick, laptop, or another that the sweep file offers.")
 @click.option("--results", help="Folder or URI of the results [KDTUNE_RESULTS, default: results].")
 @click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")

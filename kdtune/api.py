@@ -17,28 +17,39 @@ if TYPE_CHECKING:
 Overrides = Sequence[str] | Mapping[str, Any]  # ["recipe.epochs=3"] or {"recipe.epochs": 3}
 
 
-def plan(file: str | Path, profile: str | None = None, overrides: Overrides = (), data: str | None = None) -> Plan:
-    """The plan of a sweep file, under the profile that the command would take if none is named.
+def plan(
+    file: str | Path | Mapping[str, Any],
+    profile: str | None = None,
+    overrides: Overrides = (),
+    data: str | None = None,
+    extensions: Sequence[str | Path] = (),
+) -> Plan:
+    """The plan of a sweep, under the profile that the command would take if none is named.
 
-    Raises SweepFileError with everything that is wrong with the file; DataError; TooManyRuns.
+    `file` may be what a sweep file says, as a mapping. `extensions`: files of your own, as `--with` names them.
+    Raises SweepFileError with everything that is wrong; DataError; TooManyRuns; ExtensionError.
     """
+    from kdtune import extensions as own
     from kdtune import paths
     from kdtune.planning import profiles
     from kdtune.planning.plan import build_plan
     from kdtune.sweepfile.load import load_sweep
     from kdtune.sweepfile.source import read_source
 
+    own.use(own.read(extensions))
     source = read_source(file)  # once: it may be a pipe
     return build_plan(load_sweep(source, profiles.of_file(source, profile), _texts(overrides)), paths.data_folder(data))
 
 
-def run_sweep(file: str | Path, overrides: Overrides = (), **flags: Any) -> int:
-    """Does what `python -m kdtune.sweep FILE` does, and returns the exit status. Keywords: the fields of
-    `kdtune.cli.options.Options`, which are named as the flags are; `verbosity` is -1, 0 or 1."""
+def run_sweep(file: str | Path | Mapping[str, Any], overrides: Overrides = (), **flags: Any) -> int:
+    """Does what `python -m kdtune.sweep FILE` does, and returns the exit status. `file` may be what a sweep file says,
+    as a mapping. Keywords: the fields of `kdtune.cli.options.Options`, which are named as the flags are, but for
+    `extensions`, which are the files of `--with`; `verbosity` is -1, 0 or 1."""
     from kdtune.cli.options import Options
     from kdtune.cli.sweep import run
 
-    return run(Options(Path(file), _texts(overrides), **{"address": os.environ.get("RAY_ADDRESS")} | flags))
+    place = file if isinstance(file, Mapping) else Path(file)
+    return run(Options(place, _texts(overrides), **{"address": os.environ.get("RAY_ADDRESS")} | flags))
 
 
 def _texts(overrides: Overrides) -> tuple[str, ...]:
@@ -59,18 +70,21 @@ def table(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
     return read(folder, profile)
 
 
-def load(run: str, results: str | None = None) -> nn.Module:
+def load(run: str, results: str | None = None, extensions: Sequence[str | Path] = ()) -> nn.Module:
     """The network of a finished run in eval mode, on the CPU: pixels in [0, 1] in, logits out.
 
     `run` is an id, four or more digits that only one begins with, or a name such as `student dropout=0.2 seed=1`;
     `results` the results, or a sweep's folder in them: there a name means a run of that sweep. Raises LookupError for
     a run that is not there, not done, or one of several; DamagedError for weights that are not as they were written.
+    `extensions`: files of your own, where the network's model is in one.
     """
+    from kdtune import extensions as own
     from kdtune import paths
     from kdtune.report.lookup import id_of, store_of
     from kdtune.store.store import Store
     from kdtune.training.network import load_finished
 
+    own.use(own.read(extensions))
     place = paths.results_folder(results)
     return load_finished(id_of(run, place), Store(store_of(place)))
 

@@ -17,6 +17,7 @@ from pydantic import field_validator, model_validator
 from kdtune.data.dataset import Dataset
 from kdtune.data.moments import Moments
 from kdtune.evaluation.evaluation import Evaluation, declared, written_twice
+from kdtune.extensions import codes_of
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD
 from kdtune.losses.loss import Loss
@@ -275,6 +276,7 @@ class Run(Settings):
             **stated,
             **({"noise": noise} if noise else {}),
             **({"bfloat16_version": BFLOAT16_VERSION} if self.recipe and self.recipe.precision == "bfloat16" else {}),
+            **({"extensions": codes} if (codes := codes_of(self)) else {}),
         }
 
     @cached_property

@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 from kdtune.settings import UNKNOWN, Settings, folded, relocated, unknown
 
+OF_YOUR_OWN = "(One of your own: --with FILE.py)"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")  # in a key: the field of that name, a whole number
 
 
@@ -54,11 +55,7 @@ class Kind(Settings, ABC):
     def __pydantic_init_subclass__(cls, home: str | None = None, **rest: Any) -> None:
         super().__pydantic_init_subclass__(**rest)
         if home is None and hasattr(cls, "family") and not inspect.isabstract(cls):
-            there = cls.registered.setdefault(cls.key, cls)
-            if (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
-                mine, theirs = (f"{one.__module__}.{one.__qualname__}" for one in (cls, there))
-                raise TypeError(f"{mine}: the key {cls.key!r} is {theirs}'s; state another as `key`")
-            cls.registered[cls.key] = cls
+            register(cls)
 
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
@@ -76,7 +73,7 @@ class Kind(Settings, ABC):
             if match := re.fullmatch(_pattern(kind.key), folded(name)):
                 return kind, {field: int(number) for field, number in match.groupdict().items()}
         known = [one for kind in cls.kinds().values() for one in (kind.familiar or (kind.key,))]
-        raise ValueError(unknown(words(cls), name, known))
+        raise ValueError(f"{unknown(words(cls), name, known)} {OF_YOUR_OWN}")
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -213,6 +210,24 @@ class Several:
 def _joined(kinds: tuple[Kind, ...], info: SerializationInfo) -> dict[str, Any]:
     return {name: stated for kind in kinds if not getattr(kind, "off", False)
             for name, stated in kind.dumped(info.mode).items()}  # fmt: skip
+
+
+class KeyTaken(TypeError):
+    """Two kinds of a family have one key."""
+
+
+outside: set[str] = set()  # modules that are not kdtune's and have defined kinds in this process
+
+
+def register(kind: type[Kind]) -> None:
+    """Known from now on in its family. A class of the same module and name takes its place; raises KeyTaken."""
+    there = kind.registered.setdefault(kind.key, kind)
+    if (there.__module__, there.__qualname__) != (kind.__module__, kind.__qualname__):
+        mine, theirs = (f"{one.__module__}.{one.__qualname__}" for one in (kind, there))
+        raise KeyTaken(f"{mine}: the key {kind.key!r} is {theirs}'s; state another as `key`")
+    kind.registered[kind.key] = kind
+    if not kind.__module__.startswith("kdtune."):
+        outside.add(kind.__module__)
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -20,8 +21,9 @@ from kdtune.settings import Settings
 PACKAGE = Path(__file__).parent
 # Modules and packages that may change without a number changing: not followed, not digested.
 APART = (
-    *("__main__", "api", "cli", "config", "kinds", "launch", "paths", "planning", "report", "settings", "sources"),
-    *("store", "sweep", "sweepfile", "training.provenance", "evaluation.evaluation", "noise.noise"),
+    *("__main__", "api", "cli", "config", "extensions", "kinds", "launch", "paths", "planning", "report"),
+    *("settings", "sources", "store", "sweep", "sweepfile"),
+    *("training.provenance", "evaluation.evaluation", "noise.noise"),
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 UNSEEN = ("ctx", "kind", "type_comment")  # fields of a tree that say nothing beyond its others
@@ -50,20 +52,47 @@ def of_package() -> str:
 def digest(modules: tuple[str, ...]) -> str:
     """SHA-256 of these modules and of what they import, in functions too, but for annotations alone."""
     whole = hashlib.sha256()
-    for name, file in sorted(reached(modules).items()):
-        whole.update(f"{name} {_digest_of(file)}\n".encode())
+    for name in sorted(reached(modules)):
+        whole.update(f"{name} {_digest_of(name)}\n".encode())
     return whole.hexdigest()
 
 
-def reached(modules: Iterable[str]) -> dict[str, Path]:
-    """The modules themselves and what of kdtune can be reached from them, by name."""
-    found: dict[str, Path] = {}
+def outside(value: Settings) -> dict[str, str]:
+    """Of settings the modules that are not kdtune's, by name, each with the digest of its own code. Most have none.
+
+    Raises ValueError for a class of which nobody has the code, such as one typed into a notebook.
+    """
+    return {name: _digest_of(name) for name in sorted(modules_of(value)) if _is_outside(name)}
+
+
+def text_of(module: str) -> str:
+    """The source of a module from outside the package, as Python has loaded it. Raises ValueError.
+
+    Its loader is asked first: the file at its path may be another by now.
+    """
+    loaded = sys.modules.get(module)
+    ask = getattr(getattr(loaded, "__loader__", None), "get_source", None)
+    try:
+        return (ask(module) if ask else None) or inspect.getsource(loaded)  # type: ignore[arg-type]
+    except (ImportError, OSError, TypeError) as error:
+        told = f"the classes of module {module} are in no file; put them into one, and name it by --with FILE.py"
+        raise ValueError(told) from error
+
+
+def digest_of_text(text: str | bytes) -> str:
+    """SHA-256 of code, but for its docstrings, its comments and its line breaks. Raises SyntaxError."""
+    return _spelled(_bare(text))
+
+
+def reached(modules: Iterable[str]) -> set[str]:
+    """The modules themselves, kinds of the user's own among them, and what of kdtune can be reached from them."""
+    found: set[str] = set()
     ahead = [*modules]
     while ahead:
         name = ahead.pop()
-        if name not in found and (file := _file(name)) is not None:
-            found[name] = file
-            ahead += _imports(file)
+        if name not in found and (_is_outside(name) or _file(name) is not None):
+            found.add(name)
+            ahead += _imports(name)
     return found
 
 
@@ -79,23 +108,24 @@ def modules_of(value: Any) -> set[str]:
     return {type(value).__module__}.union(*(modules_of(getattr(value, name)) for name in type(value).model_fields))
 
 
+def _is_outside(name: str) -> bool:
+    return name.partition(".")[0] != PACKAGE.name
+
+
 def _file(name: str) -> Path | None:
-    """A module's file, if it counts; of one from elsewhere (a kind of the user's own) as Python has loaded it."""
+    """The file of a module of kdtune, if it counts."""
     first, _, rest = name.partition(".")
-    if first != PACKAGE.name:
-        origin = getattr(sys.modules.get(name), "__file__", None)
-        return Path(origin) if origin else None
-    if not rest or any(rest == apart or rest.startswith(f"{apart}.") for apart in APART):
+    if first != PACKAGE.name or not rest or any(rest == apart or rest.startswith(f"{apart}.") for apart in APART):
         return None
     place = PACKAGE.joinpath(*rest.split("."))
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 @cache
-def _imports(file: Path) -> tuple[str, ...]:
-    """The modules of kdtune that a file imports. Of a package's own names all its modules, which it may look up."""
+def _imports(name: str) -> tuple[str, ...]:
+    """The modules of kdtune that one imports. Of a package's own names all its modules, which it may look up."""
     found: dict[str, None] = {}
-    for node in _statements(_tree(file)):
+    for node in _statements(_tree(name)):
         if isinstance(node, ast.Import):
             found.update(dict.fromkeys(alias.name for alias in node.names))
         elif isinstance(node, ast.ImportFrom):
@@ -113,9 +143,13 @@ def _inside(package: str) -> list[str]:
 
 
 @cache
-def _digest_of(file: Path) -> str:
+def _digest_of(name: str) -> str:
+    return _spelled(_tree(name))
+
+
+def _spelled(tree: ast.Module) -> str:
     words: list[str] = []
-    _spell(_tree(file), words)
+    _spell(tree, words)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
@@ -138,9 +172,13 @@ def _spell(part: Any, words: list[str]) -> None:
 
 
 @cache
-def _tree(file: Path) -> ast.Module:
-    """The file without docstrings, and without what is there for annotations only."""
-    tree = ast.parse(file.read_bytes())
+def _tree(name: str) -> ast.Module:
+    return _bare(text_of(name) if _is_outside(name) else _file(name).read_bytes())  # type: ignore[union-attr]
+
+
+def _bare(code: str | bytes) -> ast.Module:
+    """Code without docstrings, and without what is there for annotations only."""
+    tree = ast.parse(code)
     for node in _statements(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]

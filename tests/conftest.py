@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from s3 import S3, served
 
+from kdtune import extensions
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: tests of tiny networks are fastest on one thread
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +77,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--with", action="append", default=[], metavar="FILE.py", help="kinds of your own, held to contracts"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    extensions.use(extensions.read(config.getoption("--with")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

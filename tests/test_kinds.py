@@ -127,9 +127,12 @@ def test_a_kind_is_frozen_and_hashable() -> None:
         ({"colour": 1}, [("shape", f"names no shape; exactly one of {KNOWN}")]),
         ({"circle": {"radius": 1}, "dot": {}}, [("shape", f"names circle and dot; exactly one of {KNOWN}")]),
         (3, [("shape", f"names no shape; known here: {KNOWN}")]),
-        ("circel", [("shape", "unknown shape 'circel'; did you mean circle?")]),
-        ({"circel": {}}, [("shape.circel", "unknown shape 'circel'; did you mean circle?")]),
-        ("gird-2-3", [("shape", "unknown shape 'gird-2-3'; did you mean grid-2-3?")]),
+        ("circel", [("shape", "unknown shape 'circel'; did you mean circle? (One of your own: --with FILE.py)")]),
+        (
+            {"circel": {}},
+            [("shape.circel", "unknown shape 'circel'; did you mean circle? (One of your own: --with FILE.py)")],
+        ),
+        ("gird-2-3", [("shape", "unknown shape 'gird-2-3'; did you mean grid-2-3? (One of your own: --with FILE.py)")]),
         ({"circle": 3}, [("shape.circle", "came 3; its settings are a mapping, such as {}")]),
         ({"circle": None}, [("shape.circle", "came None; its settings are a mapping, such as {}")]),
         ("circle", [("shape.circle.radius", "Field required")]),
@@ -159,7 +162,7 @@ def test_several_kinds_are_refused_one_by_one() -> None:
     assert drawing(shape="dot", others={"circle": None}).others == (), "an axis may take it away"
     assert drawing(shape="dot", others=None).others == ()
     (wrong,) = problems(shape="dot", others={"circel": None})
-    assert wrong == ("others.circel", "unknown shape 'circel'; did you mean circle?")
+    assert wrong == ("others.circel", "unknown shape 'circel'; did you mean circle? (One of your own: --with FILE.py)")
     assert problems(shape="dot", others=[1])[0][0] == "others"
 
 

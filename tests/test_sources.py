@@ -94,7 +94,7 @@ def test_a_run_depends_on_its_own_kinds_alone(write_sweep, tmp_path) -> None:
     assert "kdtune.losses.kd" not in sources.modules_of(teacher)
     assert "kdtune.losses.kd" in sources.modules_of(student)
     reached = sources.reached(["kdtune.training.run", *sources.modules_of(student)])
-    assert {"kdtune.training.lesson", "kdtune.models.networks.small", "kdtune.randomness"} <= reached.keys()
+    assert {"kdtune.training.lesson", "kdtune.models.networks.small", "kdtune.randomness"} <= reached
     assert not any(name.split(".")[1] in ("store", "report", "cli", "launch", "planning") for name in reached)
 
 
@@ -103,7 +103,7 @@ def test_code_of_ones_own_is_digested_where_it_was_loaded_from(tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     __import__("own_loss")
     before = sources.digest(("own_loss",))
-    assert sources.reached(["own_loss"]).keys() == {"own_loss", "kdtune.randomness"}
+    assert sources.reached(["own_loss"]) == {"own_loss", "kdtune.randomness"}
     (tmp_path / "own_loss.py").write_text("import kdtune.randomness\nstrength = 2\n")
     forget_what_was_read()
     assert sources.digest(("own_loss",)) != before

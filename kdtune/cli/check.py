@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdtune.extensions import Extension, in_use, use
 from kdtune.planning.plan import Plan
 from kdtune.store.standing import Standing
 from kdtune.store.state import FINISHED, State
@@ -14,24 +16,34 @@ from kdtune.store.state import FINISHED, State
 
 def failing(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> list[str]:
     """What data, evaluators, weights and networks say would fail, a sentence each. Nothing left to do, nothing said."""
-    return on_another_machine(plan, standing, states, data_dir)()
+    return _preflight(*asked) if (asked := _asked(plan, standing, states, data_dir)) else []
 
 
 def on_another_machine(
     plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path
 ) -> Callable[[], list[str]]:
     """`failing`, to be called wherever it is sent to: it needs the machine's data and no store."""
+    asked = _asked(plan, standing, states, data_dir)
+    return partial(_sent, pickle.dumps(asked), in_use()) if asked else list
+
+
+def _asked(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> tuple[Any, ...]:
+    """Nothing where nothing is left to do."""
     unfinished = [id for id, state in states.items() if state not in FINISHED]
-    if not unfinished:
-        return list
     untrained = {id for id in unfinished if standing.look(id).done is None}
-    return partial(_preflight, dict(plan.runs), unfinished, untrained, plan.evaluation, data_dir)
+    return (dict(plan.runs), unfinished, untrained, plan.evaluation, data_dir) if unfinished else ()
 
 
 def _preflight(*asked: Any) -> list[str]:
     from kdtune.training.preflight import preflight  # loads torch: not before it is called, and where
 
     return preflight(*asked)
+
+
+def _sent(asked: bytes, extensions: Sequence[Extension]) -> list[str]:
+    """`asked` is pickled by itself: the kinds that it is made of must be known there first."""
+    use(extensions)
+    return _preflight(*pickle.loads(asked))
 
 
 def listed(problems: Sequence[str]) -> str:

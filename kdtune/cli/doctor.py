@@ -104,7 +104,7 @@ def asked(options: Options, plan: Plan | None, claim: tuple[str, str], interrupt
     from kdtune.launch.autoscaler import growth
     from kdtune.launch.guard import RayLost, with_ray
 
-    expected = node.Expected(node.versions(), paths.results_folder(options.results), str(options.data_dir), claim)
+    expected = node.expected(paths.results_folder(options.results), options.data_dir, claim)
     data = [run.model_dump_json() for run in data_sets(plan.runs)] if plan is not None else []
     found: list[Finding] = []
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kdtune import extensions
 from kdtune.cli import check
 from kdtune.cli.console import losable_output
 from kdtune.cli.options import Options
@@ -46,6 +47,7 @@ def evaluate_late(folder: str | Path, profile: str | None, evaluation: str, **fl
 
 
 def _evaluate(place: Path, evaluation: str, flags: Mapping[str, Any]) -> int:
+    extensions.use(extensions.read(flags.get("extensions", ())))
     file, whole, standing, late = finished_plan(place, evaluation, flags.get("data"))
     plan = whole.of([id for id in whole.runs if standing.look(id).done is not None])
     if not plan.runs:
@@ -76,6 +78,7 @@ def unreadable(plan: Plan, standing: Standing) -> list[str]:
 def again(place: Path, evaluation: str, options: Options) -> str:
     """The command that does this again. Not the sweep's own, which does not ask for this evaluator."""
     words = ["kdtune", "evaluate", str(near(place)), "--evaluation", evaluation]
+    words += [word for path in options.extensions for word in ("--with", path)]
     words += ["--data", options.data] if options.data else []
     words += ["--address", options.address] if options.address else []
     return shlex.join(words + (["--here"] if options.here else []))

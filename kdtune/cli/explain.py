@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from kdtune import extensions
+from kdtune.cli.refused import status_of
 from kdtune.sweepfile.reference import Explained, Key, NoSuchKey, explained
 from kdtune.sweepfile.schema import Schema
 
@@ -34,16 +36,32 @@ FAMILIES = {
 }
 
 
-def explain(path: str) -> int:
-    """Prints what stands at a dotted path; the exit status."""
-    try:
-        found = explained(path)
-    except NoSuchKey as error:
-        click.echo(str(error), err=True)
-        return 2
-    for line in told(found):
-        click.echo(line)
-    return 0
+def explain(path: str, own: Sequence[str] = ()) -> int:
+    """Prints what stands at a dotted path; the exit status. `own`: files of the user's own, as `--with` names them."""
+
+    def said() -> int:
+        extensions.use(extensions.read(own))
+        try:
+            found = explained(path)
+        except NoSuchKey as error:
+            click.echo(str(error), err=True)
+            return 2
+        for line in told(found):
+            click.echo(line)
+        return 0
+
+    return status_of(said)
+
+
+def print_schema(own: Sequence[str]) -> int:
+    """Prints the JSON Schema of sweep files; the exit status."""
+
+    def said() -> int:
+        extensions.use(extensions.read(own))
+        click.echo(schema())
+        return 0
+
+    return status_of(said)
 
 
 def told(found: Explained) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -20,7 +21,7 @@ NO_PRICE = "--max-cost needs --price (or KDTUNE_PRICE): what an hour of a GPU, o
 class Options:
     """A sweep file, what is laid over it, and flags; no flag changes the numbers of a run."""
 
-    file: Path
+    file: Path | Mapping[str, Any]  # or what a file says
     overrides: tuple[str, ...] = ()
     profile: str | None = None
     seeds: int | None = None
@@ -38,6 +39,7 @@ class Options:
     price: float | None = None
     yes: bool = False
     verbosity: int = 0
+    extensions: tuple[str, ...] = ()  # files that define kinds of the user's own
 
     def __post_init__(self) -> None:
         from kdtune.planning.profiles import LOCAL
@@ -69,6 +71,15 @@ def say(options: Options, text: str) -> None:
         click.echo(text, err=options.json)
 
 
+with_files = click.option(
+    "--with",
+    "extensions",
+    multiple=True,
+    metavar="FILE.py",
+    help="Knobs, losses, models, evaluators, data sets of your own. May be given several times.",
+)
+
+
 def options_of(command_function: Any) -> Any:
     """The flags that every command on a sweep file has."""
     for option in reversed(
@@ -76,6 +87,7 @@ def options_of(command_function: Any) -> Any:
             click.argument("file", type=click.Path(path_type=Path)),
             click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."),
             click.option("--profile", help="paper, quick, laptop, or another that the file offers."),
+            with_files,
             click.option("--seeds", type=click.IntRange(min=1), help="Number of students per point."),
             click.option("--results", help="Folder or URI of the results [KDTUNE_RESULTS, default: results]."),
             click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder]."),

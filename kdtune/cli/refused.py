@@ -8,6 +8,7 @@ import click
 
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluator import EvaluationError
+from kdtune.extensions import ExtensionError
 from kdtune.report.folder import OtherSweep
 from kdtune.report.table import TableError
 from kdtune.store.objects import StorageError
@@ -27,6 +28,9 @@ def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
     try:
         return command()
     except SweepFileError as error:
+        click.echo(str(error), err=True)
+        return 2
+    except ExtensionError as error:
         click.echo(str(error), err=True)
         return 2
     except TableError as error:

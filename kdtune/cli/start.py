@@ -103,7 +103,7 @@ def cluster_of(options: Options, plan: Plan, dispatch: Dispatch, claim: Claim) -
         refuse_shortage(options, plan, dispatch, estimate)
 
     results = paths.results_folder(options.results)
-    expected = node.Expected(node.versions(), results, str(options.data_dir), (claim.name, claim.attempt))
+    expected = node.expected(results, options.data_dir, (claim.name, claim.attempt))
     preflight = check.on_another_machine(plan, dispatch.standing, dispatch.states, options.data_dir)
     return Cluster(options.address, expected, preflight, sized)
 

@@ -11,12 +11,13 @@ import os
 import shlex
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
 import click
 
-from kdtune import paths
+from kdtune import extensions, paths
 from kdtune.cli.console import json_to_stdout, losable_output
 from kdtune.cli.options import Options, say
 from kdtune.cli.refused import Refused, status_of
@@ -68,6 +69,7 @@ def read(options: Options, source: Source | None = None) -> tuple[SweepFile, str
 
     `source`: the file, where it has been read already.
     """
+    extensions.use(extensions.read(options.extensions))
     source = source or read_source(options.file)
     offered = list(source.profiles)
     name, why = profiles.choose(options.profile, options.address, offered)
@@ -180,7 +182,10 @@ def without_storage(lost: StorageError, command: str) -> int:
 
 def again(options: Options) -> str:
     """The command that does this again, in this environment; what is finished is not repeated."""
+    if isinstance(options.file, Mapping):
+        return "the same call of kdtune.run_sweep"
     words = ["python", "-m", "kdtune.sweep", str(options.file), *options.overrides]
+    words += [word for path in options.extensions for word in ("--with", str(path))]
     for flag in AGAIN:
         value, usual = getattr(options, flag), Options.__dataclass_fields__[flag].default
         if value != usual:

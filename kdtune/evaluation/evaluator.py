@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from kdtune.data.loading import inputs
 from kdtune.evaluation.flags import DEGENERATE, degenerate
 from kdtune.evaluation.metric import Metric
+from kdtune.extensions import codes_of
 from kdtune.kinds import Kind
 from kdtune.settings import Text
 
@@ -175,7 +176,9 @@ class Evaluator(Kind, home="kdtune.evaluation"):
         """
         stated = {name: getattr(self, name) for name in type(self).model_fields}
         fields = {name: _content(value) for name, value in stated.items() if value is not None}
-        text = json.dumps({"name": self.key, "version": self.version, "fields": fields}, sort_keys=True)
+        said = {"name": self.key, "version": self.version, "fields": fields}
+        said |= {"extensions": codes} if (codes := codes_of(self)) else {}
+        text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdtune import sources
 from kdtune.config import Run
+from kdtune.extensions import Extension, ExtensionError, in_use, use
 from kdtune.store.objects import StorageError
 from kdtune.store.store import Store
 from kdtune.training.provenance import LIBRARIES
@@ -33,6 +34,12 @@ class Expected:
     results: str
     data_dir: str
     claim: tuple[str, str]  # name and attempt of the claim that the command holds in `results` while it runs
+    extensions: tuple[tuple[str, str], ...] = ()  # path and text of each, see `kdtune.extensions`
+
+
+def expected(results: str, data_dir: Path, claim: tuple[str, str]) -> Expected:
+    """What this process has; see `Expected`."""
+    return Expected(versions(), results, str(data_dir), claim, tuple((each.path, each.text) for each in in_use()))
 
 
 def versions() -> tuple[tuple[str, str], ...]:
@@ -59,13 +66,14 @@ def check(expected: Expected, runs: Iterable[str], gpus: float) -> None:
     problems: list[str] = []
     try:
         import_module("kdtune.training.run")  # whatever training loads, of packages and of their own libraries
+        use([Extension(*each) for each in expected.extensions])
         _common(expected)
         problems += _data(runs, Path(expected.data_dir))
         if gpus:
             cuda(gpus)
     except ImportError as error:
         problems.append(f"{error}: install there what constraints.txt names, for the Python of its Ray")
-    except (NoCuda, Unfit) as error:
+    except (ExtensionError, NoCuda, Unfit) as error:
         problems.append(str(error))
     if problems:
         raise Unfit(f"machine {name()}: {'; '.join(problems)}")

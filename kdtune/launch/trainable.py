@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from kdtune.config import Run
 from kdtune.evaluation.evaluation import Evaluation
+from kdtune.extensions import Extension, ExtensionError, in_use, read, use
 from kdtune.launch import node, watchdog
 from kdtune.launch.node import Expected, NoCuda, Unfit
 from kdtune.launch.watchdog import Watchdog, end_process, write_down
@@ -53,6 +54,7 @@ def job(
         "checkpoint_every": checkpoint_every,
         "silence": watchdog.SILENCE_S,
         "expected": asdict(expected) if expected else None,
+        "extensions": [astuple(each) for each in in_use()],
     }
 
 
@@ -115,10 +117,11 @@ def trial(config: Mapping[str, Any]) -> None:
 def unfit(config: Mapping[str, Any]) -> str:
     """Why this machine cannot train the run of this config; empty where it can. On a cluster all is asked for."""
     try:
+        use([Extension(*each) for each in config["extensions"]])
         assigned()
         if expected := config.get("expected"):
             node.check(Expected(**expected), [config["run"]], 0)
-    except (Unfit, NoCuda) as error:
+    except (ExtensionError, Unfit, NoCuda) as error:
         return str(error)
     return ""
 
@@ -137,6 +140,7 @@ def trainable(
     profile: str | None = None,
     results: str | None = None,
     data: str | None = None,
+    extensions: Sequence[str | Path] = (),
 ) -> Callable[[Mapping[str, Any]], None]:
     """A sweep file's student as a Tune function. Its config sets the file's `$names` and `seed` (default 0).
 
@@ -144,8 +148,10 @@ def trainable(
     the store has is not trained again but reported alike, so that schedulers compare like with like. A row of the
     history an epoch (`val/accuracy` with a hold-out); the last has all metrics too, run_id, state, profile and dataset.
     A trial that a scheduler ends leaves a checkpoint of its last epoch: the next sweep or trial goes on from there.
-    `profile` is by default what the command would take. Raises SweepFileError for a file, name or value that is wrong.
+    `profile` is by default what the command would take; `extensions` are files of your own, as `--with` names them.
+    Raises SweepFileError for a file, name or value that is wrong, ExtensionError.
     """
+    use(own := read(extensions))
     source = read_source(file)  # once: whatever becomes of the file, all trials are of one sweep
     profile = profiles.of_file(source, profile)
     load_sweep(source, profile)  # a wrong file is refused here and not in every trial
@@ -153,6 +159,7 @@ def trainable(
 
     def one_student(config: Mapping[str, Any]) -> None:
         ensure_user()
+        use(own)
         _perform_with_teachers(build_plan(_student_of(source, profile, config), where[1]), *where)
 
     return one_student

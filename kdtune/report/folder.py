@@ -117,13 +117,16 @@ class View:
         """The metrics that stand for the sweep, those that were measured late too."""
         return replace(self.plan, evaluation=self.evaluation).headlines
 
-    def _recorded(self) -> Iterator[Late]:
+    def _recorded(self) -> list[dict[str, Any]]:
         """What the folder keeps of late measurements; a new one as soon as there is a result, for it may be wrong."""
         known = {each.hash for each in late.kept(self._before)}
-        for each in self.measured_late:
-            looks = (self.standing.look(id) for id in self.plan.runs)
-            if each.hash in known or any(look.evaluation(each.hash) for look in looks):
-                yield each
+        looks = [self.standing.look(id) for id in self.plan.runs]
+        stay = [
+            each
+            for each in self.measured_late
+            if each.hash in known or any(look.evaluation(each.hash) for look in looks)
+        ]
+        return [*(each.record() for each in stay), *late.unknown(self._before)]
 
     def beside(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """The columns of what was measured late and has none among the headlines, a line for each evaluator."""
@@ -138,7 +141,8 @@ class View:
 
     def hidden(self) -> Iterator[str]:
         """What was measured late and is not shown, in words."""
-        return late.hidden(self.measured_late, self.plan, shlex.quote(self.uri))
+        lost = late.unknown(self._before)
+        return late.hidden(self.measured_late, lost, self.plan, shlex.quote(self.uri))
 
     def change(self, file: SweepFile) -> str | None:
         """What becomes of the folder that the last command left, in words; None where nothing does.
@@ -192,7 +196,7 @@ class View:
         about["axes"] = json.dumps(self.plan.axes)
         about["headlines"] = json.dumps([metric.name for metric in self.headlines])
         about["lower"] = json.dumps([name for name, each in self.plan.metrics.items() if each.better == "lower"])
-        source = {"file": file.origin, "folder": file.folder, "late": [each.record() for each in self._recorded()]}
+        source = {"file": file.origin, "folder": file.folder, "late": self._recorded()}
         files = {
             "sweep.yaml": to_yaml(file.tree),
             "plan.json": to_json({**about, **source, **self._asked(self.whole(states))}, indent=1),

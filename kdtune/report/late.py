@@ -46,6 +46,18 @@ def kept(about: Mapping[str, Any]) -> list[Late]:
     return found
 
 
+def unknown(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records of evaluators that are not known here, as those of the user's own are not without `--with`."""
+    records = about.get("late")
+    known = {each.hash for each in kept(about)}
+    return [
+        record
+        for record in (records if isinstance(records, list) else ())
+        if isinstance(record, dict) and record.keys() == {"hash", "version", "entry"}
+        if isinstance(record["hash"], str) and HASH.fullmatch(record["hash"]) and record["hash"] not in known
+    ]
+
+
 def shown(late: list[Late], plan: Plan) -> dict[str, Evaluator]:
     """Those whose results stand in the table beside the plan's own, by hash."""
     written = {each.writes_under for each in plan.evaluation}
@@ -69,8 +81,11 @@ def _still_true(evaluator: Evaluator, plan: Plan) -> bool:
     return told_apart(bare, plan.evaluation).label in (None, label)
 
 
-def hidden(late: list[Late], plan: Plan, folder: str) -> Iterator[str]:
-    """Why others do not, and what brings them back; `folder` as a shell takes it."""
+def hidden(late: list[Late], lost: list[dict[str, Any]], plan: Plan, folder: str) -> Iterator[str]:
+    """Why others do not, and what brings them back; `lost` are `unknown` here, `folder` as a shell takes it."""
+    for record in lost:
+        entry = shlex.quote(json.dumps(record["entry"]))
+        yield f"not shown: {entry}, measured late, which is no evaluator here; one of your own: --with FILE.py"
     beside = shown(late, plan)
     for each in late:
         if each.hash in beside or each.hash in plan.evaluators:

@@ -16,6 +16,7 @@ from kdtune.store.evaluations import Evaluations
 from kdtune.store.layout import (
     ATTEMPT,
     DESCRIPTION,
+    EXTENSION,
     FAILURE,
     HISTORY,
     LABELS,
@@ -54,6 +55,10 @@ class Attempt:
 
         kept = {"corrupted": np.packbits(mask), "images": np.array(len(mask))}
         self._write(LABELS, to_npz(kept if labels is None else kept | {"labels": labels.astype(np.int16)}))
+
+    def write_extension(self, code: str, text: str) -> None:
+        """The user's own code that decides the run's numbers, to be read by people; nothing here runs it."""
+        self._write(EXTENSION.format(code=code), text.encode())
 
     def save_checkpoint(self, epoch: int, data: bytes) -> None:
         """Write the state after `epoch` epochs; of all attempts of this run only the newest few stay."""

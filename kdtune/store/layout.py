@@ -12,6 +12,7 @@ DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
 LABELS = "labels.npz"
 STACKS = "stacks.txt"
+EXTENSION = "extension-{code}.py"  # by the twelve digits that the description names
 EVALUATIONS = "evaluations"  # a folder of each attempt
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")

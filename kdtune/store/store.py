@@ -3,6 +3,7 @@
     runs/<id>/<attempt>/      run.yaml  model.safetensors  history.jsonl  provenance.json  failure.json  checkpoints/
                               labels.npz (where labels were corrupted: which ones)
                               stacks.txt (where it hung)
+                              extension-<12 hex>.py (code of the user's own, as it was)
                               evaluations/  <evaluator's hash>.npz, then <evaluator's hash>.json, of these weights
     runs/done/<id>            which attempt counts, how it ended, the digest of each of its files; written last
     runs/claims/<name>        see `claims`

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdtune.settings import place_name
 from kdtune.sweepfile import reader
 from kdtune.sweepfile.tree import Problem, SweepFileError, YamlMap
+from kdtune.sweepfile.values import grown
 
+MAPPING = "the mapping given, as JSON"
 PAPER = "paper"  # the profile of a file as it stands, without an overlay
 
 
@@ -41,11 +46,15 @@ class Source:
         return {PAPER: YamlMap(), **overlays}
 
 
-def read_source(path: str | Path, folder: str | None = None) -> Source:
-    """Reads a sweep file, or with `-` standard input. `folder` stands for its own.
+def read_source(path: str | Path | Mapping[str, Any], folder: str | None = None) -> Source:
+    """Reads a sweep file, or with `-` standard input; or takes what one says, as a mapping. `folder` is instead of its
+    own.
 
     Raises SweepFileError with what is wrong with it as YAML.
     """
+    if isinstance(path, Mapping):  # by way of its text: the same limits hold, and errors have lines
+        text = json.dumps(grown(path), indent=1, default=str)
+        return Source(MAPPING, folder or os.getcwd(), None, reader.parse(text, MAPPING))
     if str(path) == "-":
         return Source("standard input", folder or os.getcwd(), None, reader.read(path))
     file = Path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from kdtune.config import Normalization, Run
@@ -57,7 +58,8 @@ def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
 def load_finished(id: str, store: Store, done: Done | None = None) -> nn.Module:
     """The network of a finished run, from what the store has of it alone, in eval mode, on the CPU.
 
-    `done` is the run's own, if it was read already. Raises LookupError where there is no network, DamagedError.
+    `done` is the run's own, if it was read already. Raises LookupError where there is no network, or none of a model
+    that is known; DamagedError.
     """
     done = done or store.done(id)
     if done is None or done.outcome != State.DONE:
@@ -65,8 +67,12 @@ def load_finished(id: str, store: Store, done: Done | None = None) -> nn.Module:
     description = from_yaml(store.file(id, done, DESCRIPTION))
     origin = from_json(store.file(id, done, PROVENANCE))
     stated = description.get("normalization")
+    try:
+        model = Model.model_validate(description["model"])
+    except ValidationError as error:
+        raise LookupError(f"run {id}: {'; '.join(each['msg'] for each in error.errors())}") from error
     network = build_network(
-        Model.model_validate(description["model"]),
+        model,
         Normalization.model_validate(stated) if stated else None,
         seed=0,  # overwritten by the weights
         shape=tuple(origin["shape"]),

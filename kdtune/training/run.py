@@ -22,6 +22,7 @@ from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import NotFinite, Unmeasured
 from kdtune.evaluation.subject import Context, Subject
+from kdtune.extensions import texts_of
 from kdtune.losses.ce import CE
 from kdtune.randomness import seeded
 from kdtune.recipe import Recipe
@@ -163,6 +164,8 @@ def train_and_evaluate(
     """A run that is not done yet. Divergence is a result too: it is kept, without weights, and not tried again."""
     began = time.monotonic()
     attempt.write_description(run.description)
+    for name, text in texts_of(run).items():
+        attempt.write_extension(name, text)
     if data.corrupted is not None and run.recipe is not None:
         attempt.write_labels(data.corrupted.numpy(), data.train.labels.cpu().numpy() if run.dataset.asks else None)
     teacher, chosen = choose()

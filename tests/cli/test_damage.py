@@ -266,7 +266,7 @@ def test_a_runs_link_among_tensorboards_folders_is_not_followed(swept, results, 
 def test_a_changed_loss_is_said_and_done_again_by_forgetting(swept, results, monkeypatch) -> None:
     assert "outdated" not in sweep(swept, results).stdout
     original = sources._digest_of
-    monkeypatch.setattr(sources, "_digest_of", lambda file: "other" if file.name == "kd.py" else original(file))
+    monkeypatch.setattr(sources, "_digest_of", lambda name: "other" if name == "kdtune.losses.kd" else original(name))
     sources.digest.cache_clear()
     said = sweep(swept, results)
     assert said.exit_code == 0
@@ -285,7 +285,7 @@ def test_a_changed_evaluator_is_said_and_measured_again(swept, results, monkeypa
     file.write_text(SMALL.replace("[accuracy]", f"[accuracy, {PGD}]").replace("name: small", "name: more"))
     original = sources._digest_of
     monkeypatch.setattr(
-        sources, "_digest_of", lambda file: "other" if str(file).endswith("evaluation/pgd.py") else original(file)
+        sources, "_digest_of", lambda name: "other" if name == "kdtune.evaluation.pgd" else original(name)
     )
     sources.digest.cache_clear()
     said = sweep(swept, results, name="more.yaml")
@@ -303,7 +303,7 @@ def test_what_was_measured_late_by_other_code_is_said_too(swept, results, monkey
     assert do(*words).exit_code == 0
     original = sources._digest_of
     monkeypatch.setattr(
-        sources, "_digest_of", lambda file: "other" if str(file).endswith("evaluation/pgd.py") else original(file)
+        sources, "_digest_of", lambda name: "other" if name == "kdtune.evaluation.pgd" else original(name)
     )
     sources.digest.cache_clear()
     assert "outdated     pgd measured 10 runs by other code" in sweep(swept, results).stdout

@@ -182,12 +182,24 @@ def test_names_that_the_sweep_takes_for_itself_are_said_and_come_back(results, w
     assert all(row["robust/pgd2@eps=0.1/unconditional"] for row in rows(results))
 
 
-@pytest.mark.parametrize("late", [3, [3], [{"hash": "../../x"}], [{"hash": "0" * 12, "version": 1, "entry": "gone"}]])
+RECORD = {"hash": "0" * 12, "version": 1, "entry": {"accuracy": {"unheard": 1}}}
+
+
+@pytest.mark.parametrize("late", [3, [3], [{"hash": "../../x"}], [{**RECORD, "hash": "../x"}], [{"entry": "gone"}]])
 def test_records_that_are_none_are_passed_over(results, write_sweep, late):
     path = results / "small" / "paper" / "plan.json"
     path.write_text(json.dumps(plan_json(results) | {"late": late}))
     sweep_again(results, write_sweep)
     assert len(rows(results)) == 10 and plan_json(results)["late"] == []
+
+
+def test_a_record_of_an_evaluator_that_is_not_known_here_is_kept(results, write_sweep, capsys):
+    """One of the user's own, say, whose file is not named this time."""
+    path = results / "small" / "paper" / "plan.json"
+    path.write_text(json.dumps(plan_json(results) | {"late": [{**RECORD, "entry": {"gone": {}}}]}))
+    assert run(Options(write_sweep(), results=str(results), here=True)) == 0
+    assert len(rows(results)) == 10 and plan_json(results)["late"] == [{**RECORD, "entry": {"gone": {}}}]
+    assert "not shown: '{\"gone\": {}}', measured late, which is no evaluator here" in capsys.readouterr().out
 
 
 def test_paths_typed_for_the_sweep_and_for_the_evaluator_are_each_found(

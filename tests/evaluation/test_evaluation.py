@@ -555,7 +555,7 @@ def test_a_class_is_found_by_its_key_parsed_and_measured(likeness, tmp_path):
 
 def test_its_errors_are_told_as_others_are(likeness):
     for entry, where, message in (
-        ("likenes", (), "unknown evaluator 'likenes'; did you mean likeness?"),
+        ("likenes", (), "unknown evaluator 'likenes'; did you mean likeness? (One of your own: --with FILE.py)"),
         ("likeness", ("likeness", "file"), "Field required"),
         ({"likeness": {"fil": "x", "file": "x"}}, ("likeness", "fil"), "unknown key 'fil'; did you mean file?"),
     ):

@@ -100,7 +100,7 @@ def test_no_run_is_half_of_other_code(write_sweep, tmp_path, monkeypatch):
     breaks_in(monkeypatch, 2)
     assert sweep(file, results, "--checkpoint-every", "0").exit_code == 3
     begun = breaks_in(monkeypatch, None)
-    monkeypatch.setattr(sources, "_digest_of", lambda f: "new" if f.name == "loop.py" else original(f))
+    monkeypatch.setattr(sources, "_digest_of", lambda name: "new" if name == "kdtune.training.loop" else original(name))
     sources.digest.cache_clear()
     try:
         assert sweep(file, results).exit_code == 0

@@ -265,6 +265,7 @@ def test_labels_of_a_dataset_are_a_point_of_knobs(write_sweep, small_sweep):
     assert found.sweep.dataset.label_knobs == {} and found.student_parameters == {"rate": 0.0}
     assert problems(with_labels("{corruptoin: {rate: 0.1}}")) == [
         ":2: dataset.labels.corruptoin: unknown labels knob 'corruptoin'; did you mean corruption?"
+        " (One of your own: --with FILE.py)"
     ]
     assert "dataset.labels.corruption.rate: came -1" in problems(with_labels("{corruption: {rate: -1}}"))[0]
     assert "is missing" in problems(with_labels("{corruption: {}}"))[0]
