@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     import numpy as np
 
+DEPTH = 50  # of YAML; a description has ten levels
+
 
 def digest(data: bytes) -> str:
     """SHA-256 of `data`, 64 hex digits."""
@@ -111,11 +113,20 @@ def to_yaml(value: Mapping[str, Any]) -> bytes:
 
 
 def from_yaml(data: bytes) -> dict[str, Any]:
-    """Read what `to_yaml` wrote; safe tags only. ValueError where it is damaged."""
+    """Read what `to_yaml` wrote; safe tags only. ValueError where it is damaged, or was never written here.
+
+    Aliases are refused, of which a short text makes a huge value, and great depth, at which libyaml ends the process.
+    """
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        value = yaml.load(data.decode(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        text, depth = data.decode(), 0
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH or isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it is nested more than {DEPTH} deep" if depth > DEPTH else "it has aliases")
+        value = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(value, dict):

@@ -137,6 +137,16 @@ def test_damaged_or_dangerous_yaml_is_a_value_error(data):
         encoding.from_yaml(data)
 
 
+BOMB = "a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n"  # and so on: each line doubles what it holds
+
+
+@pytest.mark.parametrize("data", [b"[" * 1_000_000, b"a: " + b"[" * 60 + b"]" * 60, BOMB.encode()], ids=len)
+def test_yaml_that_would_end_the_process_or_grow_is_a_value_error(data):
+    """libyaml has no limit of its own: a megabyte of brackets is a segmentation fault."""
+    with pytest.raises(ValueError, match=r"deep|aliases"):
+        encoding.from_yaml(data)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64", "bool"])
 def test_arrays_round_trip(dtype):
     rng = np.random.default_rng(0)
