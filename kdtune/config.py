@@ -6,8 +6,6 @@ the line. Nothing here loads torch.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
@@ -18,6 +16,7 @@ from kdtune.data.dataset import Dataset
 from kdtune.data.moments import Moments
 from kdtune.evaluation.evaluation import Evaluation, declared, written_twice
 from kdtune.extensions import codes_of
+from kdtune.identity import id_of
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD
 from kdtune.losses.loss import Loss
@@ -282,15 +281,4 @@ class Run(Settings):
     @cached_property
     def id(self) -> str:
         """12 hex digits of the SHA-256 of the description."""
-        return hashlib.sha256(json.dumps(canonical(self.description)).encode()).hexdigest()[:12]
-
-
-KNOBS = {("noise", "input"), ("noise", "teacher"), ("noise", "target"), ("dataset", "labels")}
-
-
-def canonical(stated: Any, path: tuple[str, ...] = ()) -> Any:
-    """A description without the order of its keys, which no reader sees; but knobs of one point compose in theirs."""
-    if not isinstance(stated, dict):
-        return stated
-    parts = {key: canonical(value, (*path, key)) for key, value in stated.items()}
-    return [[key, parts[key]] for key in parts] if path in KNOBS else dict(sorted(parts.items()))
+        return id_of(self.description)

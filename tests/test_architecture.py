@@ -24,6 +24,7 @@ MAY = {
     "kinds": "settings",
     "archive": "",
     "paths": "",
+    "identity": "",
     "sources": "settings",
     "extensions": "kinds settings sources",
     "randomness": "",
@@ -37,7 +38,7 @@ MAY = {
     "recipe": "settings optimization",
     "data": "attacks kinds settings randomness noise recipe",
     "evaluation": "extensions kinds settings randomness attacks data store",
-    "config": "extensions settings noise models losses recipe data evaluation",
+    "config": "extensions identity settings noise models losses recipe data evaluation",
     # a file, a plan, a run, a memory
     "store": "",
     "sweepfile": "settings kinds recipe config",
