@@ -1,6 +1,7 @@
 """The `kdtune` command.
 
-Its verbs: sweep, plan, run, status, evaluate, table, diff, best, report, explain, schema, forget, doctor.
+Its verbs: sweep, plan, run, status, evaluate, table, diff, best, report, bundle, import, explain, schema, forget,
+doctor.
 """
 
 from __future__ import annotations
@@ -136,6 +137,33 @@ def report(folder: str, profile: str | None, output: Path | None) -> None:
     from kdtune.cli.report import write_report
 
     sys.exit(write_report(folder, profile, output))
+
+
+@main.command()
+@click.argument("folder")
+@click.argument("output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--profile", help="Which profile, where several lie in the folder.")
+def bundle(folder: str, output: Path, profile: str | None) -> None:
+    """All finished runs of a sweep's FOLDER, its teachers too, in one tar FILE to hand on, with table and figures.
+
+    The same results give the same bytes. A FILE that is there is not overwritten.
+    """
+    from kdtune.cli.bundle import write_bundle
+
+    sys.exit(write_bundle(folder, output, profile))
+
+
+@main.command("import")
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--results", help="Folder or URI of the results [KDTUNE_RESULTS, default: results].")
+def import_(path: Path, results: str | None) -> None:
+    """Takes the runs of a FILE that `kdtune bundle` wrote into the results, and the sweep's table if it has none there.
+
+    All is checked first. Runs that are there stay; one that is there with other weights is refused, with all others.
+    """
+    from kdtune.cli.bundle import import_bundle
+
+    sys.exit(import_bundle(path, results))
 
 
 @main.command()

@@ -40,7 +40,7 @@ MAY = {
     "evaluation": "extensions kinds settings randomness attacks data store",
     "config": "extensions identity settings noise models losses recipe data evaluation",
     # a file, a plan, a run, a memory
-    "store": "",
+    "store": "identity",
     "sweepfile": "settings kinds recipe config",
     "planning": "config data evaluation models store sweepfile",
     "training": "archive config extensions recipe data evaluation losses models noise randomness sources store",

@@ -34,7 +34,7 @@ class Evaluations:
         if data is None:
             return None
         try:
-            return self._fitting(data)
+            return fitting(data, self._run_id, self._weights)
         except ValueError as error:
             self._objects.reject(key, data, str(error))
             return None
@@ -80,7 +80,7 @@ class Evaluations:
             "metrics": metrics,
             "arrays_sha256": digest(packed) if packed is not None else None,
         }
-        self._put(evaluator_hash, seal(record), packed)
+        self.add(evaluator_hash, seal(record), packed)
 
     def take_over(self, evaluator_hash: str, code: Mapping[str, Any]) -> bool:
         """Copy what an earlier attempt at this run measured, if it had trained the very same weights and measured with
@@ -90,31 +90,18 @@ class Evaluations:
         for key in reversed([key for key in listed if key.split("/")[3:] == below]):  # the newest attempt first
             data = self._objects.get(key)
             try:
-                record = self._fitting(data or b"")
+                record = fitting(data or b"", self._run_id, self._weights)
             except ValueError:  # of other weights, or damaged: it is that attempt's matter
                 continue
             packed = self._objects.get(f"{key.removesuffix('.json')}.npz") if record["arrays_sha256"] else None
             fits = record["arrays_sha256"] == (digest(packed) if packed is not None else None)
             if fits and record["code"].get("sources") == code.get("sources"):
-                self._put(evaluator_hash, data or b"", packed)
+                self.add(evaluator_hash, data or b"", packed)
                 return True
         return False
 
-    def _place(self, evaluator_hash: str) -> str:
-        return f"{run_folder(self._run_id)}/{evaluation_name(self._attempt, evaluator_hash)}"
-
-    def _fitting(self, data: bytes) -> dict[str, Any]:
-        """The record, if it is whole and of this network; else ValueError."""
-        record = unseal(data)
-        if set(record) != FIELDS:
-            raise ValueError(f"it holds {', '.join(sorted(record))}")
-        if not (isinstance(record["metrics"], dict) and isinstance(record["code"], dict)):
-            raise ValueError("its metrics or its code are no mapping")
-        if (record["run"], record["weights"]) != (self._run_id, self._weights):
-            raise ValueError(f"it was measured on other weights, {record['weights']!s:.12} of run {record['run']}")
-        return record
-
-    def _put(self, evaluator_hash: str, sealed: bytes, packed: bytes | None) -> None:
+    def add(self, evaluator_hash: str, sealed: bytes, packed: bytes | None) -> None:
+        """Keep a record (that `fitting` takes) and its arrays as they are. If there are any already, those stay."""
         self.record(evaluator_hash)  # sets what is damaged aside
         place = self._place(evaluator_hash)
         with self._objects.locked():
@@ -123,3 +110,18 @@ class Evaluations:
             if packed is not None:
                 self._objects.put(f"{place}.npz", packed)
             self._objects.create(f"{place}.json", sealed)
+
+    def _place(self, evaluator_hash: str) -> str:
+        return f"{run_folder(self._run_id)}/{evaluation_name(self._attempt, evaluator_hash)}"
+
+
+def fitting(data: bytes, run_id: str, weights: str) -> dict[str, Any]:
+    """The record, if it is whole and of this network; else ValueError."""
+    record = unseal(data)
+    if set(record) != FIELDS:
+        raise ValueError(f"it holds {', '.join(sorted(record))}")
+    if not (isinstance(record["metrics"], dict) and isinstance(record["code"], dict)):
+        raise ValueError("its metrics or its code are no mapping")
+    if (record["run"], record["weights"]) != (run_id, weights):
+        raise ValueError(f"it was measured on other weights, {record['weights']!s:.12} of run {record['run']}")
+    return record

@@ -8,12 +8,14 @@ DONE = "runs/done"
 CLAIMS = "runs/claims"
 TRASH = "runs/trash"
 RESPONSES = "runs/responses"
+IMPORTS = "runs/imports"
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
 LABELS = "labels.npz"
 STACKS = "stacks.txt"
 EXTENSION = "extension-{code}.py"  # by the twelve digits that the description names
 EVALUATIONS = "evaluations"  # a folder of each attempt
+FILES = (DESCRIPTION, WEIGHTS, HISTORY, PROVENANCE, LABELS)  # of a finished attempt: what `done` may vouch for
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 HASH = re.compile(r"[0-9a-f]{6,64}")

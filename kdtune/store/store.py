@@ -8,6 +8,7 @@
     runs/done/<id>            which attempt counts, how it ended, the digest of each of its files; written last
     runs/claims/<name>        see `claims`
     runs/responses/<key>/     a teacher's stored answers; see `responses`
+    runs/imports/<digest>     which runs a bundle brought, and from where; see `importing`
     runs/trash/<time>/        what `kdtune forget` took away: runs/<id> and done/<id> of each run; see `forgetting`
 
 Readers of a finished run follow only `done`. The first `done` wins and is never overwritten, so two drivers that train
