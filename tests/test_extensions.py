@@ -363,3 +363,13 @@ def test_a_sweep_may_be_a_mapping(tmp_path, own) -> None:
     assert len(kdtune.table(tmp_path / "results" / "mapped")) == 2
     with pytest.raises(SweepFileError, match=r"the mapping given, as JSON:\d+: student\.noise\.input\.brightness"):
         kdtune.plan(sweep, data=str(tmp_path))
+
+
+def test_a_bundle_holds_the_code_and_another_machine_trains_nothing(swept, tmp_path, monkeypatch) -> None:
+    words, _, results, file = swept
+    assert do("bundle", results / "small", tmp_path / "small.tar")[0] == 0
+    elsewhere = tmp_path / "elsewhere"
+    assert do("import", tmp_path / "small.tar", "--results", elsewhere)[0] == 0
+    assert {path.read_text() for path in elsewhere.glob("runs/*/*/extension-*.py")} == {KNOB, MODEL}
+    monkeypatch.setattr("kdtune.training.run.train", lambda *_, **__: pytest.fail("trained again"))
+    assert do("sweep", file, *words, "--results", elsewhere, "--data", tmp_path, "--here")[0] == 0

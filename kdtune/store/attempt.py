@@ -16,7 +16,6 @@ from kdtune.store.evaluations import Evaluations
 from kdtune.store.layout import (
     ATTEMPT,
     DESCRIPTION,
-    EXTENSION,
     FAILURE,
     HISTORY,
     LABELS,
@@ -58,7 +57,7 @@ class Attempt:
 
     def write_extension(self, code: str, text: str) -> None:
         """The user's own code that decides the run's numbers, to be read by people; nothing here runs it."""
-        self._write(EXTENSION.format(code=code), text.encode())
+        self._write(f"extension-{code}.py", text.encode())
 
     def save_checkpoint(self, epoch: int, data: bytes) -> None:
         """Write the state after `epoch` epochs; of all attempts of this run only the newest few stay."""

@@ -25,6 +25,7 @@ from kdtune.store.layout import (
     DESCRIPTION,
     DONE,
     EVALUATIONS,
+    EXTENSION,
     FILES,
     HASH,
     SHA256,
@@ -147,7 +148,7 @@ class Bundle:
             if record != done_key(id):
                 raise ValueError("it is no record of a run")
             done = Done(**unseal(self.read(record, RECORD_BYTES)))
-            wrong = [name for name in done.files if name not in FILES]
+            wrong = [name for name in done.files if name not in FILES and not EXTENSION.fullmatch(name)]
             if wrong or DESCRIPTION not in done.files:
                 raise ValueError(f"it vouches for {wrong[0]!r}" if wrong else f"it has no {DESCRIPTION}")
         except (ValueError, TypeError, AttributeError) as error:

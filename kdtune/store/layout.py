@@ -13,7 +13,7 @@ DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
 LABELS = "labels.npz"
 STACKS = "stacks.txt"
-EXTENSION = "extension-{code}.py"  # by the twelve digits that the description names
+EXTENSION = re.compile(r"extension-[0-9a-f]{12}\.py")  # by the digits that the description names
 EVALUATIONS = "evaluations"  # a folder of each attempt
 FILES = (DESCRIPTION, WEIGHTS, HISTORY, PROVENANCE, LABELS)  # of a finished attempt: what `done` may vouch for
 
