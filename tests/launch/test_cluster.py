@@ -145,3 +145,89 @@ def test_a_machine_that_stands_still_for_a_while_changes_nothing(
     assert ended(undisturbed)[0] == 0
     tables = [tmp_path / where / "small" / "paper" / "results.csv" for where in ("stalled", "undisturbed")]
     assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+# A knob, a loss and an evaluator of the user's own; each machine says which process it is in.
+OWN = """\
+from typing import ClassVar
+
+import torch
+
+from kdtune.evaluation.evaluator import Evaluator, Measurement, predict
+from kdtune.losses.loss import Loss
+from kdtune.noise.input import InputKnob
+from kdtune.settings import Scale, Temperature
+
+
+class Brightness(InputKnob):
+    strength: ClassVar[str] = "sigma"
+    sigma: Scale
+
+    def __call__(self, images, labels, network, draw, teacher=None):
+        return images + self.sigma * draw.normal(images[:, :1, :1, :1])
+
+    def measure(self, before, after):
+        return float((after - before).mean(dim=(1, 2, 3)).std())
+
+
+class Squares(Loss):
+    needs_teacher: ClassVar[bool] = True
+    temperature: Temperature
+
+    def __call__(self, views):
+        squares = ((views.shown.logits - views.teacher_clean.logits) / self.temperature).square().mean()
+        return squares, {"squares": squares}
+
+
+class Margin(Evaluator):
+    version: ClassVar[int] = 1
+
+    def measure(self, subject):
+        top = predict(subject.network, subject.split.images).topk(2).values
+        return Measurement({"logits/margin": float((top[:, 0] - top[:, 1]).mean())})
+"""
+WITH_OWN = (
+    ("  distillation: {alpha: 0.9, temperature: 4}\n", "  loss: {squares: {temperature: 2.0}}\n"),
+    ("{teacher: {dropout: {rate: $rate}}}", "{input: {brightness: {sigma: $rate}}}"),
+    (", dropout: $rate", ""),
+    ("[accuracy]", "[accuracy, margin]"),
+)
+
+
+@pytest.mark.faults
+def test_classes_of_ones_own_reach_machines_that_do_not_have_their_file(
+    cluster: Any, write_sweep, small_sweep: str, tmp_path: Path
+) -> None:
+    """The same table as in one process; no machine reads the file, which is gone as soon as the command has it."""
+    file, own = small_sweep, tmp_path / "own.py"
+    for there, instead in WITH_OWN:
+        assert there in file
+        file = file.replace(there, instead)
+    own.write_text(OWN)
+    alone = sweep(write_sweep(file), tmp_path / "alone", "--here", "--with", str(own))
+    assert ended(alone)[0] == 0
+    cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    words = ["--address", cluster.address, "--gpus-per-run", "0", "--with", str(own)]
+    driver = sweep(write_sweep(file), tmp_path / "results", *words)
+    wait_for(lambda: list(tmp_path.glob("results/runs/claims/sweep/*/*")), driver)
+    own.unlink()
+    status, out, err = ended(driver)
+    assert status == 0, out + err
+    tables = [tmp_path / where / "small" / "paper" / "results.csv" for where in ("alone", "results")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert b"logits/margin" in tables[0].read_bytes() and b"loss.squares.temperature" in tables[0].read_bytes()
+
+
+@pytest.mark.faults
+def test_a_machine_that_lacks_what_a_file_of_ones_own_imports_is_told(
+    cluster: Any, write_sweep, small_sweep: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("import sklearn\n" + OWN)
+    without = WITHOUT_SAFETENSORS.replace("safetensors", "sklearn")
+    cluster.add_node(num_cpus=1, env_vars=broken(tmp_path / "bare", without))
+    file = write_sweep(small_sweep.replace("[accuracy]", "[accuracy, margin]"))
+    words = ["--address", cluster.address, "--gpus-per-run", "0", "--with", str(own)]
+    status, out, err = ended(sweep(file, tmp_path / "results", *words))
+    assert status == 4 and "No module named 'sklearn'" in err and "own.py: line 1" in err, out + err
+    assert not list((tmp_path / "results").glob("runs/*/*/run.yaml")), "nothing was begun"
