@@ -108,12 +108,14 @@ def cluster_of(options: Options, plan: Plan, dispatch: Dispatch, claim: Claim) -
     return Cluster(options.address, expected, preflight, sized)
 
 
-def observe(options: Options, file: SweepFile, plan: Plan, dispatch: Dispatch, view: View) -> Watcher:
+def observe(options: Options, file: SweepFile, plan: Plan, dispatch: Dispatch, view: View, command: str) -> Watcher:
+    from kdtune.report.log import Log
     from kdtune.report.observer import Observer, Table, TensorBoard
     from kdtune.report.progress import Progress
 
+    screen = Progress(plan, dispatch, verbosity=options.verbosity)
     table = Table(dispatch, lambda states: view.write(file, states))
-    return Observer([Progress(plan, dispatch, verbosity=options.verbosity), table, TensorBoard(dispatch, view)])
+    return Observer([screen, Log(dispatch, view, command), table, TensorBoard(dispatch, view)])
 
 
 def launch(

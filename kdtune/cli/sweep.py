@@ -128,7 +128,7 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
                 raise
         rows = view.write(file, dispatch.states)
         try:
-            with closing(observe(options, file, plan, dispatch, view)) as observer:
+            with closing(observe(options, file, plan, dispatch, view, command)) as observer:
                 if not dispatch.over:
                     try:
                         launch(options, plan, dispatch, observer, interrupt, claim)

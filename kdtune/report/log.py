@@ -1,0 +1,104 @@
+"""`log` in a sweep's folder: what its commands did, a line an event, each with its time (UTC).
+
+It is appended to by every command that had something to do, and is for people: nothing is read from it. A log that
+cannot be written any more ends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from kdtune.planning.cost import duration
+from kdtune.planning.dispatch import Dispatch
+from kdtune.report.folder import View
+from kdtune.report.progress import headline
+from kdtune.store.objects import StorageError
+from kdtune.store.state import FINISHED, State
+
+NAME = "log"
+
+
+class Warnings(logging.Handler):
+    """What kdtune warns of, to `say`."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+class Log:
+    """A watcher; and warnings of kdtune stand there too. `command` is the one that is at work."""
+
+    def __init__(self, dispatch: Dispatch, view: View, command: str) -> None:
+        self.dispatch, self.view = dispatch, view
+        self._path = view.local / NAME
+        self._first = [metric.name for metric in view.headlines]
+        self._began: dict[str, float] = {}
+        self._warnings = Warnings(self.say)
+        self._lost = dispatch.over  # then there is nothing to tell
+        if not self._lost:
+            self._fetch()
+            self.say(f"begun: {command}")
+            logging.getLogger("kdtune").addHandler(self._warnings)
+
+    def started(self, id: str) -> None:
+        self._began[id] = time.monotonic()
+        self.say(f"started  {self._name(id)}")
+
+    def rows(self, id: str, rows: list[dict[str, float]]) -> None:
+        """Epochs are TensorBoard's."""
+
+    def ended(self, id: str, state: State) -> None:
+        began = self._began.pop(id, None)
+        took = [duration(time.monotonic() - began)] if began is not None else []
+        told = headline(self.dispatch.standing.measured(id), self._first) if state in FINISHED else ""
+        self.say("  ".join(filter(None, [f"{state:8s} {self._name(id)}", told, *took])))
+        if state is State.FAILED:
+            self.say(self.dispatch.reasons.get(id, "").strip() or "no reason is known")
+
+    def tick(self) -> None:
+        """An event is written as it comes."""
+
+    def close(self) -> None:
+        logging.getLogger("kdtune").removeHandler(self._warnings)
+        if not self._lost:
+            if self.dispatch.stopped:
+                self.say(f"stopped: {self.dispatch.stopped}")
+            self.say("ended: " + ", ".join(f"{count} {state}" for state, count in self.dispatch.counts.items()))
+            objects = self.view.standing.store.objects
+            if objects.local is None:
+                with suppress(StorageError, OSError):  # the runs' own matter
+                    objects.put(f"{self.view.key}/{NAME}", self._path.read_bytes())
+
+    def say(self, text: str) -> None:
+        """Lines with the time; what a line goes on with stands further in."""
+        if self._lost:
+            return
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        try:
+            with open(self._path, "a", encoding="utf-8", errors="backslashreplace", opener=_unlinked) as file:
+                file.write(f"{now} " + text.replace("\n", "\n    ") + "\n")
+        except OSError:
+            self._lost = True  # its folder went away, or the disk is full: the screen says what happens
+
+    def _fetch(self) -> None:
+        """What other machines wrote to a bucket's log comes first."""
+        objects = self.view.standing.store.objects
+        with suppress(StorageError, OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if objects.local is None and (there := objects.get(f"{self.view.key}/{NAME}")) is not None:
+                self._path.write_bytes(there)
+
+    def _name(self, id: str) -> str:
+        return f"{id} {self.dispatch.plan.runs[id].name}"
+
+
+def _unlinked(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
