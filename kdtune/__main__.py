@@ -1,7 +1,7 @@
 """The `kdtune` command.
 
 Its verbs: sweep, plan, run, status, evaluate, table, diff, best, report, bundle, import, explain, schema, forget,
-doctor.
+stop, doctor.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def schema(extensions: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("place", metavar="FOLDER_OR_FILE")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("ids", nargs=-1, metavar="[ID|NAME]...")
 @click.option("--only", help="Which runs: dropout=0.2,role=teacher (axes, seed, role).")
 @click.option(
     "--outdated", is_flag=True, help="Runs and results of other code than this, as the last lines count them."
@@ -210,6 +210,25 @@ def forget(**flags: Any) -> None:
     from kdtune.cli.forget import Asked, forget_runs
 
     sys.exit(forget_runs(Asked(**flags)))
+
+
+@main.command()
+@click.argument("place", metavar="FOLDER_OR_FILE")
+@click.argument("runs", nargs=-1, metavar="[ID|NAME]...")
+@click.option("--only", help="Which runs: dropout=0.2,seed=1 (axes, seed, role).")
+@click.option("--reason", default="", help="Why, for others who share the results.")
+@click.option("--profile", help="Which profile, where several lie in the folder or the file offers them.")
+@click.option("--results", help="Folder or URI of the results, with a file [KDTUNE_RESULTS, default: results].")
+@click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
+def stop(**flags: Any) -> None:
+    """Stops runs of a sweep's FOLDER or FILE by hand, while it runs or before, in every sweep that has them.
+
+    A run ends after its epoch, which is kept as a checkpoint; what is evaluated is evaluated to the end. What has not
+    begun is not started. `kdtune sweep --retry` takes them up again.
+    """
+    from kdtune.cli.stop import Asked, stop_runs
+
+    sys.exit(stop_runs(Asked(**flags)))
 
 
 @main.command()

@@ -212,13 +212,13 @@ def test_a_terminal_that_lacks_letters(tmp_path):
 def test_a_folder_that_is_gone_at_the_end(go, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
-    perform = kdtune.launch.here.perform
+    performed = kdtune.launch.here.performed
 
-    def performed(*what):
+    def without_it(*what):
         (tmp_path / "gone").exists() and (tmp_path / "gone").rmdir()
-        return perform(*what)
+        return performed(*what)
 
-    monkeypatch.setattr(kdtune.launch.here, "perform", performed)
+    monkeypatch.setattr(kdtune.launch.here, "performed", without_it)
     assert go() == 0
 
 

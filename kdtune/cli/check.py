@@ -11,7 +11,7 @@ from typing import Any
 from kdtune.extensions import Extension, in_use, use
 from kdtune.planning.plan import Plan
 from kdtune.store.standing import Standing
-from kdtune.store.state import FINISHED, State
+from kdtune.store.state import PASSED_OVER, State
 
 
 def failing(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> list[str]:
@@ -29,7 +29,7 @@ def on_another_machine(
 
 def _asked(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> tuple[Any, ...]:
     """Nothing where nothing is left to do."""
-    unfinished = [id for id, state in states.items() if state not in FINISHED]
+    unfinished = [id for id, state in states.items() if state not in PASSED_OVER]
     untrained = {id for id in unfinished if standing.look(id).done is None}
     return (dict(plan.runs), unfinished, untrained, plan.evaluation, data_dir) if unfinished else ()
 

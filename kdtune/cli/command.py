@@ -22,6 +22,7 @@ from kdtune.store import checkpoints
 @click.option("--max-cost", type=Amount(), help="Refuse what would cost more US dollars, by --price.")
 @click.option("--price", type=Amount(), envvar="KDTUNE_PRICE", help="Dollars an hour of a GPU, or core [KDTUNE_PRICE].")
 @click.option("--yes", is_flag=True, help="Start even if it takes more than 12 hours here.")
+@click.option("--retry", is_flag=True, help="Take up again what `kdtune stop` has stopped.")
 @click.option("--resume", is_flag=True, help="Changes nothing: the same command always goes on where it was.")
 @click.option("-v", "--verbose", is_flag=True)
 @click.option("-q", "--quiet", is_flag=True)

@@ -6,67 +6,37 @@ With a run go all that learned from it, at every level and in every sweep. Nothi
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import click
 
-from kdtune import paths
-from kdtune.cli.options import Options
+from kdtune.cli.place import Target, Where, located
 from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.run import wanted
-from kdtune.cli.sweep import again, read
-from kdtune.evaluation.evaluator import Evaluator
-from kdtune.planning.plan import Plan, build_plan
-from kdtune.report import late
 from kdtune.report.folder import View
-from kdtune.report.mirror import results_of
 from kdtune.report.outdated import outdated
-from kdtune.report.table import TableError, plan_of, profile_folder
-from kdtune.store.forgetting import Lineage, evaluations_of, forget, forget_evaluations
+from kdtune.report.table import TableError
+from kdtune.store.forgetting import evaluations_of, forget, forget_evaluations
 from kdtune.store.standing import Standing
-from kdtune.store.store import Store
-from kdtune.sweepfile.load import SweepFile, load_sweep
+from kdtune.sweepfile.load import SweepFile
 from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Where):
     """Which runs, of which sweep; one of `ids`, `only`, `outdated` says which."""
 
-    place: str  # a sweep's folder, its file, or the folder (or URI) of all results, which knows runs by id alone
-    ids: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()  # or the beginnings of ids, or names
     only: str | None = None
     outdated: bool = False
     evaluation: str | None = None  # only what this evaluator has measured of them
-    profile: str | None = None
-    results: str | None = None
-    data: str | None = None
     dry_run: bool = False
     yes: bool = False
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where `Asked` points: a store, all its runs, and the sweep, None where a place knows runs by id alone."""
-
-    store: Store
-    lineage: Lineage
-    plan: Plan | None
-    command: str  # that does the runs again
-    late: Mapping[str, Evaluator] = field(default_factory=dict)  # by hash: what `kdtune evaluate` has measured
-    earlier: tuple[str, ...] = ()  # the runs of the folder's last command
-    folder: tuple[View, SweepFile] | None = None  # whose table shows them
-
-    def name(self, id: str) -> str:
-        if self.plan is not None and id in self.plan.runs:
-            return f"{self.plan.runs[id].name}  {id}"
-        return f"{self.lineage.name(id)}  {id}"
 
 
 def forget_runs(asked: Asked) -> int:
@@ -96,51 +66,14 @@ def shown_no_more(view: View, file: SweepFile) -> None:
             view.write(file, view.whole({}))
 
 
-def located(asked: Asked) -> Target:
-    """Raises TableError, SweepFileError, DataError, StorageError."""
-    path, measured, earlier, shown = Path(asked.place), {}, (), None
-    if (path / "runs").is_dir() or ("://" in asked.place and not is_of_a_sweep(asked)):
-        store = Store(asked.place)
-        return Target(store, Lineage(store.objects), None, "the command of each sweep that has them")
-    if path.is_file():
-        address = os.environ.get("RAY_ADDRESS")  # as the sweep's own command has it: it decides on the profile
-        options = Options(path, profile=asked.profile, results=asked.results, data=asked.data, address=address)
-        file, _ = read(options)
-        plan = build_plan(file, options.data_dir)
-        store, command = Store(paths.results_folder(asked.results)), again(options)
-    else:
-        folder = profile_folder(asked.place, asked.profile)
-        about = plan_of(folder)
-        file = load_sweep(folder / "sweep.yaml", folder=about["folder"], max_runs=None)
-        plan = build_plan(file, paths.data_folder(asked.data))
-        store, command = Store(results_of(folder)), "the sweep's own command"
-        measured = late.shown(late.kept(about), plan)
-        earlier = tuple(run["id"] for run in about["runs"])
-        view = View(Standing(store, plan.evaluators), plan, label=folder.name, measured_late=late.kept(about))
-        shown = (view, replace(file, origin=about.get("file"))) if set(earlier) == set(plan.runs) else None
-    lineage = Lineage(store.objects)
-    # The plan knows as much, should a run.yaml be damaged.
-    lineage.parents |= {id: set(planned.waits_for) for id, planned in plan.runs.items() if id in lineage.runs}
-    return Target(store, lineage, plan, command, measured, earlier, shown)
-
-
-def is_of_a_sweep(asked: Asked) -> bool:
-    """Whether a URI is that of a sweep's folder; else it is that of all results."""
-    try:
-        profile_folder(asked.place, asked.profile)
-    except TableError:
-        return False
-    return True
-
-
 def chosen(asked: Asked, place: Target) -> tuple[list[str], dict[str, list[str]]]:
     """Runs to be trained again, and the keys of results to be measured again by run. TableError where nothing is."""
     store, plan, known = place.store, place.plan, place.lineage.runs
     measured: list[tuple[str, str]] = []  # run, evaluator
     if asked.ids:
-        if unknown := [id for id in asked.ids if id not in known]:
+        ids = place.meant(asked.ids)
+        if unknown := [id for id in ids if id not in known]:
             raise TableError(f"{store.objects.path('runs')} has no run {', '.join(unknown)}; `kdtune table` lists ids")
-        ids = [*dict.fromkeys(asked.ids)]
     elif plan is None:
         raise TableError(f"{asked.place} is neither a sweep's folder nor its file: here runs have ids alone")
     elif asked.only is not None:

@@ -38,6 +38,7 @@ class Options:
     max_cost: float | None = None
     price: float | None = None
     yes: bool = False
+    retry: bool = False
     verbosity: int = 0
     extensions: tuple[str, ...] = ()  # files that define kinds of the user's own
 

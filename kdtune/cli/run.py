@@ -67,6 +67,8 @@ def run_plan(
     print_json({"sweep": plan.name, "profile": plan.profile, "dataset": plan.dataset, "runs": runs})
     for id, planned in plan.runs.items():
         say(options, f"{dispatch.states[id]:9s} {planned.name}  {standing.store.objects.path(run_folder(id))}")
+        if dispatch.states[id] in (State.SKIPPED, State.STOPPED) and id in dispatch.reasons:
+            say(options, f"          {dispatch.reasons[id]}")
         for line in told(plan, metrics[id]):
             say(options, f"          {line}")
     if interrupt.signal:

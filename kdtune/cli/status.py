@@ -43,6 +43,7 @@ def _print_status(place: Path) -> int:
         click.echo("  this sweep is not being run; another command works on runs that it shares")
     for lines in (
         running(standing, states, names),
+        stopped(standing, states, names),
         waiting(plan["runs"], states, names),
         left(plan["runs"], states, standing),
         failed(plan["runs"], states, standing),
@@ -62,6 +63,17 @@ def running(standing: Standing, states: Mapping[str, State], names: Mapping[str,
             yield f"  running {id} {names.get(id, '')}: {who}, sign of life {silent:.0f} s ago"
     if len(now) > SHOWN:
         yield f"  and {len(now) - SHOWN} more running"
+
+
+def stopped(standing: Standing, states: Mapping[str, State], names: Mapping[str, str]) -> Iterator[str]:
+    """Runs that somebody has stopped by hand: who, and when."""
+    now = [id for id, state in states.items() if state is State.STOPPED]
+    for id in now[:SHOWN]:
+        yield f"  stopped {id} {names.get(id, '')}: {standing.look(id).stop}"
+    if len(now) > SHOWN:
+        yield f"  and {len(now) - SHOWN} more stopped"
+    if now:
+        yield "  the sweep's own command takes them up again with --retry"
 
 
 def waiting(runs: list[dict[str, Any]], states: Mapping[str, State], names: Mapping[str, str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 0 complete; 1 internal error; 2 bad usage or sweep file; 3 ended with failed, skipped, stopped or diverged runs;
 4 refused before starting (data, storage, cluster, cost); 5 the storage went away for minutes; 129 / 130 / 143
-interrupted. After 3, 5 and an interruption the same command goes on.
+interrupted. After 3, 5 and an interruption the same command goes on; with what was stopped by hand, by --retry.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from kdtune.report.folder import View, described
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
+from kdtune.store.stopping import take_up
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.size import TooManyRuns
@@ -84,6 +85,8 @@ def read(options: Options, source: Source | None = None) -> tuple[SweepFile, str
 def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -> int:
     """What would run, what is done already, what it costs. Nothing is written."""
     now = standing.states(plan.runs)
+    if options.retry:
+        now = {id: standing.look(id).untried if state is State.STOPPED else state for id, state in now.items()}
     if options.json:
         print_json({**about(plan), "counts": Counter(now.values()), **described(plan, now)})
         return 0
@@ -94,6 +97,8 @@ def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -
     if plan.shared:
         click.echo(f"  {plan.shared} of them are asked for at more than one place: trained once, a row for each")
     click.echo("  what other sweeps finished is done")
+    if stopped := sum(state is State.STOPPED for state in now.values()):
+        click.echo(f"  {stopped} stopped by hand, and what learns from them, wait for --retry")
     estimate = estimate_of(options, plan, now, standing)
     click.echo(f"  {estimate}")
     untrained = [id for id in now if standing.look(id).done is None]
@@ -117,6 +122,8 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
         )
     began = time.monotonic()
     with claim, Interrupt() as interrupt:
+        if options.retry:
+            take_up_stopped(options, view)
         dispatch = Dispatch(plan, view.standing)
         worked = not dispatch.over
         if worked:
@@ -156,6 +163,13 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
     if dispatch.storage_is_gone:
         return 5
     return 0 if set(dispatch.counts) <= {State.DONE} and not dispatch.stopped else 3
+
+
+def take_up_stopped(options: Options, view: View) -> None:
+    """Runs of this plan that were stopped by hand may start again."""
+    if freed := take_up(view.standing.store.objects, view.plan.runs):
+        view.standing.refresh(*freed)
+        say(options, f"{len(freed)} stopped run{'s' * (len(freed) != 1)} taken up again")
 
 
 def leave_report(view: View) -> None:

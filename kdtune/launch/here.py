@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kdtune.launch.interrupt import Interrupt
+from kdtune.launch.stopping import performed
 from kdtune.launch.watchdog import Watchdog, write_down
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import Place
@@ -17,7 +18,7 @@ from kdtune.store.layout import run_folder
 from kdtune.store.objects import is_gone
 from kdtune.training.loop import Row
 from kdtune.training.pulse import traced
-from kdtune.training.run import Outcome, RunContext, perform
+from kdtune.training.run import Outcome, RunContext
 
 log = logging.getLogger(__name__)
 
@@ -85,4 +86,4 @@ def _performed(
         if traces is not None:
             stack.enter_context(traced(traces / f"{planned.id}.pt.trace.json"))
         context = RunContext(store, data_dir, device, threads, checkpoint_every, report, pulse)
-        return perform(planned.run, dispatch.plan.evaluation, context)
+        return performed(planned.run, dispatch.plan.evaluation, context)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, replace
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -30,6 +30,9 @@ from kdtune.planning import profiles
 from kdtune.planning.plan import Place, Plan, build_plan
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.source import Source, read_source
+
+if TYPE_CHECKING:
+    from kdtune.planning.dispatch import Dispatch
 
 REPORT_EVERY_S = 0.5  # a report makes a run wait for the driver: tens of milliseconds, more than many an epoch
 
@@ -68,9 +71,10 @@ def trial(config: Mapping[str, Any]) -> None:
         return
     import torch
 
+    from kdtune.launch.stopping import performed
     from kdtune.store.objects import is_gone
     from kdtune.store.store import Store
-    from kdtune.training.run import RunContext, perform
+    from kdtune.training.run import RunContext
 
     kept: list[dict[str, float]] = []  # rows that the driver has not heard of yet
     epochs = 0
@@ -99,7 +103,7 @@ def trial(config: Mapping[str, Any]) -> None:
     with Watchdog(stuck, config["silence"]) as dog:
         data_dir, every = Path(config["data_dir"]), config["checkpoint_every"]
         context = RunContext(store, data_dir, device, threads, every, report, dog.pulse)
-        outcome = perform(run, evaluation, context)
+        outcome = performed(run, evaluation, context)
     if isinstance(outcome.error, torch.AcceleratorError):  # a GPU's error stays with its process, so that must go:
         raise outcome.error  # Tune gives no further run to a process whose trial failed
     tune.report(
@@ -187,11 +191,12 @@ def _student_of(source: Source, profile: str, config: Mapping[str, Any]) -> Swee
 
 def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     """All runs of a plan of one student, the student last and the only one reported."""
+    from kdtune.launch.stopping import performed
     from kdtune.planning.dispatch import Dispatch
     from kdtune.store.standing import Standing
     from kdtune.store.state import FINISHED
     from kdtune.store.store import Store
-    from kdtune.training.run import RunContext, perform
+    from kdtune.training.run import RunContext
 
     standing = Standing(Store(results), plan.evaluators)
     standing.refresh(*plan.runs)  # a few of maybe thousands: a listing of all would cost each trial seconds
@@ -206,13 +211,24 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
         if (planned := dispatch.next()) is None:
             time.sleep(1.0)  # a teacher is being trained elsewhere
             continue
-        outcome = perform(planned.run, plan.evaluation, learning if planned.id == student.id else teaching)
+        outcome = performed(planned.run, plan.evaluation, learning if planned.id == student.id else teaching)
         dispatch.ended(planned.id, outcome.traceback)
     state = dispatch.states[student.id]
     if state not in FINISHED:
-        raise RuntimeError(f"{student.name}: {dispatch.reasons.get(student.id, state)}")
+        raise RuntimeError(f"{student.name}: {_why(dispatch, student.id)}")
     about = {"run_id": student.id, "state": str(state), "profile": plan.profile, "dataset": plan.dataset}
     reports.end(standing.look(student.id).history, standing.measured(student.id) | about)
+
+
+def _why(dispatch: Dispatch, id: str) -> str:
+    """Why a run of a dispatch that is over is not finished, and what would do where somebody has stopped it."""
+    from kdtune.store.layout import stopped_key
+
+    state, reason = dispatch.states[id], dispatch.reasons.get(id, "")
+    if not dispatch.by_hand:
+        return reason or state
+    records = ", ".join(dispatch.standing.store.objects.path(stopped_key(each)) for each in sorted(dispatch.by_hand))
+    return f"{state} {reason}; delete {records}, and the next trial goes on from its checkpoint"
 
 
 class Reports:

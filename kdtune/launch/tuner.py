@@ -28,7 +28,7 @@ from kdtune.launch.trainable import trial
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import Place
 from kdtune.planning.setbacks import Cause
-from kdtune.store.state import ENDED, FINISHED
+from kdtune.store.state import ENDED, PASSED_OVER
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def launch(
     def work(stop: threading.Event) -> None:
         asked = resources.choose(dispatch.plan.profile, gpus_per_run, on_cluster=on_cluster)
         grows = growth() if on_cluster else NOTHING
-        unfinished = {id: dispatch.plan.runs[id] for id, state in dispatch.states.items() if state not in FINISHED}
+        unfinished = {id: dispatch.plan.runs[id] for id, state in dispatch.states.items() if state not in PASSED_OVER}
         resources.check(asked, {planned.role for planned in unfinished.values()}, grows)
         if cluster is not None:
             cluster.sized(resources.devices(asked, grows))

@@ -18,7 +18,7 @@ from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable
 from kdtune.planning.responses import asking, listening, storable
 from kdtune.planning.sizes import Images, images, model_cost
 from kdtune.store.checkpoints import KEPT
-from kdtune.store.state import FINISHED, State
+from kdtune.store.state import PASSED_OVER, State
 
 if TYPE_CHECKING:
     from kdtune.data.dataset import Dataset
@@ -82,7 +82,7 @@ def estimate(
     devices: int | None = None,
     price: float | None = None,
 ) -> Estimate:
-    """What the runs of a plan that are neither done nor diverged still cost, on so many devices (default: those here).
+    """What the runs of a plan that a command would do still cost, on so many devices (default: those here).
 
     Raises DataError where the data cannot be read.
     """
@@ -90,7 +90,7 @@ def estimate(
     devices = available(device) if devices is None else devices
     seconds: dict[str, float] = {}
     for id, state in states.items():
-        if state not in FINISHED:
+        if state not in PASSED_OVER:
             trained = standing.look(id).done is not None
             missing = standing.missing(id) if trained else None
             work = work_of(plan, id, device, missing)

@@ -35,9 +35,10 @@ class Dispatch:
     """Hands out runs as their teachers become ready, without a barrier between groups.
 
     A student starts when all teachers it chooses from are done; a diverged one is done and never chosen. If one failed,
-    its students are skipped with the reason until the next command retries it. If one is not done any more when its
-    student starts (damaged, forgotten), both are handed out once more, the teacher first. What else this command tries
-    again, and when nothing more is worth starting, its `setbacks` say.
+    its students are skipped with the reason until the next command retries it; so they are if one was stopped by hand,
+    until a command is told to. If one is not done any more when its student starts (damaged, forgotten), both are
+    handed out once more, the teacher first. What else this command tries again, and when nothing more is worth
+    starting, its `setbacks` say.
 
     An event costs as much as the runs that wait for its run, never as much as the plan: what can start lies in a heap,
     and each run counts the teachers that it still waits for.
@@ -47,7 +48,8 @@ class Dispatch:
         self.plan = plan
         self.standing = standing
         self.setbacks = Setbacks()
-        self.reasons: dict[str, str] = {}  # why a run failed or was skipped, by id
+        self.reasons: dict[str, str] = {}  # why a run failed, was skipped or stopped, by id
+        self.by_hand: set[str] = set()  # runs that `kdtune stop` has stopped
         self.stopped = ""  # why no further run starts, where nobody asked for that
         self.storage_is_gone = False
         self._states = self._before_the_next_attempt(plan.runs)
@@ -67,6 +69,7 @@ class Dispatch:
             for teacher in teachers:
                 self._students.setdefault(teacher, []).append(id)
             self._waiting[id] = sum(self._states[teacher] not in FINISHED for teacher in teachers)
+        self._told_by_hand(self._states)
         self._settle(plan.runs)
         self._looked = 0.0
 
@@ -223,9 +226,17 @@ class Dispatch:
         changed = {id: state for id, state in news.items() if state is not self._states[id]}
         for id, state in changed.items():
             self._move(id, state)
+        self._told_by_hand(changed)
         students = {student for id in changed for student in self._students.get(id, ())}
-        failed = State.FAILED in changed.values()
-        self._settle({*changed, *(id for id in students if failed or not self._waiting[id])})
+        lost = not {State.FAILED, State.STOPPED}.isdisjoint(changed.values())
+        self._settle({*changed, *(id for id in students if lost or not self._waiting[id])})
+
+    def _told_by_hand(self, news: Mapping[str, State]) -> None:
+        """Of runs that the store knows to be stopped: by whom."""
+        for id, state in news.items():
+            if state is State.STOPPED and (stop := self.standing.look(id).stop) is not None:
+                self.by_hand.add(id)
+                self.reasons[id] = str(stop)
 
     def _move(self, id: str, state: State) -> None:
         before = self._states[id]
@@ -260,8 +271,13 @@ class Dispatch:
     def _hopeless(self, planned: Place) -> str:
         """Why a run can never start; empty if it may."""
         teachers = self._teachers(planned)
-        if failed := [id for id in teachers if self._states[id] in (State.FAILED, State.SKIPPED)]:
-            return f"its teacher {failed[0]} failed"
+        for id in teachers:
+            if self._states[id] is State.STOPPED:
+                return f"its teacher {id} was stopped {self.reasons.get(id, '')}".rstrip()
+            if self._states[id] is State.SKIPPED:
+                return f"its teacher {id} is skipped: {self.reasons[id]}"
+            if self._states[id] is State.FAILED:
+                return f"its teacher {id} failed"
         if teachers and all(self._states[id] is State.DIVERGED for id in teachers):
             return "all teachers it chooses from diverged"
         return ""

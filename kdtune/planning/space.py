@@ -12,7 +12,7 @@ from kdtune.planning.responses import listening
 from kdtune.planning.sizes import images, model_cost
 from kdtune.store.checkpoints import KEPT
 from kdtune.store.standing import Standing
-from kdtune.store.state import FINISHED, State
+from kdtune.store.state import PASSED_OVER, State
 
 FLOAT = 4  # bytes
 
@@ -24,7 +24,7 @@ def shortage(plan: Plan, states: Mapping[str, State], standing: Standing, at_onc
     """
     if (root := standing.store.objects.local) is None:
         return None
-    left = [id for id, state in states.items() if state not in FINISHED]
+    left = [id for id, state in states.items() if state not in PASSED_OVER]
     untrained = [id for id in left if standing.look(id).done is None]
     sizes = sorted((checkpoint_bytes(plan.runs[id].run) // KEPT * (KEPT + 1) for id in untrained), reverse=True)
     stored = sum(each.size for each in listening(plan, untrained) if each.stored)

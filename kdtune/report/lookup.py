@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from kdtune.report.mirror import results_of
 from kdtune.store.layout import DONE, RUN_ID
+from kdtune.store.objects import Objects
 from kdtune.store.store import Store
 
+PLAN = re.compile(r"(?!runs/)[^/]+/[^/]+/plan\.json")
 BEGINNING = re.compile(r"[0-9a-f]{4,11}")
 SHOWN = 5  # of those that may be meant
 
@@ -26,13 +28,28 @@ def id_of(run: str, place: str) -> str:
 
     Raises LookupError where none is meant, or several are, with those that may be.
     """
+    return meant(run, _done(place), _names(place), place)
+
+
+def meant(run: str, ids: Iterable[str], names: Iterable[tuple[str, str]], place: str) -> str:
+    """The same among these: the beginning of one of `ids`, or one of `names`, which are pairs of id and name. Neither
+    is asked for a whole id. `place` is what a LookupError calls them."""
     if RUN_ID.fullmatch(run):
         return run
     if BEGINNING.fullmatch(run):
-        done = [key.rpartition("/")[2] for key in Store(store_of(place)).objects.list(DONE)]
-        return _only(run, [id for id in done if id.startswith(run)], place)
-    named = dict.fromkeys(id for id, name in _names(place) if name == run)
-    return _only(run, [*named], place)
+        return _only(run, [*dict.fromkeys(id for id in ids if id.startswith(run))], place)
+    return _only(run, [*dict.fromkeys(id for id, name in names if name == run)], place)
+
+
+def names_in(objects: Objects) -> Iterator[tuple[str, str]]:
+    """Ids with names, of all sweeps of these results, which may be a bucket."""
+    for key in objects.list():
+        if PLAN.fullmatch(key) and (data := objects.get(key)) is not None:
+            yield from _named(data)
+
+
+def _done(place: str) -> Iterator[str]:
+    yield from (key.rpartition("/")[2] for key in Store(store_of(place)).objects.list(DONE))
 
 
 def _only(run: str, found: list[str], place: str) -> str:
@@ -50,9 +67,14 @@ def _only(run: str, found: list[str], place: str) -> str:
 def _names(place: str) -> Iterator[tuple[str, str]]:
     """Ids with names, of all sweeps in a place."""
     for path in _plans(place, ("plan.json", "*/plan.json", "*/*/plan.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # another's, or damaged: its own command says so
-            for each in json.loads(path.read_bytes())["places"]:
-                yield str(each["id"]), str(each["name"])
+        with suppress(OSError):
+            yield from _named(path.read_bytes())
+
+
+def _named(plan: bytes) -> Iterator[tuple[str, str]]:
+    with suppress(ValueError, KeyError, TypeError):  # another's, or damaged: its own command says so
+        for each in json.loads(plan)["places"]:
+            yield str(each["id"]), str(each["name"])
 
 
 def _plans(place: str, depths: tuple[str, ...]) -> list[Path]:

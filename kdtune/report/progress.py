@@ -86,6 +86,8 @@ class Progress:
         seconds = self.time_left.ended(id, state)
         if state == State.FAILED:
             self._failure(id, seconds)
+        if state == State.STOPPED and id in self.dispatch.by_hand and self.verbosity >= 0:
+            self._say(self._line(id, state, self.dispatch.reasons[id], seconds))
         if state not in FINISHED:
             return
         self._finished += 1

@@ -128,7 +128,8 @@ def closing(
     where = typed(view.local) if "://" not in view.place else shlex.quote(view.uri)
     yield from outdated.lines(plan, view.standing, view.evaluators, where)
     wrong = (State.FAILED, State.SKIPPED)
-    troubled = [(id, reason) for id, reason in dispatch.reasons.items() if dispatch.states[id] in wrong]
+    named = {*dispatch.by_hand, *(id for id, state in dispatch.states.items() if state in wrong)}
+    troubled = [(id, reason) for id, reason in dispatch.reasons.items() if id in named]
     for number, (id, reason) in enumerate(troubled[:SHOWN]):
         text = reason if number == 0 else said(reason)  # the first error in full
         yield f"{dispatch.states[id]}: {plan.runs[id].name} ({id}): {text}"
@@ -144,7 +145,9 @@ def closing(
         yield f"report       {typed(view.local / 'report.html')}"
     yield f"TensorBoard  tensorboard --logdir {typed(view.local / 'tensorboard')}"
     unfinished = counts.keys() - FINISHED
-    yield f"{'go on' if unfinished else 'run again':12s} {again}"
+    if dispatch.by_hand:
+        yield f"stopped by hand: {len(dispatch.by_hand)}; only --retry takes them up again, from their last checkpoints"
+    yield f"{'go on' if unfinished else 'run again':12s} {again}{' --retry' * bool(dispatch.by_hand)}"
 
 
 def near(path: Path) -> Path:

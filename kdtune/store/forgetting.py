@@ -1,8 +1,8 @@
 """Runs that are to be done again: who learned from them, and the way to the trash, `runs/trash/<time>/`.
 
-Nothing is deleted: put back by hand, `<id>/` and `done/<id>` under `runs/` again, a run is what it was. `done` goes
-first, that of students before that of their teachers, so whenever this is cut short, no run counts that rests on one
-that is gone; giving the command again moves the rest.
+Nothing is deleted: put back by hand, `<id>/`, `done/<id>` and `stopped/<id>` under `runs/` again, a run is what it was.
+`done` goes first, that of students before that of their teachers, so whenever this is cut short, no run counts that
+rests on one that is gone; giving the command again moves the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from kdtune.store.claims import new_attempt
 from kdtune.store.encoding import from_yaml, unseal
-from kdtune.store.layout import DESCRIPTION, DONE, EVALUATIONS, RUN_ID, TRASH, done_key, run_folder
+from kdtune.store.layout import DESCRIPTION, DONE, EVALUATIONS, RUN_ID, TRASH, done_key, run_folder, stopped_key
 from kdtune.store.objects import Objects
 from kdtune.store.standing import READERS
 
@@ -65,7 +65,8 @@ def forget(objects: Objects, ids: Sequence[str]) -> str:
     trash = f"{TRASH}/{new_attempt()}"
     for id in reversed(ids):
         objects.move(done_key(id), f"{trash}/done/{id}")
-    for id in reversed(ids):
+    for id in reversed(ids):  # the folder last: while it is there the command given again finds the run
+        objects.move(stopped_key(id), f"{trash}/stopped/{id}")
         objects.move(run_folder(id), f"{trash}/{id}")
     return trash
 

@@ -7,6 +7,7 @@ import re
 DONE = "runs/done"
 CLAIMS = "runs/claims"
 TRASH = "runs/trash"
+STOPPED = "runs/stopped"
 RESPONSES = "runs/responses"
 IMPORTS = "runs/imports"
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
@@ -33,6 +34,11 @@ def run_folder(run_id: str) -> str:
 def done_key(run_id: str) -> str:
     """The key of the record that says a run is finished."""
     return f"{DONE}/{run_folder(run_id).removeprefix('runs/')}"
+
+
+def stopped_key(run_id: str) -> str:
+    """The key of the record that somebody has stopped the run by hand."""
+    return f"{STOPPED}/{run_folder(run_id).removeprefix('runs/')}"
 
 
 def claim_key(name: str) -> str:

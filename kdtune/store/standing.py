@@ -32,11 +32,13 @@ from kdtune.store.layout import (
     HISTORY,
     PROVENANCE,
     RUN_ID,
+    STOPPED,
     WEIGHTS,
     evaluation_name,
     run_folder,
 )
 from kdtune.store.state import State
+from kdtune.store.stopping import Stop, stop_of
 from kdtune.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -51,9 +53,12 @@ Told = TypeVar("Told")
 
 
 class Look:
-    """One run as a listing showed it, and what was read of it since. `done` and `claim`: whether there may be one."""
+    """One run as a listing showed it, and what was read of it since. `done`, `claim`, `stop`: whether there may be
+    one."""
 
-    def __init__(self, store: Store, run_id: str, keys: Iterable[str], done: bool, claim: bool) -> None:
+    def __init__(
+        self, store: Store, run_id: str, keys: Iterable[str], done: bool, claim: bool, stop: bool = False
+    ) -> None:
         self.id = run_id
         self._store = store
         self._folder = run_folder(run_id)
@@ -61,6 +66,7 @@ class Look:
         self._may_be_claimed = claim
         # Not cached_property: up to Python 3.11 all instances share one lock, and no two records are read at a time.
         self._done: list[Done | None] = [] if done else [None]
+        self._stop: list[Stop | None] = [] if stop else [None]
         self._provenance: dict[str, Any] = {}
         self._evaluations: dict[str, dict[str, Any] | None] = {}
         self._history_is_lost = False
@@ -74,7 +80,16 @@ class Look:
             return State.ELSEWHERE
         if self.done is not None:
             return State.PARTIAL
+        if self.stop is not None:
+            return State.STOPPED
         return State.FAILED if self._failure_key else self.untried
+
+    @property
+    def stop(self) -> Stop | None:
+        """Who has stopped it by hand; None if nobody has. Of a finished run it says nothing."""
+        if not self._stop:
+            self._stop.append(stop_of(self._store.objects, self.id))
+        return self._stop[0]
 
     @property
     def untried(self) -> State:
@@ -227,7 +242,7 @@ class Standing:
         """Look at these runs again. Asked before anything else, it is a look at them alone: nothing else is listed."""
 
         def again(id: str) -> Look:
-            return Look(self.store, id, self.store.objects.list(run_folder(id)), done=True, claim=True)
+            return Look(self.store, id, self.store.objects.list(run_folder(id)), done=True, claim=True, stop=True)
 
         self._looks |= zip(ids, self._each(again, ids), strict=True)
         self.preload(ids)
@@ -245,18 +260,20 @@ class Standing:
     def _list(self) -> None:
         self.store.objects.refuse_link(DONE)  # a listing passes over links: all would seem new
         keys: dict[str, list[str]] = {}
-        done, claimed = set(), set()
+        done, claimed, stopped = set(), set(), set()
         for key in self.store.objects.list("runs"):
             folder, _, name = key.rpartition("/")
             if folder == DONE:
                 done.add(name)
             elif folder == CLAIMS:
                 claimed.add(name)
+            elif folder == STOPPED:
+                stopped.add(name)
             else:
                 keys.setdefault(key.split("/")[1], []).append(key)
-        for id in keys.keys() | done | claimed:
+        for id in keys.keys() | done | claimed | stopped:
             if RUN_ID.fullmatch(id) and id not in self._looks:
-                self._looks[id] = Look(self.store, id, keys.get(id, ()), id in done, id in claimed)
+                self._looks[id] = Look(self.store, id, keys.get(id, ()), id in done, id in claimed, id in stopped)
         self._listed = True
 
     def _each(self, ask: Callable[[Asked], Told], of: Sequence[Asked]) -> list[Told]:

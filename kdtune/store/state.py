@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """The first six can be told from the store (see `standing`), the others are known to the command that runs."""
+    """The first six, and who was stopped by hand, can be told from the store (see `standing`), the others are known to
+    the command that runs."""
 
     NEW = "new"
     PARTIAL = "partial"  # has a checkpoint; or is trained, and an evaluator is new
@@ -16,9 +17,10 @@ class State(StrEnum):
     FAILED = "failed"  # the next command tries again
     RUNNING = "running"
     SKIPPED = "skipped"  # its teachers failed
-    STOPPED = "stopped"
+    STOPPED = "stopped"  # by hand, which the store tells too; or its command has ended before it
 
 
 STARTABLE = frozenset({State.NEW, State.PARTIAL})
 FINISHED = frozenset({State.DONE, State.DIVERGED})  # what a student waits for
+PASSED_OVER = FINISHED | {State.SKIPPED, State.STOPPED}  # at a command's start: it does nothing about these
 ENDED = FINISHED | {State.FAILED, State.SKIPPED, State.STOPPED}

@@ -7,9 +7,10 @@
                               evaluations/  <evaluator's hash>.npz, then <evaluator's hash>.json, of these weights
     runs/done/<id>            which attempt counts, how it ended, the digest of each of its files; written last
     runs/claims/<name>        see `claims`
+    runs/stopped/<id>         that somebody has stopped the run by hand; see `stopping`
     runs/responses/<key>/     a teacher's stored answers; see `responses`
     runs/imports/<digest>     which runs a bundle brought, and from where; see `importing`
-    runs/trash/<time>/        what `kdtune forget` took away: runs/<id> and done/<id> of each run; see `forgetting`
+    runs/trash/<time>/        what was taken away: <id>, done/<id>, stopped/<id> of each run; see `forgetting`
 
 Readers of a finished run follow only `done`. The first `done` wins and is never overwritten, so two drivers that train
 the same run waste time and nothing else. A damaged file is never used: it is named, and set aside where that helps.

@@ -19,6 +19,7 @@ from kdtune.launch.trainable import Reports, _student_of, job, trainable, trial
 from kdtune.planning.plan import build_plan
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
+from kdtune.store.stopping import stop
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.source import read_source
@@ -187,6 +188,29 @@ def test_a_search_with_repetitions(ray_here, write_sweep, tmp_path):
     assert seeds == [0, 0, 1, 1], "a repetition is another seed"
     told = sorted(trial.value for trial in search._ot_study.trials)
     assert told == pytest.approx(sorted(table.groupby("config/lr")["val/accuracy"].mean()))
+
+
+def test_a_run_that_somebody_has_stopped_ends_its_trial_with_who_and_what_would_do(
+    ray_here, write_sweep, small_sweep, tmp_path
+):
+    file, results = write_sweep(small_sweep), tmp_path / "results"
+    plan = build_plan(load_sweep(file), tmp_path)
+    store = Store(results)
+    teacher, *_ = next(place for place in plan.places if place.role == "student").waits_for
+    record = stop(store.objects, teacher, "too slow")
+
+    def ended() -> tune.ResultGrid:
+        function = trainable(file, results=str(results), data=str(tmp_path))
+        space = {"rate": 0.0, "seed": 0}
+        scratch = tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0)
+        return tune.Tuner(function, param_space=space, run_config=scratch).fit()
+
+    (error,) = ended().errors
+    said = str(error)
+    assert f"its teacher {teacher} was stopped {record}" in said
+    assert f"delete {store.objects.path('runs/stopped')}/{teacher}" in said
+    store.objects.delete(f"runs/stopped/{teacher}")
+    assert not ended().errors
 
 
 def test_unknown_names_and_wrong_files_are_refused(ray_here, write_sweep, small_sweep, tmp_path):

@@ -23,6 +23,7 @@ from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.store.claims import started
 from kdtune.store.standing import Standing
+from kdtune.store.stopping import stop
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.training.provenance import code
@@ -76,12 +77,12 @@ class Diary:
         pass
 
 
-def launch(text_or_file, results: Path, data: Path, **flags) -> tuple[Dispatch, Diary]:
+def launch(text_or_file, results: Path, data: Path, watcher: Diary | None = None, **flags) -> tuple[Dispatch, Diary]:
     from kdtune.launch import tuner
     from kdtune.launch.trainable import job
 
     plan = build_plan(load_sweep(text_or_file), data)
-    dispatch, diary = Dispatch(plan, Standing(Store(results), plan.evaluators)), Diary()
+    dispatch, diary = Dispatch(plan, Standing(Store(results), plan.evaluators)), watcher or Diary()
     tuner.launch(dispatch, lambda planned: job(planned, plan, str(results), data, 60.0), diary, **flags)
     return dispatch, diary
 
@@ -118,6 +119,26 @@ def test_a_runs_own_exception_ends_its_trial_and_nothing_else(write_sweep, small
     assert dispatch.counts == {"failed": 2, "skipped": 4}
     assert "these weights do not fit" in next(iter(dispatch.reasons.values()))
     assert len([what for what, _ in diary.entries if what == "failed"]) == 2, "not retried"
+
+
+def test_a_run_that_is_stopped_by_hand_ends_with_its_epoch_and_the_others_go_on(write_sweep, tmp_path):
+    class Stopping(Diary):
+        def rows(self, id: str, rows: list[dict]) -> None:
+            if id == slow and id not in self.seen:
+                stop(store.objects, id)
+            super().rows(id, rows)
+
+    file = write_sweep(UNEVEN.replace("long: 600", "long: 1000000"))
+    store, plan = Store(tmp_path / "results"), build_plan(load_sweep(file), tmp_path)
+    (slow,) = [id for id, each in plan.runs.items() if each.role == "teacher" and each.parameters["rate"] == 0]
+    dispatch, diary = launch(file, tmp_path / "results", tmp_path, watcher=Stopping())
+    assert dispatch.over and dispatch.counts == {"done": 3, "stopped": 1, "skipped": 2}
+    assert dispatch.by_hand == {slow} and ("stopped", slow) in diary.entries
+    epoch, _ = stored.checkpoint(store, slow) or (0, b"")
+    assert epoch == diary.seen[slow][-1]["epoch"] > 1, "the last epoch that was told of is kept"
+    assert store.owner(slow) is None and Standing(store).state(slow) == "stopped"
+    again, diary = launch(file, tmp_path / "results", tmp_path)
+    assert again.counts == dispatch.counts and diary.entries == [], "nothing starts, and nothing is waited for"
 
 
 def test_a_request_that_nothing_can_hold_is_refused_before_anything_starts(write_sweep, tmp_path):

@@ -26,6 +26,7 @@ class FakeStanding:
 
     def __init__(self) -> None:
         self.now: dict[str, str] = {}
+        self.stops: dict[str, str] = {}
 
     def states(self, ids) -> dict[str, State]:
         return {id: self.state(id) for id in ids}
@@ -37,7 +38,7 @@ class FakeStanding:
         """A test's word is always fresh."""
 
     def look(self, id: str) -> SimpleNamespace:
-        return SimpleNamespace(untried=State.NEW, failure=None)
+        return SimpleNamespace(untried=State.NEW, failure=None, stop=self.stops.get(id))
 
 
 @pytest.fixture
@@ -286,7 +287,7 @@ class Reference:
         for id, planned in self.runs.items():
             if self.states[id] in ("new", "partial") and id not in self.out:
                 teachers = [self.states[teacher] for teacher in planned.waits_for]
-                if {"failed", "skipped"} & set(teachers) or (teachers and set(teachers) == {"diverged"}):
+                if {"failed", "skipped", "stopped"} & set(teachers) or (teachers and set(teachers) == {"diverged"}):
                     self.states[id] = "skipped"
 
     def next(self) -> str | None:
@@ -311,17 +312,23 @@ class Reference:
         self.skip()
 
 
-STATES = st.sampled_from(["new", "partial", "elsewhere", "done", "diverged", "failed"])
+STATES = st.sampled_from(["new", "partial", "elsewhere", "done", "diverged", "failed", "stopped"])
 
 
-@given(st.data())
-def test_whatever_happens_it_decides_as_the_rules_say(data):
+def drawn_plan(data) -> SimpleNamespace:
+    """Up to nine runs, each waiting for up to three before it."""
     ids = [f"{number:02d}" for number in range(data.draw(st.integers(1, 9)))]
     runs = {}
     for number, id in enumerate(ids):
         teachers = data.draw(st.lists(st.sampled_from(ids[:number]), unique=True, max_size=3)) if number else []
         runs[id] = SimpleNamespace(id=id, waits_for=tuple(teachers))
-    plan, standing = SimpleNamespace(runs=runs, evaluators={}), FakeStanding()
+    return SimpleNamespace(runs=runs, evaluators={})
+
+
+@given(st.data())
+def test_whatever_happens_it_decides_as_the_rules_say(data):
+    plan, standing = drawn_plan(data), FakeStanding()
+    ids = [*plan.runs]
     standing.now = {id: data.draw(STATES) for id in ids}
     dispatch, reference = Dispatch(plan, standing), Reference(plan, standing.now)
     for _ in range(25):
@@ -349,3 +356,71 @@ def test_a_plan_of_finished_runs_alone_does_not_ask_for_teachers_that_are_not_in
     standing.now[student] = "partial"
     dispatch = Dispatch(plan.of([student]), standing)
     assert take(dispatch) == [student]
+
+
+# Stopped by hand
+
+
+def stop(standing: FakeStanding, *ids: str) -> None:
+    standing.now |= dict.fromkeys(ids, "stopped")
+    standing.stops |= dict.fromkeys(ids, "by ann on gpu7, today")
+
+
+def test_students_of_a_stopped_teacher_are_skipped_and_say_by_whom(plan, standing):
+    lost = teachers(plan, 0.0)[1]
+    stop(standing, lost)
+    dispatch = Dispatch(plan, standing)
+    assert take(dispatch) == [id for id in teachers(plan, 0.0) + teachers(plan, 0.2) if id != lost]
+    assert dispatch.by_hand == {lost} and dispatch.reasons[lost] == "by ann on gpu7, today"
+    for id in students(plan, 0.0):
+        assert dispatch.states[id] == "skipped"
+        assert dispatch.reasons[id] == f"its teacher {lost} was stopped by ann on gpu7, today"
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_teacher_that_is_stopped_while_it_trains_ends_the_wait_for_it(plan, standing, monkeypatch, where):
+    monkeypatch.setattr(dispatching, "POLL_S", 0.0)
+    first, *others = teachers(plan, 0.0) + teachers(plan, 0.2)
+    if where == "elsewhere":
+        standing.now[first] = "elsewhere"
+    dispatch = Dispatch(plan, standing)
+    taken = take(dispatch)
+    assert (first in taken) == (where == "here") and not dispatch.over
+    stop(standing, first)
+    if where == "here":
+        assert dispatch.ended(first) == "stopped"
+    else:
+        assert take(dispatch) == []
+    assert dispatch.by_hand == {first} and {dispatch.states[id] for id in students(plan, 0.0)} == {"skipped"}
+    for id in (*others, *students(plan, 0.2)):
+        standing.now[id] = "done"
+        take(dispatch)
+        dispatch.ended(id)
+    assert dispatch.over and dispatch.counts == {"stopped": 1, "skipped": 2, "done": 7}
+
+
+def test_what_a_command_has_left_when_it_ends_is_not_stopped_by_hand(plan, standing):
+    dispatch = Dispatch(plan, standing)
+    dispatch.stop()
+    assert dispatch.counts == {"stopped": 10} and dispatch.by_hand == set()
+
+
+@given(st.data())
+def test_whatever_is_stopped_whenever_the_plan_ends(data):
+    """Runs are stopped at the start or while they train; what learns from them does not wait."""
+    plan, standing = drawn_plan(data), FakeStanding()
+    stop(standing, *data.draw(st.sets(st.sampled_from([*plan.runs]))))
+    dispatch = Dispatch(plan, standing)
+    while (planned := dispatch.next()) is not None:
+        dispatch.started(planned.id)
+        if data.draw(st.booleans()):
+            stop(standing, planned.id)
+        else:
+            standing.now[planned.id] = "done"
+        dispatch.ended(planned.id)
+    assert dispatch.over
+    assert dispatch.by_hand == {id for id, state in standing.now.items() if state == "stopped"}
+    for id, state in dispatch.states.items():
+        teachers = {dispatch.states[teacher] for teacher in plan.runs[id].waits_for}
+        if id not in dispatch.by_hand:
+            assert (state == "skipped") == bool(teachers & {"stopped", "skipped"})
