@@ -1,7 +1,7 @@
 """The `kdtune` command.
 
 Its verbs: sweep, plan, run, status, evaluate, table, diff, best, report, bundle, import, explain, schema, forget,
-stop, doctor.
+stop, clean, doctor.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def plan(verbose: bool, **flags: Any) -> None:
 
 @main.command()
 @options_of
-@click.option("--only", required=True, help="Which run: dropout=0.2,seed=1 (its axes and seed), or id=3f2a...")
+@click.option(
+    "--only", required=True, help="Which run: dropout=0.2,seed=1 (its axes and seed), or id=3f2a..."
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Train so many epochs only; such a run has another id.")
 @click.option("--pdb", is_flag=True, help="Open the debugger where a run fails.")
 @click.option(
@@ -210,6 +212,17 @@ def forget(**flags: Any) -> None:
     from kdtune.cli.forget import Asked, forget_runs
 
     sys.exit(forget_runs(Asked(**flags)))
+
+
+@main.command()
+@click.argument("results", metavar="RESULTS")
+@click.option("--yes", is_flag=True, help="Move them to runs/trash.")
+def clean(results: str, yes: bool) -> None:
+    """Lists runs of RESULTS, a folder or URI, to which nothing refers: no sweep's folder, no import, no live claim, no
+    run that learned from them."""
+    from kdtune.cli.clean import clean as clean_results
+
+    sys.exit(clean_results(results, yes))
 
 
 @main.command()

@@ -19,7 +19,7 @@ from kdtune.report.lookup import meant, names_in
 from kdtune.report.mirror import results_of
 from kdtune.report.table import TableError, plan_of, profile_folder
 from kdtune.store.forgetting import Lineage
-from kdtune.store.layout import RUN_ID
+from kdtune.store.layout import CLAIMS, DONE, RUN_ID, STOPPED
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
@@ -71,9 +71,12 @@ class Target:
 
     @cached_property
     def _ids(self) -> set[str]:
-        traces = {part for key in self.store.objects.list("runs") for part in key.split("/")[1:3]}
-        runs = self.plan.runs if self.plan is not None else dict(self._names)
-        return {part for part in traces if RUN_ID.fullmatch(part)} | runs.keys() | {*self.earlier}
+        found = {*self.earlier, *(self.plan.runs if self.plan is not None else dict(self._names))}
+        for key in self.store.objects.list("runs"):
+            folder, _, name = key.rpartition("/")
+            id = name if folder in (DONE, CLAIMS, STOPPED) else key.split("/")[1]
+            found |= {id} if RUN_ID.fullmatch(id) else set()
+        return found
 
     @cached_property
     def _names(self) -> list[tuple[str, str]]:

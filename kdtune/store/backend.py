@@ -76,6 +76,10 @@ class Backend(ABC):
     def names(self, folder: str) -> Iterator[str]: ...
 
     @abstractmethod
+    def sizes(self, folder: str) -> Iterator[tuple[str, tuple[int, float]]]:
+        """The same with bytes, and when it was last written, in seconds since 1970."""
+
+    @abstractmethod
     def delete(self, key: str) -> None: ...
 
     @abstractmethod

@@ -154,11 +154,14 @@ class Bucket(Backend):
                 return False
             return True
 
-    @patient
     def names(self, folder: str) -> Iterator[str]:
+        return (key for key, _ in self.sizes(folder))
+
+    @patient
+    def sizes(self, folder: str) -> Iterator[tuple[str, tuple[int, float]]]:
         with explained():
             listed = [*self._opened.list(prefix=folder or None, chunk_size=1000)]
-        return (each["path"] for some in listed for each in some)
+        return ((each["path"], (each["size"], each["last_modified"].timestamp())) for some in listed for each in some)
 
     @patient
     def delete(self, key: str) -> None:

@@ -102,6 +102,16 @@ class Folder(Backend):
         return iter([key for key, entry in self._walk(folder) if not entry.name.startswith(".")])
 
     @patient
+    def sizes(self, folder: str) -> Iterator[tuple[str, tuple[int, float]]]:
+        found = []
+        for key, entry in self._walk(folder):
+            if not entry.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # it has gone just now
+                    about = entry.stat(follow_symlinks=False)
+                    found.append((key, (about.st_size, about.st_mtime)))
+        return iter(found)
+
+    @patient
     def delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(self._path(key))

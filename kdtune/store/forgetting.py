@@ -1,4 +1,4 @@
-"""Runs that are to be done again: who learned from them, and the way to the trash, `runs/trash/<time>/`.
+"""Runs that are to go: who learned from them, and the way to the trash, `runs/trash/<time>/`.
 
 Nothing is deleted: put back by hand, `<id>/`, `done/<id>` and `stopped/<id>` under `runs/` again, a run is what it was.
 `done` goes first, that of students before that of their teachers, so whenever this is cut short, no run counts that

@@ -134,6 +134,12 @@ class Objects:
             keys = self._backend.names(check_key(folder) if folder else "")
             return sorted(key for key in keys if all(PART.fullmatch(part) for part in key.split("/")))
 
+    def sizes(self, folder: str = "") -> dict[str, tuple[int, float]]:
+        """What `list` lists, with bytes, and when each was last written, in seconds since 1970 by the place's clock."""
+        with self._explained("list", folder):
+            found = dict(self._backend.sizes(check_key(folder) if folder else ""))
+            return {key: found[key] for key in sorted(found) if all(PART.fullmatch(part) for part in key.split("/"))}
+
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens if there is none."""
         with self._explained("delete", key):
