@@ -43,7 +43,7 @@ def plan(verbose: bool, **flags: Any) -> None:
 @main.command()
 @options_of
 @click.option(
-    "--only", required=True, help="Which run: dropout=0.2,seed=1 (its axes and seed), or id=3f2a..."
+    "--only", required=True, help="Which run: dropout=0.2,seed=1 (its axes and seed), or id=3f2a (four digits or more)."
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Train so many epochs only; such a run has another id.")
 @click.option("--pdb", is_flag=True, help="Open the debugger where a run fails.")

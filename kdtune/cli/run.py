@@ -20,6 +20,7 @@ from kdtune.planning import space
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import described
+from kdtune.report.lookup import meant
 from kdtune.report.progress import Progress
 from kdtune.store.layout import run_folder
 from kdtune.store.standing import Standing
@@ -118,8 +119,16 @@ def wanted(only: str, plan: Plan) -> dict[str, Any]:
         if axis in values:
             message = f"{axis} is written twice: one value each; several runs take several commands"
             raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
-        values[axis] = text if axis == "id" else _value(text)
+        values[axis] = _id(text, plan) if axis == "id" else _value(text)
     return values
+
+
+def _id(text: str, plan: Plan) -> str:
+    """The run of the plan that has this id, alone begins so, or is so named. SweepFileError where there is none."""
+    try:
+        return meant(text, plan.runs, ((place.id, place.name) for place in plan.places), plan.name)
+    except LookupError as error:
+        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), str(error))]) from error
 
 
 def _value(text: str) -> Any:

@@ -111,6 +111,30 @@ def test_the_sweep_may_be_named_by_its_folder_or_file_and_runs_by_id_alone(swept
     assert len(stored.finished(Store(results))) == 13
 
 
+@pytest.mark.parametrize("place", ["small", "."])
+@pytest.mark.parametrize("by", ["beginning", "name"])
+def test_runs_may_be_named_by_the_beginning_of_an_id_or_by_name(swept, results, place, by) -> None:
+    """Finished or not. In all results at once a name may be of several runs."""
+    student = of_role(swept.plan, "student", rate=0.2)[0]
+    (results / "runs/done" / student).unlink()  # begun, and not finished
+    said = do(results / place, student[:7] if by == "beginning" else "student rate=0.2 seed=0", "--data", results)
+    if (place, by) == (".", "name"):
+        (other,) = [id for id, each in swept.other.runs.items() if each.name == "student rate=0.2 seed=0"]
+        assert said.exit_code == 2 and "may be any of" in said.stderr
+        assert student in said.stderr and other in said.stderr
+    else:
+        assert said.exit_code == 0 and f"{student}" in said.stdout, said.output
+        assert not (results / "runs" / student).exists()
+
+
+def test_a_run_that_has_not_begun_cannot_be_forgotten(swept, results) -> None:
+    student = of_role(swept.plan, "student", rate=0.2)[0]
+    (results / "runs/done" / student).unlink()
+    shutil.rmtree(results / "runs" / student)
+    said = do(results / "small", "student rate=0.2 seed=0", "--data", results)
+    assert said.exit_code == 2 and f"has no run {student}" in said.stderr
+
+
 def test_only_takes_those_that_are_named_and_not_whom_they_wait_for(swept, results) -> None:
     said = do(results / "small", "--only", "rate=0.2,role=student", "--data", results)
     assert said.exit_code == 0, said.output

@@ -147,6 +147,26 @@ def test_an_id_names_a_run(do, plan: Plan, tmp_path: Path) -> None:
     assert wanted("id=1234567890e1", plan) == {"id": "1234567890e1"}
 
 
+def test_the_beginning_of_an_id_or_a_name_will_do_for_a_run_that_has_not_begun(do, plan: Plan, tmp_path: Path) -> None:
+    first, second, *_ = plan.runs
+    name = plan.runs[second].name
+    assert wanted(f"id={first[:4]}", plan) == {"id": first} and wanted(f"id={name}", plan) == {"id": second}
+    assert do("--only", f"id={first[:6]}").exit_code == 0
+    assert do("--only", f"id={name}").exit_code == 0
+    assert finished(tmp_path) == {first, second}
+
+
+def test_a_beginning_of_several_ids_is_refused_with_all_that_may_be_meant(do, plan: Plan) -> None:
+    ids = ["abcd00000001", "abcd00000002"]
+    one = next(iter(plan.places))
+    several = SimpleNamespace(axes=(), runs=dict.fromkeys(ids, one), places=[], name="small")
+    with pytest.raises(SweepFileError, match="'abcd' may be any of abcd00000001, abcd00000002; name one of them"):
+        wanted("id=abcd", several)  # type: ignore[arg-type]
+    for word in ("abc", "student rate=0.7 seed=0", "ffff"):
+        said = do("--only", f"id={word}")
+        assert said.exit_code == 2 and "is no run in small" in said.stderr
+
+
 @pytest.mark.parametrize("only", ["dropout=0.2", "rate", "rate=0.2,seeds=1", "=1", "rate=0.2,"])
 def test_what_is_no_axis_is_refused_naming_those_there_are(only: str, do, tmp_path: Path) -> None:
     result = do("--only", only)
