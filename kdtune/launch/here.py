@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kdtune.launch.interrupt import Interrupt
-from kdtune.launch.stopping import performed
+from kdtune.launch.stopping import performed, reason_of
 from kdtune.launch.watchdog import Watchdog, write_down
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import Place
@@ -48,7 +48,7 @@ def launch_here(
         except KeyboardInterrupt:
             return
         gone = is_gone(outcome.error)
-        told, cause = (str(outcome.error), Cause.STORAGE) if gone else (outcome.traceback, Cause.ITSELF)
+        told, cause = (str(outcome.error), Cause.STORAGE) if gone else (reason_of(outcome), Cause.ITSELF)
         watcher.ended(planned.id, dispatch.ended(planned.id, told, cause))
         if post_mortem and outcome.error is not None:
             pdb.post_mortem(outcome.error.__traceback__)

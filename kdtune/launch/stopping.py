@@ -97,6 +97,14 @@ def performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
             return Outcome(State.STOPPED)
 
 
+def reason_of(outcome: Outcome) -> str:
+    """What a dispatch is told of a run that ended. Of one that was stopped by hand it learns from the record; this is
+    for the case that there is none any more."""
+    if outcome.state is State.STOPPED:
+        return "it was stopped by hand, and another command has taken it up since (--retry)"
+    return outcome.traceback
+
+
 def _report(context: RunContext, ending: Ending, history: list[Row]) -> None:
     context.report(history)
     if ending.due and isfinite(history[-1]["train/loss"]):  # else training ends by itself, for it has diverged

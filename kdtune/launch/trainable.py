@@ -71,7 +71,7 @@ def trial(config: Mapping[str, Any]) -> None:
         return
     import torch
 
-    from kdtune.launch.stopping import performed
+    from kdtune.launch.stopping import performed, reason_of
     from kdtune.store.objects import is_gone
     from kdtune.store.store import Store
     from kdtune.training.run import RunContext
@@ -111,7 +111,7 @@ def trial(config: Mapping[str, Any]) -> None:
             "id": config["id"],
             "rows": kept,
             "ended": str(outcome.state),
-            "error": outcome.traceback,
+            "error": reason_of(outcome),
             "storage": str(outcome.error) if is_gone(outcome.error) else "",
             "host": platform.node(),
         }
@@ -191,7 +191,7 @@ def _student_of(source: Source, profile: str, config: Mapping[str, Any]) -> Swee
 
 def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     """All runs of a plan of one student, the student last and the only one reported."""
-    from kdtune.launch.stopping import performed
+    from kdtune.launch.stopping import performed, reason_of
     from kdtune.planning.dispatch import Dispatch
     from kdtune.store.standing import Standing
     from kdtune.store.state import FINISHED
@@ -212,7 +212,7 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
             time.sleep(1.0)  # a teacher is being trained elsewhere
             continue
         outcome = performed(planned.run, plan.evaluation, learning if planned.id == student.id else teaching)
-        dispatch.ended(planned.id, outcome.traceback)
+        dispatch.ended(planned.id, reason_of(outcome))
     state = dispatch.states[student.id]
     if state not in FINISHED:
         raise RuntimeError(f"{student.name}: {_why(dispatch, student.id)}")

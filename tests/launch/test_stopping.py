@@ -107,6 +107,23 @@ def test_a_run_of_a_plan_that_is_stopped_before_it_begins_is_never_started(
     assert not notes.told[second] and not store.objects.list(f"runs/{second}"), "not even claimed"
 
 
+def test_one_that_another_command_takes_up_while_it_ends_has_failed_here_and_says_so(
+    plan: Plan, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(iter(plan.runs))
+
+    def taken_up(*what: Any) -> Any:
+        outcome = performed(*what)
+        take_up(store.objects, plan.runs)
+        return outcome
+
+    monkeypatch.setattr("kdtune.launch.here.performed", taken_up)
+    dispatch = go(plan, store, Stopping(store, first), tmp_path)
+    assert dispatch.states[first] == "failed" and "another command has taken it up" in dispatch.reasons[first]
+    monkeypatch.undo()
+    assert go(plan, store, Notes(), tmp_path).counts == {"done": 3}, "the next command goes on"
+
+
 def test_a_plan_of_stopped_runs_alone_is_over_at_once(plan: Plan, store: Store) -> None:
     for id in plan.runs:
         stop(store.objects, id)
