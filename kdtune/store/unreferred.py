@@ -13,9 +13,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kdtune.store.claims import Claims
-from kdtune.store.encoding import from_json, unseal
+from kdtune.store.done import DamagedError
+from kdtune.store.encoding import from_json
 from kdtune.store.forgetting import Lineage
-from kdtune.store.layout import CLAIMS, DONE, IMPORTS, RESPONSES, RUN_ID, run_folder
+from kdtune.store.importing import imported
+from kdtune.store.layout import CLAIMS, DONE, RESPONSES, RUN_ID, run_folder
 from kdtune.store.objects import Objects
 
 RECENT_S = 3600.0
@@ -51,7 +53,7 @@ def unreferred(objects: Objects, claims: Claims, now: float | None = None) -> Un
             changed[id] = max(changed[id], when)
     plans = {key.removesuffix(PLAN): _plan(objects, key) for key in entries if _is_plan(key)}
     planned = {id: teachers for plan in plans.values() for id, teachers in plan.items()}
-    referred = planned.keys() | imported(objects) | {*_claimed(entries, claims, plans.keys())}
+    referred = planned.keys() | _imported(objects) | {*_claimed(entries, claims, plans.keys())}
     recent = {id for id in lineage.runs if now - changed[id] < RECENT_S}
     kept = _with_teachers(objects, referred | recent, lineage, planned)
     gone = [id for id in lineage.runs if id not in kept]
@@ -59,18 +61,11 @@ def unreferred(objects: Objects, claims: Claims, now: float | None = None) -> Un
     return Unreferred(lineage.with_learners(gone), sorted(alone), sizes, changed, responses, lineage)
 
 
-def imported(objects: Objects) -> set[str]:
-    """The runs that imports brought here. Raises UnknownReference, StorageError."""
-    found: set[str] = set()
-    for key in objects.list(IMPORTS):
-        try:
-            found |= {str(id) for id in unseal(objects.get(key) or b"")["ids"]}
-        except (ValueError, LookupError, TypeError) as error:
-            raise UnknownReference(
-                f"{objects.path(key)} cannot be read ({error}), so nobody can tell which runs it brought; import them "
-                "again, or delete it"
-            ) from error
-    return found
+def _imported(objects: Objects) -> set[str]:
+    try:
+        return imported(objects)
+    except DamagedError as error:
+        raise UnknownReference(str(error)) from error
 
 
 def _is_plan(key: str) -> bool:

@@ -76,6 +76,10 @@ class TrainingState:
                 raise ValueError("the optimizer's numbers are of another network")
 
 
+class Stopped(Exception):
+    """Somebody has ended training before its time; the last epoch is kept as a checkpoint."""
+
+
 class Diverged(Exception):
     """The loss of `epoch` (counted from 1) was not finite; `history` ends with that epoch."""
 

@@ -35,7 +35,7 @@ from kdtune.store.state import State
 from kdtune.store.store import Attempt, DamagedError, Store
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
-from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, train
+from kdtune.training.loop import Diverged, Row, Stopped, TrainingState, best_epoch, train
 from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
@@ -54,6 +54,7 @@ class RunContext:
     checkpoint_every: float = checkpoints.EVERY_S
     report: Callable[[list[Row]], None] = lambda history: None  # gets the whole history after every epoch
     pulse: Callable[[], None] = lambda: None  # called at every pass of the network: a step, a batch of an evaluation
+    stopped: Callable[[], bool] = lambda: False  # asked at each epoch's end: whether training ends there, kept as it is
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def _performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome
             data = data_of(run, had, context.data_dir, context.device)
             if not measured_late(run.id, evaluation, data, context):
                 train_and_evaluate(run, evaluation, data, choose, attempt, context)
+        except Stopped:
+            return Outcome(State.STOPPED)
         except Exception as error:
             if advice := on_memory(error):
                 error.add_note(advice)
@@ -222,11 +225,14 @@ def trained(
         now = time.monotonic()
         # Evaluation may take long: the end of training is kept too, unless it costs less than a checkpoint is worth.
         last = state.epoch == run.recipe.epochs and now - began >= context.checkpoint_every  # type: ignore[union-attr]
-        if (last or now - saved >= context.checkpoint_every) and healthy:
+        ends = healthy and context.stopped()
+        if (last or ends or now - saved >= context.checkpoint_every) and healthy:
             state.made_by = made_by
             attempt.save_checkpoint(state.epoch, state.to_bytes())
             saved = now
         context.report(state.history)
+        if ends:
+            raise Stopped
 
     with heard(network, context.pulse):
         history = train(network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch)

@@ -20,9 +20,10 @@ from kdtune.__main__ import main
 from kdtune.cli.sweep import Options, run
 from kdtune.planning.plan import build_plan
 from kdtune.store.encoding import seal
+from kdtune.store.importing import imported
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
-from kdtune.store.unreferred import imported, unreferred
+from kdtune.store.unreferred import unreferred
 from kdtune.sweepfile.load import load_sweep
 
 OTHER = SMALL.replace("name: small", "name: other").replace("alpha: 0.9", "alpha: 0.5")  # the same teachers
@@ -143,7 +144,7 @@ def test_an_import_refers_to_its_runs(swept, results) -> None:
     shutil.rmtree(results / "other")
     ours = sorted(swept.students["other"])[:2]
     store = Store(results)
-    store.objects.put("runs/imports/0123456789ab", seal({"ids": ours, "from": "elsewhere"}))
+    store.objects.put("runs/imports/0123456789ab", seal({"runs": ours, "from": "elsewhere"}))
     assert imported(store.objects) == {*ours}
     assert do(results, "--yes").exit_code == 0
     assert swept.students["other"] & names(results) == {*ours}

@@ -17,7 +17,7 @@ from launch.test_here import Notes
 from kdtune.launch import stopping
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt
-from kdtune.launch.stopping import Ending, Interval, performed
+from kdtune.launch.stopping import performed
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.store.objects import StorageError
@@ -162,11 +162,7 @@ def test_an_epoch_that_diverged_is_a_result_and_no_stop(plan: Plan, store: Store
     text = (tmp_path / "x.yaml").read_text().replace("lr: 0.1,", "lr: 1.0e+30,")
     (tmp_path / "y.yaml").write_text(text)
     wild = next(iter(build_plan(load_sweep(tmp_path / "y.yaml"), tmp_path).runs.values()))
-    stop_it = context(store, tmp_path, report=lambda history: None)
-    asked = Ending.ask
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ending, "ask", lambda self: asked(self) or setattr(self, "due", True) or True)
-        assert performed(wild.run, (), stop_it).state == "diverged"
+    assert perform(wild.run, (), context(store, tmp_path, stopped=lambda: True)).state == "diverged"
 
 
 def test_a_look_that_fails_ends_nothing(plan: Plan, store: Store, tmp_path: Path, monkeypatch) -> None:
@@ -198,18 +194,6 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_an_interval_is_a_number_of_seconds_until_somebody_asks_for_the_end(store: Store) -> None:
-    with Ending(store, "0123456789ab") as ending:
-        interval = Interval.until(ending, 60.0)
-        assert [passed >= interval for passed in (59.0, 60.0, 61.0)] == [False, True, True]
-        assert not ending.due
-        stop(store.objects, "0123456789ab")
-        until(ending._asked.is_set)
-        assert not ending.due, "the epoch under way has not been asked for yet"
-        passed = 0.0
-        assert passed >= interval and ending.due
 
 
 def test_the_looks_end_with_the_run(plan: Plan, store: Store, tmp_path: Path) -> None:
