@@ -291,7 +291,7 @@ def test_a_constant_step_in_tensorboard(write_sweep: Any, tmp_path: Path) -> Non
     id, planned = next(iter(plan.runs.items()))
     events = Events(tmp_path, plan)
     events.append(id, [{"epoch": epoch, "train/loss": 1 / epoch} for epoch in (1, 2, 3)])
-    read = EventAccumulator(str(tmp_path / "tensorboard" / planned.name)).Reload()
+    read = EventAccumulator(str(tmp_path / "tensorboard" / "runs" / planned.name)).Reload()
     assert [point.step for point in read.Scalars("train/loss")] == [1, 2, 3]
 
 

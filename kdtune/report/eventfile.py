@@ -1,4 +1,4 @@
-"""TensorBoard's messages: a run's scalars, what the HParams tab reads, and both as the bytes of an event file.
+"""TensorBoard's messages: a run's scalars, what its tabs HParams and Custom Scalars read, as bytes of an event file.
 
 The HParams tab takes a *session* from each run that has a session start, its status from a session end, and its columns
 from the one *experiment* among all runs. All three travel as metadata of an empty tensor (tensorboard 2.21,
@@ -8,12 +8,17 @@ plugins/hparams/summary.py, which itself needs TensorFlow). Importing this loads
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -52,14 +57,18 @@ def scalars(row: Scalars, step: int, at: float) -> Event:
     return Event(wall_time=at, step=step, summary=Summary(value=values))
 
 
+def restart(at: float) -> Event:
+    """A server that is running drops what an earlier file of the run told it."""
+    return Event(wall_time=at, session_log=SessionLog(status=SessionLog.START))
+
+
 def beginning(name: str, parameters: Parameters, at: float) -> list[Event]:
-    """A session's start. A server that is running drops what an earlier file of the run told it."""
+    """A session's start."""
     info = SessionStartInfo(start_time_secs=at, group_name=name)  # without it the tab shows the folder's path
     for name, value in parameters.items():
         kind = {bool: "bool_value", float: "number_value", str: "string_value"}[type(value)]
         setattr(info.hparams[name], kind, value)
-    restart = Event(wall_time=at, session_log=SessionLog(status=SessionLog.START))
-    return [restart, _plugin(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=info), at)]
+    return [restart(at), _plugin(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=info), at)]
 
 
 def ending(rows: Sequence[Scalars], final: Scalars, success: bool | None, at: float) -> list[Event]:
@@ -93,6 +102,23 @@ def experiment(sessions: Sequence[Parameters], metrics: Iterable[str]) -> Event:
     named = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in metrics]
     info = api_pb2.Experiment(hparam_infos=columns, metric_infos=named)
     return _plugin(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=info), time.time())
+
+
+def layout(charts: Mapping[str, Sequence[str]]) -> Event:
+    """The Custom Scalars tab: values by the title of their category, a chart for each. The tab's lines are those of the
+    tags that a pattern matches from their beginning; equal layouts of several runs are one."""
+    categories = []
+    for title, names in charts.items():
+        shown = [layout_pb2.MultilineChartContent(tag=[f"{re.escape(name)}$"]) for name in names]
+        each = [layout_pb2.Chart(title=name, multiline=lines) for name, lines in zip(names, shown, strict=True)]
+        categories.append(layout_pb2.Category(title=title, chart=each))
+    told = layout_pb2.Layout(category=categories).SerializeToString()
+    described = custom_scalar.create_summary_metadata()
+    described.data_class = DATA_CLASS_TENSOR
+    value = Summary.Value(
+        tag=custom_scalar.CONFIG_SUMMARY_TAG, metadata=described, tensor=TensorProto(dtype=DT_STRING, string_val=[told])
+    )
+    return Event(wall_time=time.time(), summary=Summary(value=[value]))
 
 
 def _plugin(tag: str, content: HParamsPluginData, at: float) -> Event:

@@ -14,6 +14,7 @@ from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Place, Plan
 from kdtune.planning.setbacks import said
 from kdtune.report import outdated
+from kdtune.report.charts import OPENING
 from kdtune.report.folder import View
 from kdtune.statistics import mean_interval
 from kdtune.store.state import FINISHED, State
@@ -144,6 +145,8 @@ def closing(
     if (view.local / "report.html").is_file():
         yield f"report       {typed(view.local / 'report.html')}"
     yield f"TensorBoard  tensorboard --logdir {typed(view.local / 'tensorboard')}"
+    if (view.local / "tensorboard" / "means").is_dir():
+        yield f"{'':12s} its address with {OPENING}: accuracy, loss, robustness, by setting"
     unfinished = counts.keys() - FINISHED
     if dispatch.by_hand:
         yield f"stopped by hand: {len(dispatch.by_hand)}; only --retry takes them up again, from their last checkpoints"

@@ -253,7 +253,7 @@ def test_the_results_folder_and_its_runs_may_be_links(swept, results, tmp_path, 
 def test_a_runs_link_among_tensorboards_folders_is_not_followed(swept, results, tmp_path, caplog) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    path = results / "small" / "paper" / "tensorboard" / "teacher rate=0 seed=0"
+    path = results / "small" / "paper" / "tensorboard" / "runs" / "teacher rate=0 seed=0"
     shutil.rmtree(path)
     path.symlink_to(outside)
     assert sweep(swept, results).exit_code == 0

@@ -271,7 +271,7 @@ def curves(results):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
-    for folder in sorted(path for path in (results / "small/paper/tensorboard").iterdir() if path.is_dir()):
+    for folder in sorted(path for path in (results / "small/paper/tensorboard/runs").iterdir() if path.is_dir()):
         events = EventAccumulator(str(folder))
         events.Reload()
         found[folder.name] = {tag: [each.step for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

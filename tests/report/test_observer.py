@@ -183,7 +183,7 @@ def test_tensorboard_shows_headlines_alone(sweep, tmp_path: Path) -> None:
     planned = next(iter(sweep.plan.runs.values()))
     finals = scalars(view.local)[planned.name].keys() - stored.history(sweep.store, planned.id)[0].keys()
     assert finals == {"test/accuracy"} and len(standing.measured(planned.id)) > 5
-    events = EventAccumulator(str(view.local / "tensorboard" / planned.name))
+    events = EventAccumulator(str(view.local / "tensorboard" / "runs" / planned.name))
     events.Reload()
     content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     assert metadata.parse_session_start_info_plugin_data(content).group_name == planned.name

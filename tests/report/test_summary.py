@@ -181,6 +181,12 @@ def test_a_finished_sweep_says_where_everything_is(plan: Plan, tmp_path: Path, m
     assert "TensorBoard  tensorboard --logdir results/small/paper/tensorboard" in said
     assert said[-1] == "run again    python -m kdtune.sweep small.yaml"
     assert not [line for line in said if line.startswith(("figures", "failed"))]
+    assert not [line for line in said if "custom_scalars" in line], "there are no means"
+    (tmp_path / "results/small/paper/tensorboard/means").mkdir(parents=True)
+    told = lines(plan, tmp_path, dict.fromkeys(plan.runs, "done"), {})
+    assert [line for line in told if line not in said] == [
+        "             its address with #custom_scalars&regexInput=means: accuracy, loss, robustness, by setting"
+    ]
 
 
 def test_a_script_of_the_sweeps_name_is_offered(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,10 @@ from kdtune.doctor import machine
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report import eventfile, summary, table
+from kdtune.report.eventfolder import EventFolders
 from kdtune.report.folder import View
-from kdtune.report.tensorboard import LONGEST, Events, names, parameters
+from kdtune.report.sessions import LONGEST, names, parameters
+from kdtune.report.tensorboard import Events
 from kdtune.store.encoding import digest, to_lines
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
@@ -81,7 +83,7 @@ def read(folder: Path):
 def curve(folder: Path, name: str, tag: str) -> list[tuple[int, float]]:
     from tensorboard.util.tensor_util import make_ndarray
 
-    points = read(folder / "tensorboard" / name).Tensors(".", tag)
+    points = read(folder / "tensorboard" / "runs" / name).Tensors(".", tag)
     return [(point.step, float(make_ndarray(point.tensor_proto))) for point in points]
 
 
@@ -120,7 +122,7 @@ def test_a_run_has_its_rows_under_their_own_names_with_the_epoch_as_step(plan, t
     assert curve(tmp_path, name, "test/accuracy") == [(EPOCHS, 91.5)]
     assert curve(tmp_path, name, "robust/pgd20@0.06") == [(EPOCHS, 12.0)]
     assert [step for step, _ in curve(tmp_path, name, "val/accuracy")] == [1, 2, 3, 4, 5], "no point twice"
-    tags = set(read(tmp_path / "tensorboard" / name).Runs()["."]["tensors"])
+    tags = set(read(tmp_path / "tensorboard" / "runs" / name).Runs()["."]["tensors"])
     assert "shift/none" not in tags
     assert "epoch" not in tags
 
@@ -128,7 +130,7 @@ def test_a_run_has_its_rows_under_their_own_names_with_the_epoch_as_step(plan, t
 def test_rows_of_the_past_lie_as_far_apart_as_they_took(plan, tmp_path):
     rebuild(Events(tmp_path, plan), *everything(plan))
     name = next(iter(names(plan).values()))
-    times = [point.wall_time for point in read(tmp_path / "tensorboard" / name).Tensors(".", "lr")]
+    times = [point.wall_time for point in read(tmp_path / "tensorboard" / "runs" / name).Tensors(".", "lr")]
     assert [round(b - a, 3) for a, b in pairwise(times)] == [3.0] * (EPOCHS - 1)
     assert times[-1] <= time.time()
 
@@ -205,7 +207,7 @@ def test_a_changed_run_is_replaced_as_a_whole_and_no_other(plan, tmp_path):
     rebuild(Events(tmp_path, plan), histories, metrics, states)
     before = stamps(tmp_path / "tensorboard")
     id = list(plan.runs)[3]
-    folder = tmp_path / "tensorboard" / names(plan)[id]
+    folder = tmp_path / "tensorboard" / "runs" / names(plan)[id]
     (old,) = event_files(folder)
     histories[id] = [{**row, "train/loss": 7.0} for row in history(id, 3)]
     rebuild(Events(tmp_path, plan), histories, metrics, states)
@@ -213,21 +215,23 @@ def test_a_changed_run_is_replaced_as_a_whole_and_no_other(plan, tmp_path):
     (new,) = event_files(folder)
     assert new.name > old.name, "TensorBoard reads on in the order of names"
     changed = {path for path, stamp in stamps(tmp_path / "tensorboard").items() if before.get(path) != stamp}
-    assert {path.parent for path in changed} == {folder}
+    mean = tmp_path / "tensorboard" / "means" / plan.runs[id].label
+    assert {path.parent for path in changed} == {folder, mean}
 
 
 def test_the_old_file_stays_until_the_new_one_is_written(plan, tmp_path, monkeypatch):
     histories, metrics, states = everything(plan)
     rebuild(Events(tmp_path, plan), histories, metrics, states)
     id, name = next(iter(names(plan).items()))
-    (old,) = event_files(tmp_path / "tensorboard" / name)
+    (old,) = event_files(tmp_path / "tensorboard" / "runs" / name)
     seen = []
 
     def full(self, path, data, mode):
-        seen.append(old.exists())
+        if path.parent == old.parent:
+            seen.append(old.exists())
         return False
 
-    monkeypatch.setattr(Events, "_written", full)
+    monkeypatch.setattr(EventFolders, "_written", full)
     histories[id] = history(id, 2)
     rebuild(Events(tmp_path, plan), histories, metrics, states)
     assert seen == [True]
@@ -238,7 +242,7 @@ def test_the_old_file_stays_until_the_new_one_is_written(plan, tmp_path, monkeyp
 def test_files_that_are_not_as_they_were_written_are_written_again(plan, tmp_path, damage):
     rebuild(Events(tmp_path, plan), *everything(plan))
     name = list(names(plan).values())[2]
-    folder = tmp_path / "tensorboard" / name
+    folder = tmp_path / "tensorboard" / "runs" / name
     (path,) = event_files(folder)
     data = path.read_bytes()
     match damage:
@@ -261,14 +265,14 @@ def test_runs_that_left_the_plan_go_and_what_others_put_there_stays(plan, tmp_pa
     rebuild(Events(tmp_path, plan), *everything(plan))
     fewer = plan.only({"seed": 0, "rate": 0.2})
     gone = sorted(set(names(plan).values()) - set(names(fewer).values()))
-    note = tmp_path / "tensorboard" / gone[0] / "note.txt"
+    note = tmp_path / "tensorboard" / "runs" / gone[0] / "note.txt"
     note.write_text("mine")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "events.out.tfevents.1.x").write_text("")
-    (tmp_path / "tensorboard" / "link").symlink_to(elsewhere)
+    (tmp_path / "tensorboard" / "runs" / "link").symlink_to(elsewhere)
     rebuild(Events(tmp_path, fewer), *everything(fewer))
-    left = {path.name for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()}
+    left = {path.name for path in (tmp_path / "tensorboard" / "runs").iterdir() if path.is_dir()}
     assert left == set(names(fewer).values()) | {gone[0], "link"}
     assert [path.name for path in note.parent.iterdir()] == ["note.txt"]
     assert list(elsewhere.iterdir()), "links are not followed"
@@ -284,7 +288,7 @@ def test_rows_are_appended_once_as_they_come(plan, tmp_path):
     assert [step for step, _ in curve(tmp_path, name, "lr")] == [1, 2, 3, 4]
     events.append(id, history(id)[4:])
     assert curve(tmp_path, name, "train/loss")[-1] == (5, pytest.approx(history(id)[4]["train/loss"]))
-    assert len(event_files(tmp_path / "tensorboard" / name)) == 1
+    assert len(event_files(tmp_path / "tensorboard" / "runs" / name)) == 1
 
 
 def test_a_run_that_was_followed_live_needs_no_rewriting(plan, tmp_path):
@@ -403,7 +407,7 @@ def test_a_run_of_two_places_has_a_session_at_each_and_its_curves_once(two_place
         assert {value.name.tag: value.value for value in group.metric_values}["test/accuracy"] == 91.5
         assert group.hparams["role"].string_value == name.split()[0]
     assert len(curve(tmp_path, "teacher seed=1", "train/loss")) == EPOCHS
-    again = read(tmp_path / "tensorboard" / "student d=null seed=1").Runs()["."]["tensors"]
+    again = read(tmp_path / "tensorboard" / "runs" / "student d=null seed=1").Runs()["."]["tensors"]
     scalars = {name for name in again if not name.startswith("_hparams_")}
     assert scalars == {name for name, value in FINAL.items() if value is not None}, "no curves twice"
 
@@ -422,9 +426,10 @@ def test_further_sessions_begin_and_end_with_the_run_and_are_left_alone_then(two
     assert set(groups) == {"teacher seed=0", "student d=null seed=0"}
     assert {group.sessions[0].status for group in groups.values()} == {api_pb2.STATUS_SUCCESS}
     before = stamps(tmp_path)
-    assert rebuild(Events(tmp_path, two_places), {id: history(id)}, {id: FINAL}, {id: "done"}) == []
+    again = rebuild(Events(tmp_path, two_places), {id: history(id)}, {id: FINAL}, {id: "done"})
+    assert again == [id], "its setting's mean waits for the other seeds"
     assert stamps(tmp_path) == before, "what is there is not written again"
-    further = tmp_path / "tensorboard" / "student d=null seed=0"
+    further = tmp_path / "tensorboard" / "runs" / "student d=null seed=0"
     for path in further.iterdir():
         path.unlink()
     rebuild(Events(tmp_path, two_places), {id: history(id)}, {id: FINAL}, {id: "done"})
@@ -438,7 +443,7 @@ def test_what_is_deleted_while_a_run_trains_is_whole_again_with_the_next_command
     id, name = next(iter(names(plan).items()))
     events.append(id, history(id, 2))
     if what == "file":
-        event_files(tmp_path / "tensorboard" / name)[0].unlink()
+        event_files(tmp_path / "tensorboard" / "runs" / name)[0].unlink()
     else:
         shutil.rmtree(tmp_path / "tensorboard")
     events.append(id, history(id))
