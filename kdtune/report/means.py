@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from numbers import Real
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,6 @@ Row = Mapping[str, Any]  # one epoch of a history
 
 LEFT_OUT = frozenset({State.DIVERGED, State.FAILED, State.SKIPPED})
 EMPTY = digest(to_lines([]))  # of a history without epochs
-NUMBER = (float, Real)  # nearly all are floats, which is seen at once
 SEEDS = "seeds"  # of a mean: how many runs it is over
 SINGLE = ("lr", "noise", "time")  # groups of values that only single runs show
 
@@ -187,17 +186,16 @@ def _behind(rows: Sequence[Row], after: int) -> Iterable[Row]:
     return takewhile(lambda row: row["epoch"] > after, reversed(rows))
 
 
-def finite(row: Row) -> dict[str, float]:
-    """What TensorBoard can draw: neither NaN and infinity nor what was not measured."""
-    return {name: float(value) for name, value in row.items() if isinstance(value, NUMBER) and math.isfinite(value)}
-
-
 def _mean(rows: Sequence[Row]) -> dict[str, float]:
     """Of each value that is a finite number in all of them; how many they are."""
-    drawn = [finite(row) for row in rows]
-    names = [name for name in drawn[0] if name != "epoch" and name.partition("/")[0] not in SINGLE]
-    shared = [name for name in names if all(name in row for row in drawn)]
-    return {SEEDS: len(rows), **{name: fmean([row[name] for row in drawn]) for name in shared}}
+    means: dict[str, float] = {SEEDS: len(rows)}
+    for name in rows[0]:
+        if name != "epoch" and name.partition("/")[0] not in SINGLE:
+            with suppress(KeyError, TypeError, ValueError, OverflowError):  # one lacks it; it is no number
+                mean = fmean([row[name] for row in rows])
+                if math.isfinite(mean):
+                    means[name] = mean
+    return means
 
 
 def _scalars(rows: Sequence[Mapping[str, float]]) -> Iterator[Event]:

@@ -17,20 +17,23 @@ A history that is there already, by its digest, is not even read. In between row
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from kdtune.planning.plan import Plan
 from kdtune.report.charts import charts, columns
 from kdtune.report.eventfolder import EventFolders, clear, clear_others, holding, standing_for
-from kdtune.report.means import EMPTY, Ended, Means, Row, finite
+from kdtune.report.means import EMPTY, Ended, Means, Row
 from kdtune.report.sessions import AGAIN, names, parameters
 from kdtune.store.encoding import digest, to_lines
 from kdtune.store.state import State
 
 Reader = Callable[[Sequence[str]], Mapping[str, Sequence[Row]]]  # rows by id
+NUMBER = (float, Real)  # nearly all are floats, which is seen at once
 SUCCESS = {State.DONE: True, State.DIVERGED: False, State.FAILED: False}  # states in which a session is over
 
 
@@ -72,8 +75,8 @@ class Events:
         """
         live = self._left | {id: session.rows for id, session in self._open.items()}  # the store keeps none of these
         self._open.clear()
-        self._metrics = dict.fromkeys(name for final in metrics.values() for name in finite(final))
-        finals = {id: finite(metrics.get(id, {})) for id in self.plan.runs}
+        self._metrics = dict.fromkeys(name for final in metrics.values() for name in _finite(final))
+        finals = {id: _finite(metrics.get(id, {})) for id in self.plan.runs}
         shown = {id for id in self.plan.runs if self._holds(id, digests.get(id), finals[id], states.get(id))}
         done = {id: Ended(digests.get(id, EMPTY), finals[id]) for id in finals if states.get(id) == State.DONE}
         wanted = self.means.lacking(states, done)
@@ -104,14 +107,14 @@ class Events:
             known += new
             from kdtune.report import eventfile
 
-            events = [eventfile.scalars(finite(row), int(row["epoch"]), time.time()) for row in new]
+            events = [eventfile.scalars(_finite(row), int(row["epoch"]), time.time()) for row in new]
             self.folders.add(session.path, events)
         self.means.extend(id, self._open[id].rows)
 
     def finish(self, id: str, metrics: Row, state: State = State.DONE) -> None:
         """Add the final metrics at the last epoch and end the session: success if `state` is done, else failure."""
         self.append(id, [])
-        session, final, success = self._open.pop(id), finite(metrics), SUCCESS.get(state, False)
+        session, final, success = self._open.pop(id), _finite(metrics), SUCCESS.get(state, False)
         self._left[id] = session.rows
         from kdtune.report import eventfile
 
@@ -180,4 +183,9 @@ class Events:
 
 
 def _rows(rows: Sequence[Row]) -> list[dict[str, float]]:
-    return [finite(row) for row in rows]
+    return [_finite(row) for row in rows]
+
+
+def _finite(row: Row) -> dict[str, float]:
+    """What TensorBoard can draw: neither NaN and infinity nor what was not measured."""
+    return {name: float(value) for name, value in row.items() if isinstance(value, NUMBER) and math.isfinite(value)}

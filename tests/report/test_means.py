@@ -248,10 +248,11 @@ def test_a_value_that_one_seed_lacks_has_no_mean_there(plan, tmp_path) -> None:
     first, second, third = of(plan, TEACHER)
     histories[first][0]["train/loss"] = math.nan
     histories[second][1]["val/accuracy"] = None
-    del metrics[third]["test/accuracy"]
+    histories[first][2]["val/accuracy"], histories[third][2]["val/accuracy"] = math.inf, -math.inf
+    del metrics[third]["test/accuracy"], metrics[third]["val/accuracy"]
     rebuild(Events(tmp_path, plan), histories, metrics, states)
     found = curves(tmp_path, TEACHER)
-    assert list(found["train/loss"]) == [2, 3] and list(found["val/accuracy"]) == [1, 3]
+    assert list(found["train/loss"]) == [2, 3] and list(found["val/accuracy"]) == [1]
     assert "test/accuracy" not in found and list(found["seeds"]) == [1, 2, 3]
 
 
