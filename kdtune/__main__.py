@@ -195,6 +195,7 @@ def schema(extensions: tuple[str, ...]) -> None:
 @click.argument("place", metavar="FOLDER_OR_FILE")
 @click.argument("ids", nargs=-1, metavar="[ID|NAME]...")
 @click.option("--only", help="Which runs: dropout=0.2,role=teacher (axes, seed, role).")
+@with_files
 @click.option(
     "--outdated", is_flag=True, help="Runs and results of other code than this, as the last lines count them."
 )
@@ -229,6 +230,7 @@ def clean(results: str, yes: bool) -> None:
 @click.argument("place", metavar="FOLDER_OR_FILE")
 @click.argument("runs", nargs=-1, metavar="[ID|NAME]...")
 @click.option("--only", help="Which runs: dropout=0.2,seed=1 (axes, seed, role).")
+@with_files
 @click.option("--reason", default="", help="Why, for others who share the results.")
 @click.option("--profile", help="Which profile, where several lie in the folder or the file offers them.")
 @click.option("--results", help="Folder or URI of the results, with a file [KDTUNE_RESULTS, default: results].")

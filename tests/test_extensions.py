@@ -373,3 +373,17 @@ def test_a_bundle_holds_the_code_and_another_machine_trains_nothing(swept, tmp_p
     assert {path.read_text() for path in elsewhere.glob("runs/*/*/extension-*.py")} == {KNOB, MODEL}
     monkeypatch.setattr("kdtune.training.run.train", lambda *_, **__: pytest.fail("trained again"))
     assert do("sweep", file, *words, "--results", elsewhere, "--data", tmp_path, "--here")[0] == 0
+
+
+def test_runs_are_stopped_and_forgotten_with_their_files(swept) -> None:
+    words, common, results, file = swept
+    for verb in ("stop", "forget"):
+        for place in (results / "small", file):
+            more = common if place == file else common[2:]
+            status, _, stderr = do(verb, place, "--only", "sigma=0.1", *more)
+            assert status == 2 and "--with FILE.py" in stderr, (verb, place)
+            if verb == "stop":
+                status, stdout, _ = do(verb, place, "--only", "sigma=0.1", *more, *words)
+                assert status == 0 and "student sigma=0.1 seed=0" in stdout
+    status, stdout, _ = do("forget", results / "small", "--only", "sigma=0.1", "--data", file.parent, *words)
+    assert status == 0 and "forgotten: 1 run;" in stdout

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from kdtune import paths
+from kdtune import extensions, paths
 from kdtune.cli.options import Options
 from kdtune.cli.sweep import again, read
 from kdtune.evaluation.evaluator import Evaluator
@@ -33,6 +33,7 @@ class Where:
     profile: str | None = None
     results: str | None = None
     data: str | None = None
+    extensions: tuple[str, ...] = ()  # files of the user's own, as `--with` names them
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,16 @@ class Target:
 
 
 def located(asked: Where) -> Target:
-    """Raises TableError, SweepFileError, DataError, StorageError."""
+    """Raises TableError, SweepFileError, DataError, ExtensionError, StorageError."""
+    extensions.use(extensions.read(asked.extensions))
     path, measured, earlier, shown = Path(asked.place), {}, (), None
     if (path / "runs").is_dir() or ("://" in asked.place and not is_of_a_sweep(asked)):
         store = Store(asked.place)
         return Target(store, None, "the command of each sweep that has them")
     if path.is_file():
         address = os.environ.get("RAY_ADDRESS")  # as the sweep's own command has it: it decides on the profile
-        options = Options(path, profile=asked.profile, results=asked.results, data=asked.data, address=address)
+        same = {name: getattr(asked, name) for name in ("profile", "results", "data", "extensions")}
+        options = Options(path, address=address, **same)
         file, _ = read(options)
         plan = build_plan(file, options.data_dir)
         store, command = Store(paths.results_folder(asked.results)), again(options)
