@@ -124,7 +124,7 @@ def told(found: Sweeps) -> Iterator[str]:
         return
     rows = [["second minus first", "pairs", *found.metrics]]
     for line in found.lines:
-        rows.append([line.label, f"{line.pairs}", *(_said(line.differences[name]) for name in found.metrics)])
+        rows.append([line.label, f"{line.pairs}", *(said(line.differences[name]) for name in found.metrics)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -133,7 +133,8 @@ def told(found: Sweeps) -> Iterator[str]:
         yield "* the 95 % interval of the difference, paired by seed, excludes 0"
 
 
-def _said(each: Difference | None) -> str:
+def said(each: Difference | None) -> str:
+    """In words: `+1.25 +- 0.40 *`."""
     if each is None:
         return ABSENT
     half = "" if each.high is None else f" +- {each.high - each.mean:.2f}"

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import FLAGS, flags_of
 from kdtune.planning.cost import duration
+from kdtune.report.controls import controls
+from kdtune.report.difference import said as difference
 from kdtune.report.mirror import results_of
 from kdtune.report.settings import by_setting, done, measured, plain
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
@@ -44,6 +46,7 @@ def page(place: Path) -> str:
     parts = [
         section("Question", question(plan)),
         section("What came out", means(table)),
+        section("Controls", beside(table)),
         section("Figures", figures(place)),
         section("Claims", claims(place, plan)),
         section("Flags", flags(table)),
@@ -111,6 +114,20 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
     digits = ".1f" if abs(found.mean) >= 2 else ".3f"
     half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{digits}}"
     return f"{found.mean:{digits}}{half}{mark}"
+
+
+def beside(table: pd.DataFrame) -> str:
+    """A line for each setting and each axis that can be taken away from it; nothing where no axis is ever off."""
+    shown = headlines(table)
+    lines = []
+    for each in controls(table, shown):
+        cells = [difference(each.differences[name]) + (" !" if name in each.flagged else "") for name in shown]
+        lines.append([each.setting, f"without {each.axis}", str(each.pairs), *cells])
+    told = (
+        "<p>A setting minus the one that differs in this axis alone, which is off there: mean and 95 % t interval of"
+        " the differences, paired by seed; * where it excludes 0.</p>"
+    )
+    return told + rows_of(["setting", "against", "pairs", *shown], lines) if lines else ""
 
 
 def figures(place: Path) -> str:

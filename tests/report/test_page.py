@@ -88,7 +88,14 @@ def test_it_needs_nothing_and_runs_nothing_of_others(text: str) -> None:
 
 def test_what_it_says(text: str, place: Path) -> None:
     table = kdtune.table(place)
-    for words in ("Does it open?", "Not counted", "ValueError", "not finished when this was written"):
+    for words in (
+        "Does it open?",
+        "Controls",
+        "without rate",
+        "Not counted",
+        "ValueError",
+        "not finished when this was written",
+    ):
         assert words in text
     teacher = table[(table["role"] == "teacher") & (table["rate"] == 0.2)]
     assert f"{teacher['test/accuracy'].mean():.1f}\u00a0±" in text and "3 of 3" in text
