@@ -121,7 +121,8 @@ def beside(table: pd.DataFrame) -> str:
     shown = headlines(table)
     lines = []
     for each in controls(table, shown):
-        cells = [difference(each.differences[name]) + (" !" if name in each.flagged else "") for name in shown]
+        said = [difference(each.differences[name]) + (" !" if name in each.flagged else "") for name in shown]
+        cells = [each.replace(" +- ", "\u00a0\u00b1\u00a0").replace(" ", "\u00a0") for each in said]
         lines.append([each.setting, f"without {each.axis}", str(each.pairs), *cells])
     told = (
         "<p>A setting minus the one that differs in this axis alone, which is off there: mean and 95 % t interval of"
