@@ -231,12 +231,17 @@ def provenance(origins: Sequence[Mapping[str, Any]]) -> str:
 
 
 def runs(table: pd.DataFrame) -> str:
-    """Every row of the table, its axes and its headlines."""
-    names = [*FIRST, *axes(table), *headlines(table)]
-    lines = [
-        [word(plain(row[name])) if plain(row[name]) is not None else "" for name in names]
-        for row in table[:RUNS].to_dict("records")
-    ]
+    """Every row of the table, its axes and its headlines, metrics in five digits; results.csv has all of them."""
+    shown = headlines(table)
+    names = [*FIRST, *axes(table), *shown]
+
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        value = plain(row[name])
+        if value is None:
+            return ""
+        return f"{value:.5g}" if name in shown and isinstance(value, float) else word(value)
+
+    lines = [[cell(row, name) for name in names] for row in table[:RUNS].to_dict("records")]
     more = f"<p>and {len(table) - RUNS} more, in results.csv</p>" if len(table) > RUNS else ""
     return rows_of(names, lines) + more
 
