@@ -77,6 +77,8 @@ class Student(Network):
         if knobs and self.objective.stored:
             told = f"responses: {self.objective.kept_as} are one answer to each view"
             raise ValueError(f"{told}; noise.teacher.{next(iter(knobs))} needs more")
+        if self.objective.shuffled and not self.objective.stored:
+            raise ValueError("shuffle looks up what the teacher answered to other images; write responses: stored")
         if self.objective.stored and getattr(self.objective, "teacher_sees", "clean") == "shown":
             told = f"responses: {self.objective.kept_as} are of clean images"
             raise ValueError(f"{told}, and teacher_sees: shown is not; one of them")
@@ -84,9 +86,10 @@ class Student(Network):
 
 
 class Select(Settings):
-    """Which teacher a student learns from: the best of the pool by `metric`, or the one of the student's own seed."""
+    """Which teacher a student learns from: the best of the pool by `metric`, the one of the student's own seed, or the
+    whole pool, by the mean of its logits (`training.ensemble`)."""
 
-    rule: Literal["best", "paired"]
+    rule: Literal["best", "paired", "average"]
     metric: Text | None = None
 
     @field_validator("metric")
@@ -99,7 +102,7 @@ class Select(Settings):
     @model_validator(mode="after")
     def _best_needs_a_metric(self) -> Self:
         if (self.rule == "best") != (self.metric is not None):
-            raise ValueError("rule: best needs a metric, such as val/accuracy; rule: paired has none")
+            raise ValueError("rule: best needs a metric, such as val/accuracy; rule: paired and average have none")
         return self
 
 
@@ -167,6 +170,9 @@ class Sweep(Settings):
         if self.teacher and select and select.metric:
             self._refuse_metric(select.metric, self.dataset_of(self.teacher))
         pool = self.teacher.seeds if self.teacher else None
+        if select and select.rule == "average" and self.student.objective.needs_features:
+            told = f"the loss {self.student.objective.key} needs features, and rule: average has logits alone"
+            raise refused_at(("teacher", "select", "rule"), told, select.rule)
         if select and select.rule == "paired" and pool and not set(self.seeds) <= set(pool):
             raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {self.seeds}")
         return self
@@ -219,7 +225,7 @@ class Choice(Settings):
     """The runs that one chooses from, and how. Not the winner: that is known only when all of them are done."""
 
     runs: tuple[Text, ...]
-    rule: Literal["best", "paired", "given"]
+    rule: Literal["best", "paired", "average", "given"]
     metric: Text | None = None
     evaluator: Text | None = None  # hash of the evaluator that measures `metric`
     better: Literal["lower"] | None = None  # None: the highest `metric` is the best

@@ -182,7 +182,7 @@ def _student_of(source: Source, profile: str, config: Mapping[str, Any]) -> Swee
     file = load_sweep(source, profile, [f"seeds=[{seed}]"], at=values)
     (point,) = file.points
     teacher = point.sweep.teacher
-    if teacher and teacher.select and teacher.select.rule == "best" and not teacher.seeds:
+    if teacher and teacher.select and teacher.select.rule != "paired" and not teacher.seeds:
         (whole,) = load_sweep(source, profile, at=values).points  # its students' seeds are the pool's too
         teacher = teacher.model_copy(update={"seeds": whole.sweep.seeds})
     sweep = point.sweep.model_copy(update={"teacher": teacher})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.losses.given import Responses
+from kdtune.losses.given import Responses, Shuffle
 from kdtune.losses.loss import Loss
 from kdtune.settings import Temperature, Weight, Whole
 
@@ -20,7 +20,7 @@ class DKD(Loss):
     With softened answers p (teacher) and q (student), and t the label: TCKD is KL(p || q) of the two outcomes "t" and
     "not t"; NCKD is KL(p || q) among the classes that are not t. KD is alpha = 1 with beta = 1 - p_t, for each image.
     The factor of both rises from 1 / warmup to 1 over the first `warmup` epochs, as in the authors' code; 0: at once.
-    `responses` as in `kd`.
+    `responses` and `shuffle` as in `kd`.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -31,6 +31,7 @@ class DKD(Loss):
     warmup: Whole = 0  # epochs
 
     responses: Responses = "computed"
+    shuffle: Shuffle | None = None
 
     @property
     def softens_at(self) -> float | None:

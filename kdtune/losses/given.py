@@ -25,4 +25,5 @@ def _word_or_file(value: Any, info: ValidationInfo) -> Any:
     raise ValueError("computed, stored or {file: PATH} would do")
 
 
+Shuffle = Literal["class"]
 Responses = Annotated[Literal["computed", "stored"] | Given, BeforeValidator(_word_or_file)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kdtune.losses.given import Responses
+from kdtune.losses.given import Responses, Shuffle
 from kdtune.losses.loss import Loss
 from kdtune.settings import Rate, Temperature
 
@@ -23,7 +23,10 @@ class KD(Loss):
 
     `responses: stored` looks the teacher's answers up, in half precision, which `training.responses` has kept for every
     view of the images: students of one teacher share them. `responses: {file: PATH}` looks up what somebody else's
-    teacher gave (`training.given`); the sweep then needs no teacher for it.
+    teacher gave (`training.given`); the sweep then needs no teacher for it. `shuffle: class`, with either of them,
+    gives every image the answers that the teacher gave to another image of its class, in the same view, from the
+    beginning to the end: how soft they are stays as it is, and which classes are taken for which; what the teacher
+    knows of the single image is gone.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -34,6 +37,7 @@ class KD(Loss):
     teacher_sees: Literal["clean", "shown"] = "clean"
 
     responses: Responses = "computed"
+    shuffle: Shuffle | None = None
 
     @property
     def softens_at(self) -> float | None:

@@ -32,6 +32,11 @@ class Loss(Kind, home="kdtune.losses"):
         return responses if isinstance(responses, Given) else None
 
     @property
+    def shuffled(self) -> bool:
+        """Whether each image has the teacher's answer to another one of its class."""
+        return getattr(self, "shuffle", None) is not None
+
+    @property
     def kept_as(self) -> str:
         """Its `responses` in the words of a sweep file."""
         return "{file: ...}" if self.given else "stored"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kdtune.config import Run
 from kdtune.evaluation.evaluator import BATCH, GRADIENT, Evaluator
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
-from kdtune.planning.responses import asking, listening, storable
+from kdtune.planning.responses import answering, asking, listening, storable
 from kdtune.planning.sizes import Images, images, model_cost
 from kdtune.store.checkpoints import KEPT
 from kdtune.store.state import PASSED_OVER, State
@@ -173,10 +173,10 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
         return 0.0
     _, own = model_cost(run.model, seen.shape, seen.classes)
     teaching = model_cost(teacher.model, seen.shape, seen.classes)[1] if teacher is not None else 0
-    asks = max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1)
+    asks = max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1) * answering(run)
     listened = teaching * asks if run.loss is not None and run.loss.asks and not run.loss.stored else 0
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
-    told = seen.train * _asked(run.dataset) * teaching
+    told = seen.train * _asked(run.dataset) * teaching * answering(run)
     shown = seen.train * seen.repeat
     return float(told + run.recipe.epochs * (shown * ((TRAINING + besides) * own + listened) + seen.validation * own))
 

@@ -262,6 +262,8 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
         return Choice(runs=(pool[0].id,), rule="given")
     if select.rule == "paired":
         return Choice(runs=tuple(run.id for run in pool if run.seed == seed), rule="paired")
+    if select.rule == "average":
+        return Choice(runs=tuple(run.id for run in pool), rule="average")
     evaluator, metric = declared(sweep.evaluation, sweep.dataset_of(sweep.teacher))[select.metric or ""]
     return Choice(
         runs=tuple(run.id for run in pool),

@@ -40,6 +40,11 @@ def asking(run: Run) -> bool:
     return run.loss is not None and run.loss.asks
 
 
+def answering(run: Run) -> int:
+    """How many networks answer as its teacher."""
+    return len(run.teacher.runs) if run.teacher is not None and run.teacher.rule == "average" else 1
+
+
 def storable(run: Run) -> bool:
     """Whether a run could look its teacher's answers up: the teacher has one to every view, and views come back."""
     shown = getattr(run.loss, "teacher_sees", "clean") == "shown"  # a sweep file refuses both, with input noise or not
@@ -51,7 +56,7 @@ def _of(plan: Plan, runs: list[Run]) -> Listening:
     first = runs[0]
     seen = images(first.dataset)
     teacher = plan.runs[first.teacher.runs[0]].run if first.teacher and first.teacher.runs[0] in plan.runs else first
-    _, forward = model_cost(teacher.model, seen.shape, seen.classes)
+    forward = model_cost(teacher.model, seen.shape, seen.classes)[1] * answering(first)
     epochs = sum(run.recipe.epochs for run in runs if run.recipe)
     views = first.recipe.augmentation.views if first.recipe else 1
     return Listening(

@@ -15,7 +15,7 @@ from kdtune import sources
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan
 from kdtune.store.layout import WEIGHTS
-from kdtune.store.standing import Standing
+from kdtune.store.standing import Standing, members_of
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def _differs(id: str, run: Any, standing: Standing) -> bool:
 
 def _has_another_teacher(id: str, standing: Standing) -> bool:
     chosen = standing.look(id).provenance.get("teacher")
-    done = standing.look(chosen["id"]).done if chosen else None
-    return bool(chosen and done and chosen["weights_sha256"] != done.files.get(WEIGHTS))
+    had = members_of(chosen) if chosen else {}
+    now = {each: standing.look(each).done for each in had}
+    return any(done and had[each] != done.files.get(WEIGHTS) for each, done in now.items())
 
 
 def _origin(code: Mapping[str, Any]) -> str:

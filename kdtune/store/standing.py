@@ -14,7 +14,7 @@ What this process or another does to a run afterwards is seen after `refresh`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from sys import intern
 from typing import Any, TypeVar
@@ -190,6 +190,13 @@ class Look:
         attempts = {key.split("/")[0] for key in self._keys}
         newest = max((name for name in attempts if ATTEMPT.fullmatch(name)), default="")
         return f"{self._folder}/{newest}/{FAILURE}" if f"{newest}/{FAILURE}" in self._keys else None
+
+
+def members_of(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Of the teacher that a provenance names the runs that it is made of, one or a whole pool, with the digests of
+    their weights."""
+    members = chosen.get("members") or {chosen["id"]: chosen["weights_sha256"]}
+    return {id: members[id] for id in str(chosen["id"]).split("+")}  # in the order of the pool
 
 
 class Standing:

@@ -27,13 +27,13 @@ from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import EvaluationError, predict
 from kdtune.evaluation.subject import Context
 from kdtune.losses.ce import CE
-from kdtune.randomness import seeded
+from kdtune.randomness import draw, seeded
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
 from kdtune.training.network import build_network, placed, starting_network
 from kdtune.training.responses import refuse
-from kdtune.training.taught import answers_given
+from kdtune.training.taught import answers_given, others_of_a_class
 
 IMAGES = 2  # of a step
 ANSWERS = 128  # images that a teacher from a file is shown
@@ -110,6 +110,8 @@ def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
         loss, teaching = run.loss or CE(), None
         if loss.stored:
             refuse(data.train, loss.key)
+        if loss.shuffled:
+            others_of_a_class(data.train.labels, draw(0, "preflight"))
         if teacher and loss.asks:
             teaching = build_network(teacher.model, teacher.normalization, 0, data.shape, data.classes)
         lesson = Lesson(data.classes, run.seed, run.noise, loss, teaching, run.recipe.precision)

@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from kdtune.config import Run
 from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.evaluator import predict
+from kdtune.randomness import Draw, draw
 from kdtune.store.store import Store
 from kdtune.training.given import given_answers
 from kdtune.training.responses import refuse, stored_answers
@@ -37,14 +39,37 @@ def with_responses(
     """The data with the stored answers of the teacher chosen beside its training images, where the run's loss looks
     them up."""
     if (given := answers_given(run, data)) is not None:
-        return replace(data, train=replace(data.train, answers=given))
+        return _beside(run, data, given)
     teacher, about = chosen
     if teacher is None or run.loss is None or run.recipe is None or not run.loss.stored:
         return data
     refuse(data.train, run.loss.key)
     known_as = f"{about['id']} {about['weights_sha256']}"
-    answers = stored_answers(teacher, known_as, data.train, run.recipe, data_dir, store, pulse)
+    return _beside(run, data, stored_answers(teacher, known_as, data.train, run.recipe, data_dir, store, pulse))
+
+
+def _beside(run: Run, data: Data, answers: Tensor) -> Data:
+    """`answers` [N, views, K] beside the training images, in other places where the run's loss shuffles them."""
+    if run.loss is not None and run.loss.shuffled:
+        stream = draw(run.dataset.seed, "responses.shuffle", 0)
+        answers = answers[others_of_a_class(data.train.labels.cpu(), stream).to(answers.device)]
     return replace(data, train=replace(data.train, answers=answers))
+
+
+def others_of_a_class(labels: Tensor, stream: Draw) -> Tensor:
+    """For each image, int64 [N], another one of its class: all of a class in one circle, whose order is drawn.
+
+    Raises ValueError for a class of one image, for which there is no other.
+    """
+    counts = labels.bincount()
+    if (counts == 1).any():
+        raise ValueError(f"shuffle: class {int((counts == 1).nonzero()[0])} has one training image, and no other")
+    order = stream.permutation(len(labels))
+    order = order[labels[order].argsort(stable=True)]  # class after class, in the order drawn
+    ends = counts[counts > 0].cumsum(0)
+    following = order.roll(-1)
+    following[ends - 1] = order[ends - counts[counts > 0]]  # the last of a class is followed by its first
+    return torch.empty_like(order).index_copy(0, order, following)
 
 
 def answers_given(run: Run, data: Data) -> Tensor | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import nn
 
 from kdtune.config import Choice, Run
 from kdtune.store.layout import WEIGHTS
-from kdtune.store.standing import Standing
+from kdtune.store.standing import Standing, members_of
 from kdtune.store.state import State
 from kdtune.store.store import DamagedError, Store
+from kdtune.training.ensemble import Ensemble
 from kdtune.training.network import load_finished, placed
 
 Chosen = tuple[nn.Module | None, dict[str, Any]]  # a teacher, and what the provenance keeps of it
@@ -40,6 +42,8 @@ def choose_teacher(run: Run, store: Store, device: str) -> Chosen:
     pool = [id for id, done in outcomes.items() if done is not None and done.outcome == State.DONE]
     if not pool:
         raise RuntimeError(f"no teacher to learn from: all of {', '.join(choice.runs)} diverged")
+    if choice.rule == "average":
+        return averaged(pool, store, device)
     chosen, score = pool[0], None
     if choice.metric is not None and choice.evaluator is not None:
         measured = {id: standing.look(id).evaluation(choice.evaluator) for id in pool}
@@ -48,6 +52,15 @@ def choose_teacher(run: Run, store: Store, device: str) -> Chosen:
         chosen, score = best(choice, {id: (metrics or {}).get(choice.metric) for id, metrics in measured.items()})
     teacher, weights_digest = load_teacher(chosen, store, device)
     return teacher, {"id": chosen, "weights_sha256": weights_digest, "metric": choice.metric, "score": score}
+
+
+def averaged(pool: Sequence[str], store: Store, device: str) -> Chosen:
+    """The whole pool as one teacher. Its id is theirs, joined by +; its digest is of theirs, in this order."""
+    loaded = {id: load_teacher(id, store, device) for id in pool}
+    members = {id: weights_digest for id, (_, weights_digest) in loaded.items()}
+    digest = hashlib.sha256(" ".join(members.values()).encode()).hexdigest()
+    about = {"id": "+".join(members), "weights_sha256": digest, "members": members}
+    return Ensemble([network for network, _ in loaded.values()]), about
 
 
 def best(choice: Choice, scores: Mapping[str, float | None]) -> tuple[str, float]:
@@ -95,12 +108,14 @@ def teacher_of(chosen: Mapping[str, Any] | None, store: Store, device: str) -> C
     def ask() -> nn.Module | None:
         if not chosen:
             return None
-        teacher, weights_digest = load_teacher(chosen["id"], store, device)
-        if weights_digest != chosen["weights_sha256"]:
-            raise RuntimeError(
-                f"its teacher {chosen['id']} has other weights by now than those that it learned from; `kdtune forget`"
-                " it to train it again"
-            )
-        return teacher
+        found = {id: load_teacher(id, store, device) for id in members_of(chosen)}
+        for id, weights_digest in members_of(chosen).items():
+            if found[id][1] != weights_digest:
+                raise RuntimeError(
+                    f"its teacher {id} has other weights by now than those that it learned from; `kdtune forget` it to "
+                    "train it again"
+                )
+        networks = [network for network, _ in found.values()]
+        return Ensemble(networks) if "members" in chosen else networks[0]
 
     return ask

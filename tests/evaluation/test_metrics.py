@@ -29,6 +29,7 @@ from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.shift import Shift
+from kdtune.evaluation.softness import Softness
 
 DIGITS = TypeAdapter(Dataset).validate_python({"digits": {}, "train_size": 100, "validation": 0.2})
 WHOLE = TypeAdapter(Dataset).validate_python("digits")
@@ -43,6 +44,7 @@ ENTRIES: list[Evaluator] = [
     Corruptions(images=20, families=("fog", "saturate", "brightness"), severities=(1,)),
     Autoattack(eps=(0.5,), images=10),
     Fit(),
+    Softness(temperature=4.0),
 ]
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda each: each.key)
 
