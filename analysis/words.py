@@ -77,8 +77,8 @@ def remarks(table: pd.DataFrame, metrics: Sequence[str]) -> Iterator[str]:
     if "teacher.metric" in table and (rules := sorted(map(str, table["teacher.metric"].dropna().unique()))):
         test = any(rule.startswith("test/") for rule in rules)
         yield f"Teacher chosen on {'test data' if test else 'held-out data'} ({', '.join(rules)})."
-    if one_teacher(table):
-        yield "Students of one setting share one teacher: intervals leave out how teachers differ."
+    if settings := sharing(table):
+        yield f"Students of {settings} share one teacher: intervals leave out how teachers differ."
     flagged = [flags for row in table.drop_duplicates("id").to_dict("records") if (flags := raised(row, metrics))]
     if flagged:
         names = ", ".join(sorted({name for flags in flagged for name in flags}))
@@ -91,10 +91,12 @@ def raised(row: dict[str, object], metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for metric in metrics for name in flags_of(row, metric) or ()))
 
 
-def one_teacher(table: pd.DataFrame) -> bool:
-    """Whether students of equal settings learned from one teacher."""
-    taught = table[table["teacher.id"].notna()] if "teacher.id" in table else table[:0]
-    return bool(len(taught)) and bool((taught.groupby("teacher.id")["seed"].nunique() > 1).any())
+def sharing(table: pd.DataFrame) -> str:
+    """Of how many settings the students learned from one teacher, in words; empty where of none."""
+    if "teacher.id" not in table:
+        return ""
+    shared = table[table["teacher.id"].notna()].groupby("teacher.id")["seed"].nunique() > 1
+    return "" if not shared.any() else "one setting" if shared.all() else "some settings"
 
 
 def numbers(figure: Figure, panels: Sequence[Panel], drawn: Points) -> Iterator[str]:
