@@ -387,3 +387,27 @@ def test_runs_are_stopped_and_forgotten_with_their_files(swept) -> None:
                 assert status == 0 and "student sigma=0.1 seed=0" in stdout
     status, stdout, _ = do("forget", results / "small", "--only", "sigma=0.1", "--data", file.parent, *words)
     assert status == 0 and "forgotten: 1 run;" in stdout
+
+
+def test_what_was_measured_late_by_other_code_gives_way(own, write_sweep, tmp_path) -> None:
+    """One entry, two codes, one name for both numbers: the table shows those of the file that the command names."""
+    file, results = write_sweep(SMALL.replace("rate: [0.0, 0.2]", "rate: [0.2]")), tmp_path / "results"
+    common = ["--data", tmp_path, "--here"]
+    assert do("sweep", file, *common, "--results", results, "-q")[0] == 0
+    one, hundred = own(EVALUATOR, "one.py"), own(EVALUATOR.replace(".mean())", ".mean()) * 100"), "hundred.py")
+
+    def measured(extension: Path) -> float:
+        late = ["evaluate", results / "small", "--evaluation", "margin", *common, "--with", extension]
+        status, stdout, _ = do(*late)
+        assert status == 0 and "outdated" not in stdout and "not shown" not in stdout
+        with (results / "small" / "paper" / "results.csv").open() as rows:
+            return float(next(csv.DictReader(rows))["logits/margin"])
+
+    first = measured(one)
+    assert measured(hundred) == pytest.approx(100 * first)
+    assert measured(one) == first, "also where it was measured before"
+    other = own(EVALUATOR.replace("topk(2)", "topk(3)"), "third.py")
+    status, stdout, _ = do("sweep", file, *common, "--results", results, "--with", other)
+    assert status == 0 and stdout.count("not shown: margin, measured late by other code of it; kdtune evaluate") == 1
+    status, stdout, _ = do("sweep", file, *common, "--results", results)
+    assert status == 0 and stdout.count("not shown") == 1, "two records, one entry"

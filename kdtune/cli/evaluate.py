@@ -102,9 +102,9 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
     _refuse_others(place, {run["id"] for run in about["runs"]}, set(plan.runs))
     standing = Standing(Store(results_of(place)), plan.evaluators)
     standing.preload(plan.runs)
-    late = {each.hash: each for each in known}  # in the order in which they came
-    late |= {each.hash: Late(each.hash, each, each.version) for each in plan.evaluation if each not in own}
-    return file, plan, standing, [*late.values()]
+    now = {each.hash: Late.of(each) for each in plan.evaluation if each not in own}
+    earlier = [each for each in known if each.hash not in now]  # in the order in which they were asked for
+    return file, plan, standing, [*earlier, *now.values()]
 
 
 def _beside(own: Sequence[Evaluator], late: Sequence[Late], asked: Any) -> list[Any]:

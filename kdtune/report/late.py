@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdtune.evaluation.evaluation import SHARED, told_apart
+from kdtune.evaluation.evaluation import SHARED, codes, told_apart
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan
 from kdtune.store.layout import HASH
@@ -22,14 +22,26 @@ from kdtune.store.layout import HASH
 @dataclass(frozen=True)
 class Late:
     """An evaluator and the hash under which its results lie. The hash is not made anew: that may take a whole folder
-    of images, which need not be there any more."""
+    of images, which need not be there any more. `version` and `codes` are those that measured."""
 
     hash: str
     evaluator: Evaluator
     version: int
+    codes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, evaluator: Evaluator) -> Late:
+        """As it is now."""
+        return cls(evaluator.hash, evaluator, evaluator.version, codes(evaluator))
+
+    @property
+    def current(self) -> bool:
+        """Whether the evaluator is still the one that measured: of this version, and of this code if it is a user's."""
+        return (self.version, self.codes) == (type(self.evaluator).version, codes(self.evaluator))
 
     def record(self) -> dict[str, Any]:
-        return {"hash": self.hash, "version": self.version, "entry": self.evaluator.dumped()}
+        own = {"extensions": [*self.codes]} if self.codes else {}
+        return {"hash": self.hash, "version": self.version, "entry": self.evaluator.dumped(), **own}
 
 
 def kept(about: Mapping[str, Any]) -> list[Late]:
@@ -39,10 +51,11 @@ def kept(about: Mapping[str, Any]) -> list[Late]:
     for record in records if isinstance(records, list) else ():
         try:
             hash, version, evaluator = record["hash"], record["version"], Evaluator.model_validate(record["entry"])
+            measured_by = tuple(record.get("extensions", ()))
         except (ValidationError, KeyError, TypeError):
             continue
         if isinstance(hash, str) and HASH.fullmatch(hash):
-            found.append(Late(hash, evaluator, version))
+            found.append(Late(hash, evaluator, version, measured_by))
     return found
 
 
@@ -53,23 +66,25 @@ def unknown(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         record
         for record in (records if isinstance(records, list) else ())
-        if isinstance(record, dict) and record.keys() == {"hash", "version", "entry"}
+        if isinstance(record, dict) and record.keys() - {"extensions"} == {"hash", "version", "entry"}
         if isinstance(record["hash"], str) and HASH.fullmatch(record["hash"]) and record["hash"] not in known
     ]
 
 
 def shown(late: list[Late], plan: Plan) -> dict[str, Evaluator]:
-    """Those whose results stand in the table beside the plan's own, by hash."""
+    """Those whose results stand in the table beside the plan's own, by hash. Of two that would have the same names (a
+    folder of images that has others by now) the one that was asked for last."""
     written = {each.writes_under for each in plan.evaluation}
     own = {name for name in plan.metrics if name.rpartition("/")[2] not in SHARED}
-    return {
-        each.hash: each.evaluator
+    last = {
+        each.evaluator.writes_under: each
         for each in late
-        if each.version == type(each.evaluator).version
+        if each.current
         and each.evaluator.writes_under not in written
         and _still_true(each.evaluator, plan)
         and own.isdisjoint(replace(plan, evaluation=(each.evaluator,)).metrics)
     }
+    return {each.hash: each.evaluator for each in last.values()}
 
 
 def _still_true(evaluator: Evaluator, plan: Plan) -> bool:
@@ -83,17 +98,20 @@ def _still_true(evaluator: Evaluator, plan: Plan) -> bool:
 
 def hidden(late: list[Late], lost: list[dict[str, Any]], plan: Plan, folder: str) -> Iterator[str]:
     """Why others do not, and what brings them back; `lost` are `unknown` here, `folder` as a shell takes it."""
-    for record in lost:
-        entry = shlex.quote(json.dumps(record["entry"]))
+    for entry in dict.fromkeys(shlex.quote(json.dumps(record["entry"])) for record in lost):
         yield f"not shown: {entry}, measured late, which is no evaluator here; one of your own: --with FILE.py"
     beside = shown(late, plan)
+    said = {*plan.evaluation, *beside.values()}  # what is asked for once more is not asked for again
     for each in late:
-        if each.hash in beside or each.hash in plan.evaluators:
+        if each.hash in beside or each.hash in plan.evaluators or each.evaluator in said:
             continue
+        said.add(each.evaluator)
         if each.version != type(each.evaluator).version:
             why = "by another version of it"
+        elif not each.current:
+            why = "by other code of it"
         elif _still_true(each.evaluator, plan):
-            why = "under the names of the sweep's own by now"
+            why = "under the names of others by now"
         else:
             why = "and its label says by now what does not differ"
         entry = shlex.quote(json.dumps(each.evaluator.dumped()))
