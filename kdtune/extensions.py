@@ -5,7 +5,7 @@
 No YAML file can name code: what is run is what the command names. The text of the file travels with the sweep, so that
 other machines need not have it, and is imported there under a name that its content has (`kdtune_with_<12 hex>`). Its
 digest is part of every run that uses a class of it (`kdtune.sources`), so it must be whole: a file that imports others
-that lie beside it is refused.
+that lie beside it, or where the command is given, is refused.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> tuple[Extension, ...]:
             raise ExtensionError(f"--with {path}: line {error.lineno}: {error.msg}") from error
         if beside := [name for name in _imported(tree) if _lies_beside(path, name)]:
             raise ExtensionError(
-                f"--with {path}: it imports {beside[0]}, which lies beside it: a run's id knows this file alone. Put "
-                "both into one file, or install the other as a package"
+                f"--with {path}: it imports {beside[0]}, which lies beside it or where the command was given: a run's "
+                "id knows this file alone. Put both into one file, or install the other as a package"
             )
         found.append(extension)
     return tuple(dict.fromkeys(found))
@@ -97,11 +97,11 @@ def use(extensions: Sequence[Extension]) -> None:
         try:
             defined = _kinds_of(_load(extension))
             for kind in defined:
-                kind.kinds()  # kdtune's own come first: where a key is taken, this file is to blame
                 kinds.register(kind)
         except Exception as error:  # whatever code of the user's raises
             _withdraw()
-            raise ExtensionError(f"--with {extension.path}: {_where(error, extension)}{_in_words(error)}") from error
+            told = f"{_where(error, extension)}{_in_words(error, extensions)}"
+            raise ExtensionError(f"--with {extension.path}: {told}") from error
         if not defined:
             raise ExtensionError(
                 f"--with {extension.path}: it defines no knob, loss, model, data set, optimizer, schedule or evaluator"
@@ -166,11 +166,13 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 
 def _lies_beside(path: Path, name: str) -> bool:
-    """Whether Python may take `name` from the folder of `path`. kdtune itself is no neighbour, in its own checkout."""
-    if name == "kdtune":
-        return False
-    folder = path.absolute().parent
-    return name == "." or (folder / f"{name}.py").is_file() or any((folder / name).glob("*.py"))
+    """Whether Python may take `name` from the folder of `path`, or from the one that a command is given in, which
+    `python -m` searches first. kdtune itself is no neighbour, in its own checkout."""
+    if name in (".", "kdtune"):
+        return name == "."
+    searched = [Path.cwd()] if {"", os.getcwd()} & {*sys.path} else []
+    folders = (path.absolute().parent, *searched)
+    return any((folder / f"{name}.py").is_file() or any((folder / name).glob("*.py")) for folder in folders)
 
 
 def _where(error: Exception, extension: Extension) -> str:
@@ -178,5 +180,9 @@ def _where(error: Exception, extension: Extension) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
-def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, kinds.KeyTaken) else f"{type(error).__name__}: {error}"
+def _in_words(error: Exception, extensions: Sequence[Extension]) -> str:
+    """A key that is taken is told by files; the names of their modules mean nothing to anybody."""
+    told = str(error) if isinstance(error, kinds.KeyTaken) else f"{type(error).__name__}: {error}"
+    for each in extensions:
+        told = told.replace(f"{each.module}.", f"{Path(each.path).name}:")
+    return told

@@ -221,12 +221,14 @@ outside: set[str] = set()  # modules that are not kdtune's and have defined kind
 
 def register(kind: type[Kind]) -> None:
     """Known from now on in its family. A class of the same module and name takes its place; raises KeyTaken."""
+    if outsider := not kind.__module__.startswith("kdtune."):
+        _load(kind.home)  # kdtune's own come first: where a key is taken, the other is to blame
     there = kind.registered.setdefault(kind.key, kind)
     if (there.__module__, there.__qualname__) != (kind.__module__, kind.__qualname__):
         mine, theirs = (f"{one.__module__}.{one.__qualname__}" for one in (kind, there))
         raise KeyTaken(f"{mine}: the key {kind.key!r} is {theirs}'s; state another as `key`")
     kind.registered[kind.key] = kind
-    if not kind.__module__.startswith("kdtune."):
+    if outsider:
         outside.add(kind.__module__)
 
 

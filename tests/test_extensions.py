@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -240,6 +242,36 @@ def test_a_file_that_cannot_be_used_is_refused_by_name_and_changes_nothing(own, 
 def test_a_file_that_is_not_there_is_refused(write_sweep, tmp_path) -> None:
     status, _, stderr = do("plan", write_sweep(), "--with", tmp_path / "nowhere.py")
     assert status == 2 and "nowhere.py: No such file or directory" in stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (MODEL.replace("class Straight", "class MLP"), "line 7: taken.py:MLP: the key 'mlp' is kdtune.models.small."),
+        (EVALUATOR.replace("class Margin", "class PGD"), "line 7: taken.py:PGD: the key 'pgd' is kdtune.evaluation."),
+    ],
+)  # fmt: skip
+def test_a_key_of_kdtunes_is_kdtunes_also_where_the_file_comes_first(own, write_sweep, text, told) -> None:
+    """In a process of its own: here all of kdtune's kinds may be known before the file is."""
+    words = ["plan", write_sweep(), "--with", own(text, "taken.py")]
+    done = subprocess.run([sys.executable, "-m", "kdtune", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 2 and told in done.stderr
+
+
+def test_of_two_files_with_one_key_both_are_named(own) -> None:
+    files = [own(), own(KNOB.replace("images +", "images -"), "other.py")]
+    told = "other.py:Brightness: the key 'brightness' is brightness.py:Brightness's"
+    with pytest.raises(ExtensionError, match=re.escape(told)):
+        extensions.use(extensions.read(files))
+
+
+def test_what_lies_where_the_command_is_given_is_a_neighbour_too(own, tmp_path, monkeypatch) -> None:
+    (tmp_path / "neighbour.py").write_text("x = 1\n")
+    file = own("import neighbour\n" + KNOB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # as `python -m` has it
+    with pytest.raises(ExtensionError, match="it imports neighbour, which lies beside it or where the command was"):
+        extensions.read([file])
 
 
 def test_kdtune_itself_is_no_neighbour(own) -> None:

@@ -124,7 +124,7 @@ def _refuse_others(place: Path, known: set[str], now: set[str]) -> None:
     """Raises TableError where the folder's runs are not those of its sweep any more: their table would be lost."""
     if lost := known - now:
         raise TableError(
-            f"{place}: {len(lost)} of its {len(known)} runs are other runs by now, as images, labels or weights in "
-            "files, or kdtune's way of computing (RECIPE_VERSION, see CHANGELOG), changed. Nothing was measured, the "
-            "table is as it was; the sweep's own command makes the new runs, in this folder"
+            f"{place}: {len(lost)} of its {len(known)} runs are other runs by now, as images, labels, weights or "
+            "classes in files, or kdtune's way of computing (RECIPE_VERSION, see CHANGELOG), changed. Nothing was "
+            "measured, the table is as it was; the sweep's own command makes the new runs, in this folder"
         )

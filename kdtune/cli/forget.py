@@ -102,8 +102,8 @@ def chosen(asked: Asked, place: Target) -> tuple[list[str], dict[str, list[str]]
         if others:
             some = " ".join(others[:5]) + (" ..." if len(others) > 5 else "")
             lacking += (
-                f". {len(others)} runs of the folder's table are of other images, labels or weights than its sweep has "
-                f"by now: they can be named by their ids, {some}"
+                f". {len(others)} runs of the folder's table are of other images, labels, weights or classes of "
+                f"--with than its sweep has by now: they can be named by their ids, {some}"
             )
         raise TableError(lacking)
     return ids, results
