@@ -376,7 +376,7 @@ def test_a_sweep_may_be_a_mapping(tmp_path, own) -> None:
     sweep = {
         "name": "mapped",
         "dataset": {"digits": {}, "train_size": 100},
-        "seeds": 1,
+        "seeds": range(1),
         "grid": {"sigma": (0.0, 0.1)},
         "recipe": {
             "optimizer": {"sgd": {"lr": 0.1}},

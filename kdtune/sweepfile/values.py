@@ -46,7 +46,7 @@ def grown(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return YamlMap({str(key): grown(part) for key, part in value.items()}, dict.fromkeys(map(str, value)))
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return YamlList(map(grown, value))
     if getattr(value, "dtype", None) in ("float16", "float32"):  # 0.3, not the nearest double of the nearest float
         return grown(float(str(value)) if not getattr(value, "shape", ()) else [*value])
