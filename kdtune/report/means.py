@@ -3,8 +3,9 @@
     <folder>/tensorboard/means/student dropout=0.2 epochs=30/   events.out.tfevents.*  holds.json
 
 A mean over changing seeds would jump. So an epoch is there when all seeds have reached it, and of it what all have
-measured; final metrics when all are done. Left out, as in `kdtune table`, are seeds that diverged or failed, and those
-that never began for want of a teacher: then the whole curve is that of the others. `seeds` says how many they are.
+measured; final metrics when all are done. Left out, as in `kdtune table`, are seeds that diverged, failed or were
+stopped by hand, and those that never began for want of a teacher: then the whole curve is that of the others. `seeds`
+says how many they are.
 What a run is trained with and how fast (`lr`, `noise/`, `time/`) is the single runs'. A mean has no time of its own:
 its events have the time when they were written.
 """
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]  # one epoch of a history
 
-LEFT_OUT = frozenset({State.DIVERGED, State.FAILED, State.SKIPPED})
+LEFT_OUT = frozenset({State.DIVERGED, State.FAILED, State.SKIPPED, State.STOPPED})
 EMPTY = digest(to_lines([]))  # of a history without epochs
 SEEDS = "seeds"  # of a mean: how many runs it is over
 SINGLE = ("lr", "noise", "time")  # groups of values that only single runs show

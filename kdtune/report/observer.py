@@ -95,7 +95,11 @@ class TensorBoard:
         self.events.append(id, rows)
 
     def ended(self, id: str, state: State) -> None:
-        self.events.finish(id, self._headlines(id), state)
+        self.events.finish(id, self._headlines(id), State.PARTIAL if self._cut_short(id, state) else state)
+
+    def _cut_short(self, id: str, state: State) -> bool:
+        """Stopped with the command, which goes on with it when it is given again; not by hand."""
+        return state is State.STOPPED and id not in self.dispatch.by_hand
 
     def _headlines(self, id: str) -> Metrics:
         """Final metrics that stand for a run. TensorBoard draws each as a card with a dot beside the curves, and its
@@ -117,4 +121,6 @@ class TensorBoard:
         done = {id: self.standing.look(id).done for id in ids}
         digests = {id: each.files[HISTORY] for id, each in done.items() if each is not None and HISTORY in each.files}
         metrics = {id: self._headlines(id) for id in ids}
-        self.events.rebuild(self.standing.histories, digests, metrics, self.view.whole(self.dispatch.states))
+        states = self.dispatch.states
+        cut = {id: State.PARTIAL for id, state in states.items() if self._cut_short(id, state)}
+        self.events.rebuild(self.standing.histories, digests, metrics, self.view.whole({**states, **cut}))

@@ -174,7 +174,7 @@ def test_an_epoch_that_the_driver_was_not_told_of_is_not_made_up(plan, tmp_path)
 def test_a_mean_that_stays_unfinished_is_written_once(plan, tmp_path) -> None:
     first, second, third = of(plan, TEACHER)
     known = {id: history(seed) for seed, id in enumerate((first, second, third))}
-    states = {first: "done", second: "done", third: "stopped"}
+    states = {first: "done", second: "done", third: "partial"}
     finals = {first: final(0), second: final(1)}
     events = Events(tmp_path, plan)
     events.append(third, history(2, 2))
@@ -186,7 +186,7 @@ def test_a_mean_that_stays_unfinished_is_written_once(plan, tmp_path) -> None:
     assert stamps(tmp_path / "tensorboard" / "means") == before
 
 
-@pytest.mark.parametrize("state", ["diverged", "failed", "skipped"])
+@pytest.mark.parametrize("state", ["diverged", "failed", "skipped", "stopped"])
 def test_a_seed_without_a_result_is_left_out_of_the_whole_curve(plan, tmp_path, state) -> None:
     """As in the table; the mean does not jump where it ended."""
     wanted = {

@@ -20,6 +20,7 @@ from kdtune.report.observer import Observer, Table, TensorBoard
 from kdtune.report.progress import Progress
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
+from kdtune.store.stopping import stop
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 
@@ -152,6 +153,28 @@ def test_a_failure_is_told_with_its_reason_even_if_quiet(sweep, tmp_path: Path, 
     assert planned.name in said and "ValueError: because" in said
     assert list(scalars(view.local)[planned.name]["train/loss"]) == [1], "what it had stays"
     observer.close()
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_mean_goes_on_without_what_was_stopped_by_hand_and_waits_for_what_was_interrupted(
+    sweep, tmp_path: Path, by_hand: bool
+) -> None:
+    first, second, third = (id for id, place in sweep.plan.runs.items() if place.label == "teacher rate=0")
+    store = Store(tmp_path)
+    if by_hand:
+        stop(store.objects, third)  # before it began
+    observer, dispatch, view = observed(sweep.plan, store)
+    for id, epochs in ((first, 2), (second, 1)):
+        observer.started(id)
+        dispatch.started(id)
+        observer.rows(id, stored.history(sweep.store, id)[:epochs])
+    if by_hand:
+        stop(store.objects, second)
+        observer.ended(second, dispatch.ended(second))
+    dispatch.stop()
+    observer.close()
+    seeds = scalars(view.local).get("teacher rate=0", {}).get("seeds")
+    assert seeds == ({1: 1, 2: 1} if by_hand else None), "else the third has not begun"
 
 
 def test_a_teacher_of_ones_own_has_no_epochs_to_count(sweep, tmp_path: Path) -> None:
