@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import takewhile
 
 from kdtune.planning.cost import duration
 from kdtune.planning.dispatch import Dispatch
@@ -89,12 +90,16 @@ class Log:
             self._lost = True  # its folder went away, or the disk is full: the screen says what happens
 
     def _fetch(self) -> None:
-        """What other machines wrote to a bucket's log comes first."""
+        """What other machines wrote to a bucket's log comes first, then what a command here could not write there."""
         objects = self.view.standing.store.objects
         with suppress(StorageError, OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if objects.local is None and (there := objects.get(f"{self.view.key}/{NAME}")) is not None:
-                self._path.write_bytes(there)
+                here = self._path.read_bytes().splitlines(True) if self._path.exists() else []
+                pairs = zip(here, there.splitlines(True), strict=False)
+                both = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                with open(self._path, "wb", opener=_unlinked) as file:
+                    file.writelines([there, *here[both:]])
 
     def _name(self, id: str) -> str:
         return f"{id} {self.dispatch.plan.runs[id].name}"

@@ -10,7 +10,7 @@ from s3 import S3
 
 from kdtune.cli.options import Options
 from kdtune.cli.sweep import run
-from kdtune.store.objects import Objects
+from kdtune.store.objects import Objects, StorageError
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S|    ")
 
@@ -75,3 +75,29 @@ def test_in_a_bucket_it_goes_on_where_another_machine_left_it(do, s3: S3, tmp_pa
     assert do(results=place) == 0
     second = (Objects(place).get("small/paper/log") or b"").decode()
     assert second.startswith(first) and second.count("begun: ") == 2
+
+
+def test_what_could_not_be_written_to_a_bucket_stands_there_later(do, s3: S3, tmp_path, monkeypatch) -> None:
+    place = s3.bucket()
+
+    def log_on(machine: str, text: str) -> str:
+        monkeypatch.setenv("KDTUNE_DATA", str(tmp_path / machine))
+        assert do(text, results=place) == 0
+        return (Objects(place).get("small/paper/log") or b"").decode()
+
+    put = Objects.put
+
+    def without_the_log(objects: Objects, key: str, *rest, **flags) -> None:
+        if key.endswith("/log"):
+            raise StorageError("gone")
+        put(objects, key, *rest, **flags)
+
+    smallest = SMALL.replace("seeds: 3", "seeds: 1").replace("[0.0, 0.2]", "[0.2]")
+    first = log_on("one machine", smallest.replace("seeds: 2", "seeds: 1"))
+    with monkeypatch.context() as gone:
+        gone.setattr(Objects, "put", without_the_log)
+        assert log_on("one machine", smallest) == first
+    second = log_on("another machine", smallest.replace("[accuracy]", "[accuracy, fit]"))
+    assert second.startswith(first) and second.count("begun: ") == 2
+    third = log_on("one machine", smallest.replace("[accuracy]", "[accuracy, fit]").replace("seeds: 2", "seeds: 3"))
+    assert third.startswith(second) and third.count("begun: ") == third.count("ended: ") == 4
