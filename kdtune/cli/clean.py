@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
 from kdtune.cli.refused import Refused, status_of
 from kdtune.planning.cost import duration
+from kdtune.report.lookup import store_of
+from kdtune.report.table import TableError
 from kdtune.store.forgetting import forget
 from kdtune.store.store import Store
 from kdtune.store.unreferred import UnknownReference, Unreferred, unreferred
@@ -17,7 +20,16 @@ from kdtune.store.unreferred import UnknownReference, Unreferred, unreferred
 
 def clean(results: str, yes: bool) -> int:
     """Lists the runs of these results to which nothing refers, and with `yes` moves them; returns the exit status."""
-    return status_of(lambda: _clean(Store(results), yes), OSError)
+    return status_of(lambda: _clean(_store(results), yes), OSError)
+
+
+def _store(results: str) -> Store:
+    """TableError for a part of the results, in which nothing refers to the rest, and for a file."""
+    if not (Path(results) / "runs").is_dir() and (whole := store_of(results)) != results:
+        raise TableError(f"{results} is the folder of a sweep; runs are those of all results: kdtune clean {whole}")
+    if Path(results).is_file():
+        raise TableError(f"{results} is a file; runs are those of all results: kdtune clean results")
+    return Store(results)
 
 
 def _clean(store: Store, yes: bool) -> int:

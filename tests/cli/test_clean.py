@@ -232,6 +232,13 @@ def test_no_results_are_one_line_and_nothing_is_made(tmp_path: Path, exists: boo
     assert place.exists() == exists and (not exists or not [*place.iterdir()])
 
 
+@pytest.mark.parametrize("place", ["small", "small/paper", "small/paper/plan.json"])
+def test_a_part_of_results_is_told_from_results(results, place) -> None:
+    said = do(results / place, "--yes")
+    assert said.exit_code == 2 and "runs are those of all results: kdtune clean " in said.stderr
+    assert place.endswith(".json") or f"kdtune clean {results}" in said.stderr
+
+
 def test_a_bucket(swept, s3) -> None:
     bucket = s3.bucket()
     store = Store(bucket)
