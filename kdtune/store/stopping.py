@@ -27,7 +27,9 @@ class Stop:
     reason: str = ""
 
     def __str__(self) -> str:
-        return f"by {self.who} on {self.host}, {self.time}" + (f": {self.reason}" if self.reason else "")
+        """One line, whatever was typed elsewhere: it is shown on the terminals of others."""
+        told = f"by {self.who} on {self.host}, {self.time}" + (f": {self.reason}" if self.reason else "")
+        return "".join(each if each.isprintable() else " " for each in told).rstrip()
 
 
 def stop(objects: Objects, run_id: str, reason: str = "") -> Stop:

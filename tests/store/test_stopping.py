@@ -43,6 +43,11 @@ def test_it_says_who_when_where_and_why(store: Store, monkeypatch: pytest.Monkey
     assert stop_of(store.objects, OTHER) is None and not is_stopped(store.objects, OTHER)
 
 
+def test_why_is_one_line_that_moves_no_cursor(store: Store) -> None:
+    stop(store.objects, RUN, "too slow\nDONE\x1b[2J\u202e")
+    assert str(stop_of(store.objects, RUN)).endswith(": too slow DONE [2J")
+
+
 def test_the_first_who_stops_it_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ann")
     first = stop(store.objects, RUN)
