@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ACCURACY = "test/accuracy"
 MCA = "corruption/mca"
+DISTANCE = "distance/median"
 AGREEMENT = "teacher/agreement"  # on test images
 IMAGES = "fit/images"
 SHIFTED = {"cinic": "CINIC-10", "writers": "other writers"}
@@ -63,6 +64,8 @@ def title(metric: str) -> str:
     if found := re.match(r"pgd(\d+)(?:@([^/]+))?(.*)", name):
         setting = f", {found[2].replace('=', ' ')}" if found[2] else ""
         return f"PGD-{found[1]} accuracy{setting}" + found[3].replace("/", ", ").replace("_", " ")
+    if metric == DISTANCE:
+        return "Distance to another answer, median"
     if metric == AGREEMENT:
         return "Agreement with its teacher"
     if metric == IMAGES:

@@ -51,7 +51,8 @@ FLAGS = DEGENERATE | {
 def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ...] | None:
     """The flags that are up for a run, given its metrics or its row of the table; None where none was looked for.
 
-    With `metric` those alone that bear on it: all on `robust/*`, those of DEGENERATE on `corruption/*`, none on others.
+    With `metric` those alone that bear on it: all on `robust/*` and `distance/*`, those of DEGENERATE on
+    `corruption/*`, none on others.
     """
     found: dict[str, bool] = {}
     for column, value in row.items():
@@ -61,7 +62,8 @@ def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ..
     if not found:
         return None
     if metric is not None:
-        bearing = FLAGS if metric.startswith("robust/") else DEGENERATE if metric.startswith("corruption/") else {}
+        attacked = metric.startswith(("robust/", "distance/"))
+        bearing = FLAGS if attacked else DEGENERATE if metric.startswith("corruption/") else {}
         return tuple(name for name in bearing if found.get(name))
     return tuple(name for name in FLAGS if found.get(name))
 

@@ -35,12 +35,19 @@ def ranked(table: pd.DataFrame, metric: str, only: Mapping[str, Any]) -> Iterato
     yield f"by {metric}, {'lowest' if lowest else 'highest'} mean over seeds first"
     for setting in order[:SHOWN]:
         mean = means[setting]
-        half = f" +- {mean.high - mean.mean:.2f}" if mean.high is not None else ""
-        yield f"  {setting:{width}}  {mean.mean:.2f}{half}  n = {mean.n}"
+        digits = _digits(mean.mean)
+        half = f" +- {mean.high - mean.mean:{digits}}" if mean.high is not None else ""
+        yield f"  {setting:{width}}  {mean.mean:{digits}}{half}  n = {mean.n}"
     if len(order) > SHOWN:
         yield f"  and {len(order) - SHOWN} more"
     finished = done(kept, metric)
     run = finished.loc[finished[metric].idxmin() if lowest else finished[metric].idxmax()]
-    yield f"best run: {label(run, axes(table))} seed={word(plain(run['seed']))}  {run[metric]:.2f}  {run['id']}"
+    value = run[metric]
+    yield f"best run: {label(run, axes(table))} seed={word(plain(run['seed']))}  {value:{_digits(value)}}  {run['id']}"
     if not metric.startswith("val/"):
         yield "chosen by test data: nothing that is reported may rest on this choice; val/accuracy is for that"
+
+
+def _digits(value: float) -> str:
+    """Rates are percent; what is small is another unit, as a distance in pixel units."""
+    return ".2f" if abs(value) >= 2 else ".4f"

@@ -13,9 +13,14 @@ from kdtune.planning.plan import Plan
 Charts = Mapping[str, list[str]]  # names of values by the title of their category
 
 OPENING = "#custom_scalars&regexInput=means"  # behind TensorBoard's address: these charts, of means alone, all ticked
-CATEGORIES = {"Accuracy": ("test", "val", "shift", "train"), "Loss": (), "Robustness": ("robust", "corruption")}
+CATEGORIES = {
+    "Accuracy": ("test", "val", "shift", "train"),
+    "Loss": (),
+    "Robustness": ("robust", "distance", "corruption"),
+}
 OTHERS = "Other metrics"
-FIRST = ("test", "val", "robust", "corruption", "shift")  # groups of final metrics, in the order of their columns
+# Groups of final metrics, in the order of their columns.
+FIRST = ("test", "val", "robust", "distance", "corruption", "shift")
 
 
 def charts(plan: Plan, finals: Iterable[str]) -> Charts:

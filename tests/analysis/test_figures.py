@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 import os
 import random
@@ -721,3 +722,19 @@ def test_the_numbers_of_paper_yaml_are_whole() -> None:
     assert np.mean(gains) == pytest.approx(0.11, abs=0.005) and int((np.array(gains) > 0).sum()) == 18
     assert (accuracy["r 0"] - accuracy["teacher"]).round(2).tolist() == [-0.05, 1.34, 2.82, 6.38, 12.44]
     assert (accuracy["r 0"] - accuracy["wrn-16-2"]).round(2).tolist() == [2.05, 3.80, 5.87, 9.25, 11.36]
+
+
+def test_a_distance_is_no_percentage(builder: Any) -> None:
+    """Of any sweep whose headline it is; a span of a percent point would make its curves flat."""
+    import generic
+
+    table = pd.DataFrame({"role": ["student"] * 2, "rate": [0.0, 0.3], "seed": [0, 0], "distance/median": [0.03, 0.05]})
+    names = ["test/accuracy", "distance/median", "distance/median/unconditional"]
+    table = table.assign(**{"test/accuracy": 90.0, names[2]: 0.02})
+    table.attrs = {"axes": json.dumps(["rate"]), "headlines": json.dumps(names), "sweep": "own"}
+    (panels,) = generic.generic(table).panels
+    assert [(panel.metric, panel.unit, panel.least) for panel in panels] == [
+        ("test/accuracy", "%", 1.0),
+        ("distance/median", "pixel units", 0.01),
+    ]
+    assert panels[1].title == "Distance to another answer, median"

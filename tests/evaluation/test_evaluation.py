@@ -32,6 +32,7 @@ from kdtune.evaluation import pgd as pgd_module
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
 from kdtune.evaluation.autoattack import Autoattack
 from kdtune.evaluation.corruptions import Corruptions
+from kdtune.evaluation.distance import Distance
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement, pack, predict
 from kdtune.evaluation.flags import DEGENERATE
@@ -44,6 +45,7 @@ CLASSES = ("ant", "bee", "cow", "dog")
 SMALL = {  # keys, to be quick
     "pgd": {"eps": [0.02, 0.1], "step": 0.02, "steps": [2, 4], "restarts": 2, "images": 30},
     "masking": {"eps": 0.1, "step": 0.02, "images": 30, "queries": 5},
+    "distance": {"steps": 4, "restarts": 2, "images": 30},
     "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
     "corruptions": {"severities": [1, 4], "images": 20},
 }
@@ -112,6 +114,7 @@ def folders(folder, tmp_path, monkeypatch):
 
 def test_the_evaluators_of_the_folder_are_found():
     known = {"accuracy": Accuracy, "shift": Shift, "pgd": PGD, "masking": Masking, "autoattack": Autoattack}
+    known["distance"] = Distance
     assert known.items() <= Evaluator.kinds().items() and Evaluator.kinds()["corruptions"] is Corruptions
 
 
@@ -194,6 +197,7 @@ def test_hash_is_the_same_on_every_day():
     assert PGD(images=200, report="worst").hash == "2065f65ebb9b"
     assert Shift().hash == "de95ba0eca8e"
     assert Masking().hash == "c16f4bfb8c52"
+    assert Distance().hash == "ce8a0ba70a94"
     assert Autoattack().hash == "025d0e83e46b"
     assert Corruptions().hash == "9d60cf68360f"
 
@@ -309,7 +313,7 @@ def test_a_front_end_without_a_gradient_fails_no_run(evaluator_, way, installed)
     if evaluator_.key == "masking":
         assert found["flags/zero_gradient"] == 1
         assert found["masking/zero_gradient"] == 100 and "masking/square" in found
-    elif evaluator_.key in ("pgd", "autoattack"):
+    elif evaluator_.key in ("pgd", "autoattack", "distance"):
         assert found.keys() - {f"flags/{name}" for name in DEGENERATE} == {"flags/zero_gradient"}
         assert found["flags/zero_gradient"] == 1
     else:
@@ -387,6 +391,8 @@ def test_paths_are_relative_to_the_sweep_file(folder):
         ({"pgd": {"loss": "marginal"}}, (1, "pgd", "loss", 0), "'cross_entropy', 'margin' or 'scaled'"),
         ({"pgd": {"loss": ["margin", "margin"]}}, (1, "pgd", "loss"), "the same value twice"),
         ({"pgd": {"report": "best"}}, (1, "pgd", "report"), "worst"),
+        ({"distance": {"eps": 8}}, (1, "distance", "eps"), r"pixels are in \[0, 1\]; 8/255 is 0.0314"),
+        ({"distance": {"eps": 0}}, (1, "distance", "eps"), "greater than 0"),
         ({"masking": {"images": 501}}, (1, "masking", "images"), "less than or equal to 500"),
         ({"autoattack": {"eps": [0.1, 0.1]}}, (1, "autoattack", "eps"), "the same value twice"),
         ({"pgd": {"restarts": 0}}, (1, "pgd", "restarts"), "greater than or equal to 1"),
@@ -446,7 +452,8 @@ def test_on_val_is_the_same_on_the_images_held_out(evaluator_, installed):
 
 
 def test_which_evaluators_take_held_out_images():
-    assert {each.key for each in held_out} == {"pgd", "masking", "autoattack", "corruptions", "agreement"}
+    attacked = {"pgd", "masking", "autoattack", "corruptions", "distance"}
+    assert {each.key for each in held_out} == attacked | {"agreement"}
 
 
 @pytest.mark.parametrize("entry", [{"accuracy": {}}, {"shift": {}}])

@@ -119,6 +119,7 @@ def test_flags_of_a_row():
 def test_flags_bear_on_what_they_are_about():
     row = {"flags/collapsed": 1.0, "flags/square_wins": 1.0, "flags/dynamic": 0.0}
     assert flags_of(row) == flags_of(row, "robust/pgd20") == ("collapsed", "square_wins")
+    assert flags_of(row, "distance/median") == flags_of(row)
     assert flags_of(row, "corruption/mca") == ("collapsed",), "corruptions follow no gradient that could be hidden"
     assert flags_of(row, "test/accuracy") == ()
     assert flags_of({}, "robust/pgd20") is None

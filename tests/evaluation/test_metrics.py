@@ -22,6 +22,7 @@ from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.agreement import Agreement
 from kdtune.evaluation.autoattack import Autoattack
 from kdtune.evaluation.corruptions import Corruptions
+from kdtune.evaluation.distance import Distance
 from kdtune.evaluation.evaluation import Evaluation, declared, told_apart, written_twice
 from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement
 from kdtune.evaluation.fit import Fit
@@ -43,6 +44,7 @@ ENTRIES: list[Evaluator] = [
     Corruptions(images=20),
     Corruptions(images=20, families=("fog", "saturate", "brightness"), severities=(1,)),
     Autoattack(eps=(0.5,), images=10),
+    Distance(steps=5, restarts=2, images=20),
     Fit(),
     Softness(temperature=4.0),
 ]
@@ -136,7 +138,7 @@ def test_where_none_is_right_when_clean_too(entry: Evaluator, digits: Data) -> N
 def test_a_declared_metric_has_a_unit_and_rates_rank(entry: Evaluator) -> None:
     for name, metric in entry.declared(DIGITS).items():
         assert metric.unit
-        if metric.unit == "%" and "zero_gradient" not in name:
+        if metric.unit == "%" and "zero_gradient" not in name and not name.startswith("distance/unbroken"):
             assert metric.better == "higher", name
         assert (metric.better == "lower") == (name.endswith(("nll", "ece")))
 
@@ -162,6 +164,7 @@ def test_headlines_are_of_test_images_and_of_the_entry_without_a_label(entry: Ev
         (PGD(loss=("margin", "cross_entropy")), ["robust/pgd20", "robust/pgd20/unconditional"]),
         (Autoattack(eps=(0.1, 0.2)), ["robust/autoattack", "robust/autoattack/unconditional"]),
         (Corruptions(), ["corruption/mca", "corruption/mca/unconditional"]),
+        (Distance(), ["distance/median", "distance/median/unconditional"]),
         (Masking(), []),
     ],
 )
@@ -231,9 +234,9 @@ def test_beside_every_conditional_number_stands_whether_the_network_answers_one_
     for network, up in ((Fixed(), 1.0), (trained, 0.0)):
         found = measured(entry, network, digits)
         flags = {name: found.get(f"flags/{name}") for name in ("collapsed", "near_chance")}
-        says_so = isinstance(entry, Accuracy | PGD | Corruptions | Autoattack)
+        says_so = isinstance(entry, Accuracy | PGD | Corruptions | Autoattack | Distance)
         assert flags == dict.fromkeys(flags, up if says_so else None)
-        if any(name.startswith(("robust/", "corruption/")) for name in found):
+        if any(name.startswith(("robust/", "corruption/", "distance/")) for name in found):
             assert says_so
 
 

@@ -38,6 +38,8 @@ def test_settings_by_their_mean_and_the_best_run(folder: str, metric: str, lowes
     assert lines[0].startswith(f"by {metric}, {'lowest' if lowest else 'highest'}")
     shown = [float(line.split()[2]) for line in lines[1:3]]
     assert shown == pytest.approx([*means], abs=0.006)
+    small = [line.split()[2] for line in lines[1:3] if float(line.split()[2]) < 2]
+    assert all(len(said.partition(".")[2]) == 4 for said in small), "of a distance two digits would say nothing"
     best = students.loc[students[metric].idxmin() if lowest else students[metric].idxmax()]
     assert lines[3].endswith(best["id"]) and f"seed={best['seed']:g}" in lines[3]
     assert ("chosen by test data" in lines[-1]) == (not metric.startswith("val/"))

@@ -111,6 +111,7 @@ def test_without_a_hold_out_there_is_no_chart_of_it(write_sweep, small_sweep, tm
 
 def test_metrics_of_the_hparams_tab_begin_with_accuracy_and_robustness() -> None:
     assert columns(FINAL) == ["test/accuracy", PGD, "corruption/mca", "shift/writers", "logits/margin"]
+    assert columns(["corruption/mca", "distance/median", PGD]) == [PGD, "distance/median", "corruption/mca"]
 
 
 def test_what_an_earlier_version_wrote_goes(board, plan) -> None:
