@@ -41,7 +41,9 @@ many pairs show in four of five trials, and how many seeds the smallest effect o
 its statements. "Every" needs every cell, and where one cell would decide, to bear out "any" or to contradict "every",
 Holm's correction is over all of them. Robust accuracy has a second verdict, whether it may be believed: under PGD, PGD
 on the margin, a gradient-free attack, the teacher's examples and AutoAttack alike, all at one radius, and with no flag
-up. What the paper calls slight or a little is judged by its direction alone."""
+up. One is up where PGD misses adversarial examples that were planted in a copy of a network, whatever else finds them;
+where none were planted, that is said and decides nothing. What the paper calls slight or a little is judged by its
+direction alone."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def sentence(line: Line, answer: Answer) -> str:
             f"{name} {'at another radius' if name in answer.elsewhere else line.word(verdict)}"
             for name, verdict in answer.under.items()
         ]
+        under += [f"planted examples {answer.planted}"]
         under += [f"flags up: {' '.join(answer.flags)}"] if answer.flags else []
         words += f" To be believed: **{line.word(answer.believable)}** ({', '.join(under)})."
     return words
@@ -169,6 +172,7 @@ def records(found: Sequence[Line]) -> Iterator[dict[str, Any]]:
             row = about | {"statement": asked.says, "direction": asked.direction, "cells": asked.holds}
             row |= {"metric": answer.metric, "smallest": smallest(answer.metric), "verdict": str(answer.verdict)}
             row |= {"believable": answer.believable, "lacks": answer.lacks, "flags": " ".join(answer.flags)}
+            row |= {"planted examples": answer.planted}
             row |= {name: answer.under.get(name) for name in ATTACKS}
             for each in answer.found or [None]:
                 yield row | dict.fromkeys(NUMBERS) | (numbers(each) if each else {})

@@ -35,6 +35,7 @@ ATTACKS = {
 }
 MARGIN, SQUARE, TRANSFER, AUTOATTACK = ATTACKS
 MADE_BY = dict.fromkeys((MARGIN, SQUARE, TRANSFER), "masking") | {AUTOATTACK: "autoattack"}  # evaluators
+PLANTED = "flags/planted_missed"  # by planted.py; behind an @: of an entry with a label
 PREPARED = {
     "fixed_label_corruption": fixed_label_corruption.with_rate,
     "messy": with_outputs,
@@ -87,6 +88,7 @@ class Answer:
     under: Mapping[str, Verdict] = field(default_factory=dict)  # by ATTACKS, what that rests on
     elsewhere: tuple[str, ...] = ()  # of ATTACKS those made at another radius, which say nothing here
     flags: tuple[str, ...] = ()  # that are up for the robust accuracy of runs compared
+    planted: str = ""  # whether PGD finds examples that were planted in their networks, of robust accuracy alone
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,10 @@ def growth(compared: Sequence[Cell]) -> Cell:
 def with_attacks(table: pd.DataFrame, statement: Statement, measured: Answer) -> Answer:
     """The answer of a robust accuracy with a second verdict, whether it may be believed: PGD and all others say so.
 
-    Not without AutoAttack, not where a flag is up, not at another radius. Teachers' examples cannot be tried on what
-    nobody taught: then that attack is left out.
+    Not without AutoAttack, not where a flag is up, not at another radius. A flag is up, too, where PGD misses examples
+    that were planted in a network: then Square alone, or whatever else finds them, does not make up for it. Where none
+    were planted, that is said and decides nothing. Teachers' examples cannot be tried on what nobody taught: then that
+    attack is left out.
     """
     if measured.verdict is Verdict.NOT_MEASURED:
         return measured
@@ -209,18 +213,35 @@ def with_attacks(table: pd.DataFrame, statement: Statement, measured: Answer) ->
     own = radii.get("pgd")
     elsewhere = tuple(name for name in tried if own is not None and radii.get(MADE_BY[name], own) != own)
     under = {name: Verdict.NOT_MEASURED if name in elsewhere else each.verdict for name, each in tried.items()}
-    flags = flags_up(table, [cell for each in (measured, *tried.values()) for cell in each.found])
+    compared = [cell for each in (measured, *tried.values()) for cell in each.found]
+    flags = flags_up(table, compared)
     established = not flags and under[AUTOATTACK] is not Verdict.NOT_MEASURED
     believable = every([measured.verdict, *under.values()]) if established else Verdict.NOT_ESTABLISHED
-    return replace(measured, believable=believable, under=under, elsewhere=elsewhere, flags=flags)
+    examples = planted(rows_of(table, compared), elsewhere=own is not None and radii.get("planted", own) != own)
+    return replace(measured, believable=believable, under=under, elsewhere=elsewhere, flags=flags, planted=examples)
 
 
 def flags_up(table: pd.DataFrame, found: Sequence[Found]) -> tuple[str, ...]:
     """The flags that bear on robust accuracy: of the runs compared; under PGD and AutoAttack of their baselines too."""
-    compared = {run.id for each in found for run in each.cell.pairs.runs}
-    rows = table[table["id"].isin(compared)].drop_duplicates("id").to_dict("records")
-    up = {flag for row in rows for flag in flags_of(row, "robust/pgd") or ()}
+    up = {flag for row in rows_of(table, found) for flag in flags_of(row, "robust/pgd") or ()}
     return tuple(sorted(up | {flag for each in found for run in each.cell.pairs.runs for flag in run.flags}))
+
+
+def planted(rows: Sequence[Mapping[str, Any]], elsewhere: bool) -> str:
+    """What became of examples that were planted in the networks of these runs; `elsewhere`: at another radius."""
+    told = [[row[name] for name in row if str(name).partition("@")[0] == PLANTED] for row in rows]
+    told = [[value for value in of if value == value and value is not None] for of in told]
+    if any(any(of) for of in told):
+        return "missed"
+    if not any(told):
+        return "not tried"
+    return "found at another radius" if elsewhere else "found" if all(told) else "found, not tried in every network"
+
+
+def rows_of(table: pd.DataFrame, found: Sequence[Found]) -> list[dict[Any, Any]]:
+    """The rows of the runs compared, each run once."""
+    compared = {run.id for each in found for run in each.cell.pairs.runs}
+    return list(table[table["id"].isin(compared)].drop_duplicates("id").to_dict("records"))
 
 
 def plain(value: Any) -> str:

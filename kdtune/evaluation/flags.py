@@ -7,6 +7,8 @@ A subset of a hundred images is small. Two rules keep chance out of what raises 
 - accuracies under two attacks are compared image by image, and their difference must exceed its bound by two standard
   errors (of a paired difference of proportions).
 
+A planted example (planted.py) is sure to be there: one that is missed is a proof too, of the attack.
+
 Two flags need no attack: a network that gives one answer to everything is right under every attack wherever it was
 right before, so that a number among images that are right when clean says nothing (`degenerate`).
 """
@@ -26,6 +28,10 @@ LOSS_POINTS = 5.0
 # Measured: 20 steps on the margin leave up to 6 points more of honest networks on the digits.
 MARGIN_POINTS = 10.0
 FLOOR = 5.0  # percent that may stand where the ball is the whole range of pixels; measured: 0, of honest networks
+# Percent of planted examples that may be missed: what finds 95 % passes (Zimmermann et al. 2022). Measured: 0 on the
+# digits, of honest networks and attacks; near 100 where the gradient is masked.
+MISSED = 5.0
+ENOUGH = 20  # images with a planted example, of which 5 % is one: of fewer, none missed is no pass
 ERRORS = 2.0  # standard errors
 FEW = 0.25  # of the classes: where no more are answered, the network has collapsed. Argued: 1 or 2 of 10
 SELDOM = 0.1  # a class of which so little is answered as of its own images, by count, does not count as answered
@@ -34,7 +40,7 @@ DEGENERATE = {
     "collapsed": "at most a quarter of the classes, or one alone, are ever answered",
     "near_chance": "accuracy is that of one answer for all images, within two standard errors",
 }
-FLAGS = DEGENERATE | {
+MASKED = {
     "randomised": "repeated forward passes differ",
     "softmax_output": "the logits are probabilities",
     "dynamic": "gradients are computed inside the forward pass",
@@ -46,6 +52,8 @@ FLAGS = DEGENERATE | {
     "square_wins": "a gradient-free attack breaks images that withstood gradients",
     "transfer_wins": "the teacher's adversarial examples break images that withstood gradients",
 }
+PLANTED = {"planted_missed": "PGD misses adversarial examples that were planted in a copy of the network"}
+FLAGS = DEGENERATE | MASKED | PLANTED
 
 
 def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ...] | None:
@@ -104,6 +112,14 @@ def raised(found: Mapping[str, np.ndarray]) -> dict[str, bool]:
         if attack in found:
             flags[f"{attack}_wins"] = proven(found["white_box"] & ~found[attack])
     return flags
+
+
+def missing(missed: np.ndarray) -> bool | None:
+    """Whether an attack misses too many planted examples to be believed; None where there are too few to say that it
+    finds them. missed: bool [N], for each image with such an example.
+    """
+    up = proven(missed, MISSED)
+    return up if up or len(missed) >= ENOUGH else None
 
 
 def proven(images: np.ndarray, points: float = PROOF_POINTS) -> bool:

@@ -23,7 +23,7 @@ from kdtune.evaluation.evaluator import (
     percent,
     randomised,
 )
-from kdtune.evaluation.flags import DEGENERATE, FLAGS, raised
+from kdtune.evaluation.flags import MASKED, raised
 from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import LossName, balanced, withstanding
 from kdtune.settings import Count, Pixels
@@ -82,9 +82,8 @@ class Masking(Evaluator):
         gradients = ("zero_gradient", "zero_gradient_margin")
         counts = ("smoothed_only", "square_only", "transfer_only")
         first = ("randomised", "softmax_output", "dynamic")  # the others need an image that is right when clean
-        flags = [name for name in FLAGS if name not in DEGENERATE]
         return (
-            *(Metric(f"flags/{name}", "0 or 1", always=name in first) for name in flags),
+            *(Metric(f"flags/{name}", "0 or 1", always=name in first) for name in MASKED),
             Metric("flags/raised", "flags"),
             Metric("masking/clean", better="higher"),
             Metric("masking/images", "images"),

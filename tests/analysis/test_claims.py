@@ -292,6 +292,49 @@ def test_a_flag_counts_wherever_it_is_up(scripts: Any, tmp_path: Path) -> None:
     assert "flags up: smoothed_wins" in words(folder)
 
 
+@pytest.mark.parametrize(
+    ("planted", "radii", "believable", "said"),
+    [
+        ((None, None), {}, "reproduced", "not tried"),  # as before there was such a test
+        ((0.0, 0.0), {}, "reproduced", "found"),
+        ((0.0, None), {}, "reproduced", "found, not tried in every network"),
+        ((0.0, 0.0), {"planted": 0.031}, "reproduced", "found at another radius"),
+        ((0.0, 0.0), {"planted": 0.08}, "reproduced", "found"),
+        ((0.0, 1.0), {}, "not established", "missed"),
+        ((1.0, None), {"planted": 0.031}, "not established", "missed"),
+    ],
+)
+def test_pgd_that_misses_planted_examples_is_not_believed(
+    scripts: Any, tmp_path: Path, planted: tuple[Any, Any], radii: Row, believable: str, said: str
+) -> None:
+    """Though the difference is there under every attack, and Square alone finds what was planted."""
+    table = softrand({"test/accuracy": {0.05: UP}} | {metric: {0.05: scaled(UP)} for metric in ATTACKS})
+    for row in table:
+        if row["role"] == "student" and row["id"].startswith("s0.05"):
+            row["flags/planted_missed"] = planted[row["seed"] % 2]
+            row |= {f"planted/{name}": 100.0 for name in ("missed", "missed_margin", "missed_smoothed")}
+            row["planted/missed_square"] = 0.0
+    same = dict.fromkeys(("pgd", "masking", "autoattack"), 0.08) | radii
+    folder = place(tmp_path, table, radii=json.dumps(same))
+    assert run(scripts, folder) == 0
+    (row,) = rows(folder, "A4", "robust/pgd20")
+    assert (row["verdict"], row["believable"], row["planted examples"]) == ("reproduced", believable, said)
+    text = words(folder)
+    assert f"planted examples {said}" in text
+    assert ("flags up: planted_missed" in text) == (said == "missed")
+    assert {row["planted examples"] for row in rows(folder, "A4", "test/accuracy")} == {""}
+
+
+def test_a_labelled_entry_of_planted_examples_counts(scripts: Any, tmp_path: Path) -> None:
+    table = softrand({"test/accuracy": {0.05: UP}} | {metric: {0.05: scaled(UP)} for metric in ATTACKS})
+    for row in table:
+        row["flags/planted_missed@eps=0.08"] = float(row["id"] == "s0.052")
+    folder = place(tmp_path, table)
+    assert run(scripts, folder) == 0
+    (row,) = rows(folder, "A4", "robust/pgd20")
+    assert (row["believable"], row["planted examples"], row["flags"]) == ("not established", "missed", "planted_missed")
+
+
 def test_one_cell_of_many_contradicts_only_after_holm(scripts: Any, tmp_path: Path) -> None:
     low = [-value for value in (0.9, 0.2, 0.3, 1.1, 0.5)]  # p 0.026
     for name, sigmas, verdict in (("one", (0.02,), "contradicted"), ("many", (0.02, 0.1, 0.2), "inconclusive")):

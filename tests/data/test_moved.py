@@ -223,7 +223,7 @@ def test_points_are_drawn_from_the_seed_and_are_no_pixels(tmp_path: Path) -> Non
     assert known[0] == "729b0727a0c13f2a", "what is drawn is part of ids"
 
 
-@pytest.mark.parametrize("name", ["masking", "autoattack", "corruptions", "distance"])
+@pytest.mark.parametrize("name", ["masking", "planted", "autoattack", "corruptions", "distance"])
 def test_what_needs_pixels_refuses_points(tmp_path: Path, name: str) -> None:
     from kdtune.evaluation.evaluator import Evaluator
 

@@ -38,6 +38,7 @@ from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement,
 from kdtune.evaluation.flags import DEGENERATE
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.pgd import PGD, balanced
+from kdtune.evaluation.planted import Planted
 from kdtune.evaluation.shift import Shift
 from kdtune.settings import Settings, Text
 
@@ -46,6 +47,7 @@ SMALL = {  # keys, to be quick
     "pgd": {"eps": [0.02, 0.1], "step": 0.02, "steps": [2, 4], "restarts": 2, "images": 30},
     "masking": {"eps": 0.1, "step": 0.02, "images": 30, "queries": 5},
     "distance": {"steps": 4, "restarts": 2, "images": 30},
+    "planted": {"eps": 0.1, "step": 0.02, "images": 25, "steps": 4, "points": 40, "queries": 5},
     "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
     "corruptions": {"severities": [1, 4], "images": 20},
 }
@@ -198,6 +200,7 @@ def test_hash_is_the_same_on_every_day():
     assert Shift().hash == "de95ba0eca8e"
     assert Masking().hash == "c16f4bfb8c52"
     assert Distance().hash == "ce8a0ba70a94"
+    assert Planted().hash == "9f8e60c6a531"
     assert Autoattack().hash == "025d0e83e46b"
     assert Corruptions().hash == "9d60cf68360f"
 
@@ -452,7 +455,7 @@ def test_on_val_is_the_same_on_the_images_held_out(evaluator_, installed):
 
 
 def test_which_evaluators_take_held_out_images():
-    attacked = {"pgd", "masking", "autoattack", "corruptions", "distance"}
+    attacked = {"pgd", "masking", "planted", "autoattack", "corruptions", "distance"}
     assert {each.key for each in held_out} == attacked | {"agreement"}
 
 
@@ -871,6 +874,11 @@ def test_what_an_evaluator_costs():
     data = dataclasses.replace(data, test=labelled_by(network, data.test))
     masking.measure(subject(network, data, teacher=small_network(1)))
     assert masking.passes(60, 25) == pytest.approx(sum(shown), rel=0.1)
+    shown.clear()
+    planted = Planted(eps=0.01, step=1e-6, images=60, points=100, queries=1)
+    assert planted.measure(subject(network, data)).metrics["planted/images"] > 55
+    # The smoothed attack, two fifths of it all, asks no more about what it has found.
+    assert 0.55 < sum(shown) / planted.passes(60, 25) < 1.05
 
 
 def labelled_by(network: nn.Module, split: Split) -> Split:

@@ -29,6 +29,7 @@ from kdtune.evaluation.fit import Fit
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import PGD
+from kdtune.evaluation.planted import Planted
 from kdtune.evaluation.shift import Shift
 from kdtune.evaluation.softness import Softness
 
@@ -41,6 +42,7 @@ ENTRIES: list[Evaluator] = [
     PGD(eps=(0.05, 0.1), step=(0.02, 0.05), steps=(2, 3), restarts=2, images=20, loss=("cross_entropy", "margin")),
     PGD(eps=(0.1,), step=(0.05,), steps=(2,), restarts=2, images=20, loss=("scaled",), report="worst"),
     Masking(eps=0.1, step=0.05, images=10, queries=5),
+    Planted(eps=0.1, step=0.05, steps=2, restarts=1, images=25, points=50, queries=5),
     Corruptions(images=20),
     Corruptions(images=20, families=("fog", "saturate", "brightness"), severities=(1,)),
     Autoattack(eps=(0.5,), images=10),
@@ -138,9 +140,11 @@ def test_where_none_is_right_when_clean_too(entry: Evaluator, digits: Data) -> N
 def test_a_declared_metric_has_a_unit_and_rates_rank(entry: Evaluator) -> None:
     for name, metric in entry.declared(DIGITS).items():
         assert metric.unit
-        if metric.unit == "%" and "zero_gradient" not in name and not name.startswith("distance/unbroken"):
+        missed = name.startswith("planted/missed")
+        unranked = "zero_gradient" in name or name == "planted/chance" or name.startswith("distance/unbroken")
+        if metric.unit == "%" and not missed and not unranked:
             assert metric.better == "higher", name
-        assert (metric.better == "lower") == (name.endswith(("nll", "ece")))
+        assert (metric.better == "lower") == (missed or name.endswith(("nll", "ece")))
 
 
 @each_entry
@@ -166,6 +170,7 @@ def test_headlines_are_of_test_images_and_of_the_entry_without_a_label(entry: Ev
         (Corruptions(), ["corruption/mca", "corruption/mca/unconditional"]),
         (Distance(), ["distance/median", "distance/median/unconditional"]),
         (Masking(), []),
+        (Planted(), []),
     ],
 )
 def test_the_headline_is_what_the_evaluator_says(entry: Evaluator, names: list[str]) -> None:
@@ -283,7 +288,7 @@ def test_a_label_lets_two_entries_stand_together_and_names_arrays_too(digits: Da
 def test_names_that_two_entries_write_are_found_whatever_the_entries_are_called() -> None:
     own = Shift(folder={"path": "x", "name": "writers"})
     assert written_twice((Accuracy(), Shift(), own), WHOLE) == ["shift/writers"]
-    assert written_twice((Accuracy(), PGD(), Corruptions(), Masking(), Shift()), DIGITS) == []
+    assert written_twice((Accuracy(), PGD(), Corruptions(), Masking(), Planted(), Shift()), DIGITS) == []
 
 
 def test_which_evaluator_measures_a_metric() -> None:
