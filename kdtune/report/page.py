@@ -208,8 +208,14 @@ def checklist(table: pd.DataFrame, plan: Mapping[str, Any], origins: Sequence[Ma
 
 def _commit(origin: Mapping[str, Any]) -> str:
     if not origin.get("commit"):
-        return f"kdtune {origin.get('libraries', {}).get('kdtune')}, of no commit that is known"
+        return f"kdtune {_libraries(origin).get('kdtune')}, of no commit that is known"
     return f"{origin['commit']}{', with changes that are not committed' if origin.get('dirty') else ''}"
+
+
+def _libraries(origin: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Versions by name; none where an import brought something else."""
+    found = origin.get("libraries")
+    return found if isinstance(found, dict) else {}
 
 
 def _of(row: Mapping[str, Any], name: str) -> str:
@@ -218,7 +224,7 @@ def _of(row: Mapping[str, Any], name: str) -> str:
 
 def provenance(origins: Sequence[Mapping[str, Any]]) -> str:
     """Libraries, machines and times, each value with how many runs have it."""
-    flat = [{**each, **{f"{name}": version for name, version in each.get("libraries", {}).items()}} for each in origins]
+    flat = [{**each, **_libraries(each)} for each in origins]
     lines = []
     for name in ("kdtune", "torch", "torchvision", "ray", "numpy", "python", "host", "device", "threads"):
         counts = Counter(str(each[name]) for each in flat if each.get(name) is not None)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from kdtune.identity import id_of
 from kdtune.store import tar
 from kdtune.store.done import Done
-from kdtune.store.encoding import digest, from_json, from_yaml, unseal
+from kdtune.store.encoding import digest, from_json, from_lines, from_yaml, unseal
 from kdtune.store.evaluations import fitting
 from kdtune.store.layout import (
     DESCRIPTION,
@@ -28,6 +28,7 @@ from kdtune.store.layout import (
     EXTENSION,
     FILES,
     HASH,
+    HISTORY,
     SHA256,
     WEIGHTS,
     done_key,
@@ -79,6 +80,8 @@ class Bundle:
         for id, run in self.runs.items():
             key = f"{run_folder(id)}/{run.done.attempt}/{DESCRIPTION}"
             check_description(id, self.read(key, DESCRIPTION_BYTES))
+            if HISTORY in run.done.files:
+                check_history(id, self.read(f"{run_folder(id)}/{run.done.attempt}/{HISTORY}"))
 
     @property
     def folder(self) -> str:
@@ -194,6 +197,15 @@ def check_description(id: str, data: bytes) -> None:
         raise BundleError(f"the {DESCRIPTION} of run {id} cannot be read: {error}") from error
     if made != id:
         raise BundleError(f"run {id} is not what its {DESCRIPTION} describes: that is run {made}")
+
+
+def check_history(id: str, data: bytes) -> None:
+    """BundleError where history.jsonl is not an epoch a row: a command that shows the run would stumble over it."""
+    try:
+        if any(type(row.get("epoch")) is not int for row in from_lines(data)):
+            raise ValueError("a row does not say of which epoch it is")
+    except ValueError as error:
+        raise BundleError(f"the {HISTORY} of run {id} cannot be used: {error}") from error
 
 
 def _is_manifest(about: Mapping[str, Any]) -> bool:

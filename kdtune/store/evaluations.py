@@ -70,17 +70,22 @@ class Evaluations:
         arrays: Mapping[str, np.ndarray],
         code: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep an evaluator's results; `code` says which code measured. If there are any already, those stay."""
+        """Keep an evaluator's results; `code` says which code measured. If there are any already, those stay.
+
+        ValueError for a metric that is no number.
+        """
         packed = to_npz(arrays) if arrays else None
         record = {
             "run": self._run_id,
             "weights": self._weights,
             "evaluator": evaluator,
             "code": code or {},
-            "metrics": metrics,
+            "metrics": {name: float(value) if isinstance(value, bool) else value for name, value in metrics.items()},
             "arrays_sha256": digest(packed) if packed is not None else None,
         }
-        self.add(evaluator_hash, seal(record), packed)
+        sealed = seal(record)
+        fitting(sealed, self._run_id, self._weights)  # else it would be measured again and again, and never be there
+        self.add(evaluator_hash, sealed, packed)
 
     def take_over(self, evaluator_hash: str, code: Mapping[str, Any]) -> bool:
         """Copy what an earlier attempt at this run measured, if it had trained the very same weights and measured with
@@ -122,6 +127,8 @@ def fitting(data: bytes, run_id: str, weights: str) -> dict[str, Any]:
         raise ValueError(f"it holds {', '.join(sorted(record))}")
     if not (isinstance(record["metrics"], dict) and isinstance(record["code"], dict)):
         raise ValueError("its metrics or its code are no mapping")
+    if wrong := [name for name, value in record["metrics"].items() if type(value) not in (float, int, type(None))]:
+        raise ValueError(f"its metric {wrong[0]!r} is no number")  # a table of which would stop a whole command
     if (record["run"], record["weights"]) != (run_id, weights):
         raise ValueError(f"it was measured on other weights, {record['weights']!s:.12} of run {record['run']}")
     return record

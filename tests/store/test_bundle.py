@@ -329,6 +329,12 @@ for beyond in (
 bad("beyond: checkpoint", "has no place", lambda made: named(f"{attempt(made)}/checkpoints/00001.json")(made))
 bad("beyond: failure", "has no place", lambda made: named(f"{attempt(made)}/failure.json")(made))
 bad("beyond: arrays", "has no place", lambda made: named(f"{attempt(made)}/evaluations/{OTHER_HASH}00.npz")(made))
+for rows in (b'{"train/loss": 1.0}\n', b'{"epoch": "1"}\n', b"[1]\n", b"{"):
+    bad(
+        f"history {rows!r}",
+        "the history.jsonl of run [0-9a-f]{12} cannot be used",
+        lambda made, rows=rows: bundles.packed(bundles.with_file(made.files, made.ids[0], "history.jsonl", rows)),
+    )
 bad("no id", "is not a run's id: 12 hex digits", named("runs/done/zzzzzzzzzzzz"))
 bad("empty record", "cannot be used", named("runs/done/0123456789ab"))
 

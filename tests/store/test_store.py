@@ -620,3 +620,17 @@ def test_the_newest_attempt_is_the_last_one_whatever_the_clock_says(store, monke
     assert now(store).failure is None and now(store).state(()) == "partial"
     second.write_failure(ValueError("of the second"))
     assert now(store).failure["message"] == "of the second"
+
+
+@pytest.mark.parametrize("value", ["9.5", [1.0], {}])
+def test_a_metric_that_is_no_number_is_refused_and_set_aside_where_it_is_there(store, value, caplog):
+    """A sealed record that an import brought fits its digest, and a table of it would stop a whole command."""
+    kept = evaluations(store)
+    with pytest.raises(ValueError, match="its metric 'b' is no number"):
+        kept.write(HASH, {}, {"a": 1.0, "b": value}, {})
+    weights = store.done(RUN).files["model.safetensors"]
+    record = {"run": RUN, "weights": weights, "evaluator": {}, "code": {}, "metrics": {"b": value}}
+    kept.add(HASH, seal(record | {"arrays_sha256": None}), None)
+    assert kept.metrics(HASH) is None and "its metric 'b' is no number" in caplog.text
+    kept.write(HASH, {}, {"a": 1.0, "b": None, "c": True}, {})
+    assert kept.metrics(HASH) == {"a": 1.0, "b": None, "c": 1.0}
