@@ -41,7 +41,8 @@ class Distance(Evaluator):
     int64 [N]; packed bits [ceil(N / 8)]: `distance/clean`, and `distance/unbroken` among all N.
     """
 
-    steps: Count = 50  # gradients of one search
+    # Measured on five networks: four searches of 10 steps break all images, of 3 as few as 29 %.
+    steps: Annotated[Count, Field(ge=10)] = 50  # gradients of one search; with fewer than 10 some images never break
     restarts: Count = 4  # searches: the first for any class, each further one for the next likely wrong class
     images: Count | None = None  # at most so many images, drawn once, balanced by class; None: all of them
     eps: Annotated[Pixels, Field(gt=0)] = 0.031  # pixel units: the radius of `distance/beyond`

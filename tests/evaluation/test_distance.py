@@ -163,7 +163,7 @@ def test_logits_that_are_not_finite_on_perturbed_images_are_an_error(network, di
             return network(images).masked_fill(~known[:, None], broken)
 
     with pytest.raises(FloatingPointError, match="not finite on perturbed images"):
-        Distance(steps=3, restarts=1, images=10).measure(subject(Broken(), digits))
+        Distance(steps=10, restarts=1, images=10).measure(subject(Broken(), digits))
 
 
 def test_it_costs_about_what_is_estimated(network: nn.Module, digits: Data) -> None:
@@ -196,7 +196,7 @@ def test_more_images_than_a_batch_are_searched_in_batches(network: nn.Module, di
     data = dataclasses.replace(
         digits, test=dataclasses.replace(digits.test, images=images, labels=digits.test.labels[:1].repeat(BATCH + 40))
     )
-    found = Distance(steps=5, restarts=1).measure(subject(Watching(), data)).arrays["distance/linf"]
+    found = Distance(steps=10, restarts=1).measure(subject(Watching(), data)).arrays["distance/linf"]
     assert set(sizes) == {BATCH, 40, 1}, "1: whether there is a gradient at all"
     assert len(found) == BATCH + 40
     np.testing.assert_allclose(found, found[0], rtol=1e-3)

@@ -46,7 +46,7 @@ CLASSES = ("ant", "bee", "cow", "dog")
 SMALL = {  # keys, to be quick
     "pgd": {"eps": [0.02, 0.1], "step": 0.02, "steps": [2, 4], "restarts": 2, "images": 30},
     "masking": {"eps": 0.1, "step": 0.02, "images": 30, "queries": 5},
-    "distance": {"steps": 4, "restarts": 2, "images": 30},
+    "distance": {"steps": 10, "restarts": 2, "images": 30},
     "planted": {"eps": 0.1, "step": 0.02, "images": 25, "steps": 4, "points": 40, "queries": 5},
     "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
     "corruptions": {"severities": [1, 4], "images": 20},
@@ -146,7 +146,8 @@ def keys_of(evaluator_: Evaluator) -> list[str]:
 
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
-    values = [3, 0.7, [0.5], [3], "x", True, *folders, [], None, "worst", "minimum", ["brightness"], "margin", "val"]
+    values = [3, 30, 0.7, [0.5], [3], "x", True, *folders, [], None]
+    values += ["worst", "minimum", ["brightness"], "margin", "val"]
     now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
     for key in keys_of(evaluator_):
         for value in values:
@@ -395,6 +396,7 @@ def test_paths_are_relative_to_the_sweep_file(folder):
         ({"pgd": {"loss": ["margin", "margin"]}}, (1, "pgd", "loss"), "the same value twice"),
         ({"pgd": {"report": "best"}}, (1, "pgd", "report"), "worst"),
         ({"distance": {"eps": 8}}, (1, "distance", "eps"), r"pixels are in \[0, 1\]; 8/255 is 0.0314"),
+        ({"distance": {"steps": 9}}, (1, "distance", "steps"), "greater than or equal to 10"),
         ({"distance": {"eps": 0}}, (1, "distance", "eps"), "greater than 0"),
         ({"masking": {"images": 501}}, (1, "masking", "images"), "less than or equal to 500"),
         ({"autoattack": {"eps": [0.1, 0.1]}}, (1, "autoattack", "eps"), "the same value twice"),

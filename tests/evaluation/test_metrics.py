@@ -46,7 +46,7 @@ ENTRIES: list[Evaluator] = [
     Corruptions(images=20),
     Corruptions(images=20, families=("fog", "saturate", "brightness"), severities=(1,)),
     Autoattack(eps=(0.5,), images=10),
-    Distance(steps=5, restarts=2, images=20),
+    Distance(steps=10, restarts=2, images=20),
     Fit(),
     Softness(temperature=4.0),
 ]
