@@ -2,7 +2,7 @@
 
 The active test of Zimmermann, Brendel, Tramer and Carlini 2022, "Increasing Confidence in Adversarial Robustness
 Evaluations" (arXiv 2206.13991): an attack that misses such examples must not be believed where it finds none in the
-network itself. `kdtune.attacks.planted` makes the copy.
+network itself. `kdtune.attacks.planted` makes the copy. On the laptop's students 50 images take 0.8 s of a core.
 """
 
 from __future__ import annotations
