@@ -195,8 +195,9 @@ class Look:
 def members_of(chosen: Mapping[str, Any]) -> dict[str, str]:
     """Of the teacher that a provenance names the runs that it is made of, one or a whole pool, with the digests of
     their weights."""
-    members = chosen.get("members") or {chosen["id"]: chosen["weights_sha256"]}
-    return {id: members[id] for id in str(chosen["id"]).split("+")}  # in the order of the pool
+    whole = str(chosen.get("id", ""))
+    members = chosen.get("members") or {whole: chosen.get("weights_sha256", "")}
+    return {id: members[id] for id in whole.split("+") if id in members}  # in the order of the pool
 
 
 class Standing:

@@ -92,7 +92,7 @@ def test_an_axis_that_nothing_uses_is_one_mistake_however_many_blocks_have_it(wr
         (("distillation: {alpha: 0.9, temperature: 4}", "distillation: null"), "no teacher to be noisy"),
         (
             ("select: {rule: best, metric: val/accuracy}", "select: {rule: paired, metric: val/accuracy}"),
-            "rule: paired has none",
+            "rule: paired and average have none",
         ),
         (("rate: [0.0, 0.2]", "rate: [0.0, 1.2]"), ":4: "),
     ],
