@@ -22,10 +22,7 @@ from torch import Tensor, nn
 
 from kdtune.attacks.pgd import Ball, evaluating, gradient, wrong
 
-STEP = (
-    2.0,
-    0.02,
-)  # first and last step: root mean square over the pixels, in radii. Measured: 1 or 4 find about the same
+STEP = 2.0, 0.02  # first and last: root mean square over the pixels, in radii. Measured: 1 or 4 find about the same
 CHANGE = 0.05, 0.001  # by what share the radius grows or shrinks in one step, first and last: the paper's
 HALVINGS = 14  # of the way back to the clean image: its boundary is met to within 6e-5 of the distance
 
