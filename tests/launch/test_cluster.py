@@ -129,7 +129,8 @@ def test_a_machine_that_stands_still_for_a_while_changes_nothing(
     soon_given_up: None, cluster: Any, write_sweep, small_sweep: str, tmp_path: Path, seconds: float, lost: bool
 ) -> None:
     """Its raylet is stopped: for so long that nobody minds, and for so long that Ray gives the machine up."""
-    file = write_sweep(small_sweep.replace("epochs: 3", "epochs: 1500"))
+    epochs = 6000 if lost else 1500  # Ray takes 20 s to give a machine up: its run must not be over before
+    file = write_sweep(small_sweep.replace("epochs: 3", f"epochs: {epochs}"))
     stalls, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
     words = ["--address", cluster.address, "--gpus-per-run", "0", "--checkpoint-every", "1"]
     driver = sweep(file, tmp_path / "stalled", *words)
