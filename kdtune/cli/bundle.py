@@ -12,7 +12,7 @@ import click
 from kdtune import paths
 from kdtune.cli.refused import Refused, status_of
 from kdtune.report.mirror import results_of
-from kdtune.report.summary import typed
+from kdtune.report.summary import counted, typed
 from kdtune.report.table import TableError, plan_of, profile_folder
 from kdtune.store.bundle import Bundle
 from kdtune.store.bundling import contents, refuse_taken, write
@@ -36,11 +36,11 @@ def _write_bundle(folder: str, output: Path, profile: str | None) -> int:
     if not held.runs:
         raise Refused(f"none of the {len(held.left)} runs of {place} is finished: there is nothing to hand on")
     digest = write(store.objects, held, output)
-    click.echo(f"{plan['sweep']} on {plan['dataset']}, profile {plan['profile']}: {_runs(len(held.runs))}")
+    click.echo(f"{plan['sweep']} on {plan['dataset']}, profile {plan['profile']}: {counted(len(held.runs))}")
     if held.left:
         states = Counter(Standing(store).states(held.left).values())
         how = ", ".join(f"{count} {state}" for state, count in states.items())
-        click.echo(f"  without {_runs(len(held.left))} of its plan, not finished: {how}")
+        click.echo(f"  without {counted(len(held.left))} of its plan, not finished: {how}")
     size = output.stat().st_size / 2**20
     click.echo(f"wrote {output}: {len(held.files)} files, {size:,.1f} MiB, manifest {digest[:12]}")
     return 0
@@ -72,7 +72,7 @@ def told(bundle: Bundle, lacks: Lacking, became: Folder, store: Store) -> list[s
     """What was in the bundle, what of it was new, and what became of the sweep's folder."""
     objects = store.objects
     new, filled = len(lacks.runs), sum(map(len, lacks.evaluations.values()))
-    lines = [f"{bundle.sweep}, profile {bundle.profile}, manifest {bundle.digest[:12]}: {_runs(len(bundle.runs))}"]
+    lines = [f"{bundle.sweep}, profile {bundle.profile}, manifest {bundle.digest[:12]}: {counted(len(bundle.runs))}"]
     there = len(bundle.runs) - new
     if new or filled:
         same = f", {there} there already with the same weights" if there else ""
@@ -93,7 +93,3 @@ def told(bundle: Bundle, lacks: Lacking, became: Folder, store: Store) -> list[s
 
 def _status(command: Callable[[], int]) -> int:
     return status_of(command, BundleError, OSError)
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"

@@ -12,6 +12,7 @@ import click
 from kdtune.cli.refused import Refused, status_of
 from kdtune.planning.cost import duration
 from kdtune.report.lookup import store_of
+from kdtune.report.summary import counted
 from kdtune.report.table import TableError
 from kdtune.store.forgetting import forget
 from kdtune.store.store import Store
@@ -61,18 +62,14 @@ def listed(found: Unreferred, now: float) -> Iterator[str]:
         yield f"{found.lineage.name(id)}  {id}  {_size(found.sizes[id])}, last written {age} ago"
     if found.runs:
         total = _size(sum(found.sizes[id] for id in found.runs))
-        yield f"{_runs(len(found.runs))} to which no sweep's folder refers, {total}"
+        yield f"{counted(len(found.runs))} to which no sweep's folder refers, {total}"
     if found.recent:
-        yield f"{_runs(len(found.recent))} more changed within the last hour and stay: a sweep may be about to begin"
+        yield f"{counted(len(found.recent))} more changed within the last hour and stay: a sweep may be about to begin"
     if found.responses:
         yield (
             f"stored answers of teachers stay too ({_size(found.responses)}), for they do not tell whose they are: "
             "delete runs/responses, and what is needed is computed again"
         )
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
 
 
 def _size(size: int) -> str:

@@ -17,14 +17,13 @@ import click
 
 from kdtune.cli.place import Target, Where, located
 from kdtune.cli.refused import Refused, status_of
-from kdtune.cli.run import wanted
 from kdtune.report.folder import View
 from kdtune.report.outdated import outdated
+from kdtune.report.summary import counted
 from kdtune.report.table import TableError
 from kdtune.store.forgetting import evaluations_of, forget, forget_evaluations
 from kdtune.store.standing import Standing
 from kdtune.sweepfile.load import SweepFile
-from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,7 @@ def chosen(asked: Asked, place: Target) -> tuple[list[str], dict[str, list[str]]
     elif plan is None:
         raise TableError(f"{asked.place} is neither a sweep's folder nor its file: here runs have ids alone")
     elif asked.only is not None:
-        asked_for = dict.fromkeys(found.id for found in plan.matching(wanted(asked.only, plan)))
-        if not asked_for:
-            message = f"no run has {asked.only}; kdtune table lists what they have"
-            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
-        ids = [id for id in asked_for if id in known]
+        ids = [id for id in place.matching(plan, asked.only) if id in known]
     else:
         evaluators = {each.hash: each for each in plan.evaluation} | {**place.late}
         found = outdated(plan, Standing(store, evaluators), evaluators)
@@ -119,13 +114,13 @@ def take_away(
         yield f"{place.name(id)}  ({len(keys)} results)"
     learners = len(family) - len(runs)
     because = f" ({learners} that learned from the others)" if learners else ""
-    counts = [f"{_runs(len(family))}{because}"] if family else []
-    counts += [f"results of {_runs(len(results))}"] if results else []
+    counts = [f"{counted(len(family))}{because}"] if family else []
+    counts += [f"results of {counted(len(results))}"] if results else []
     said = " and ".join(counts)
     if asked.dry_run:
         yield f"would be forgotten: {said}"
         return
-    question = f"With {_runs(len(runs))} go {learners} that learned from them."
+    question = f"With {counted(len(runs))} go {learners} that learned from them."
     if learners and not asked.yes:
         if not sys.stdin.isatty():
             raise Refused(f"{question} Add --yes; nothing was moved")
@@ -141,7 +136,3 @@ def take_away(
     for each in (evaluator for hash, evaluator in place.late.items() if hash in gone):
         entry = shlex.quote(json.dumps(each.dumped()))
         yield f"and what was measured late: kdtune evaluate {shlex.quote(asked.place)} --evaluation {entry}"
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"

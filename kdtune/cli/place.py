@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdtune import extensions, paths
 from kdtune.cli.options import Options
+from kdtune.cli.run import wanted
 from kdtune.cli.sweep import again, read
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan, build_plan
@@ -23,6 +24,7 @@ from kdtune.store.layout import CLAIMS, DONE, RUN_ID, STOPPED
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
+from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,14 @@ class Target:
         if self.plan is not None:
             return [(place.id, place.name) for place in self.plan.places]
         return [*names_in(self.store.objects)]
+
+    def matching(self, plan: Plan, only: str) -> list[str]:
+        """The ids of runs of its sweep that `--only` means, each once. SweepFileError where there are none."""
+        ids = [*dict.fromkeys(found.id for found in plan.matching(wanted(only, plan)))]
+        if not ids:
+            message = f"no run has {only}; kdtune table lists what they have"
+            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+        return ids
 
     def knows(self, id: str) -> bool:
         """Whether the store or a sweep has it."""

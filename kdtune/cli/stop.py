@@ -10,11 +10,9 @@ import click
 
 from kdtune.cli.place import Target, Where, located
 from kdtune.cli.refused import status_of
-from kdtune.cli.run import wanted
 from kdtune.report.table import TableError
 from kdtune.store.standing import Standing
 from kdtune.store.stopping import stop
-from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,7 @@ def chosen(asked: Asked, place: Target) -> list[str]:
         return ids
     if place.plan is None:
         raise TableError(f"{asked.place} is neither a sweep's folder nor its file: here runs have ids and names alone")
-    ids = [*dict.fromkeys(found.id for found in place.plan.matching(wanted(asked.only, place.plan)))]
-    if not ids:
-        message = f"no run has {asked.only}; kdtune table lists what they have"
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
-    return ids
+    return place.matching(place.plan, asked.only)
 
 
 def stopped(asked: Asked, place: Target, ids: list[str]) -> Iterator[str]:

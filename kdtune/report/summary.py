@@ -169,3 +169,8 @@ def typed(path: Path) -> str:
 
 def words(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"
+
+
+def counted(runs: int) -> str:
+    """`1 run`, `7 runs`."""
+    return f"{runs} run{'' if runs == 1 else 's'}"
