@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from stand_ins import trained_on
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdtune.attacks.fmn import distance, nearest
 from kdtune.attacks.pgd import margin, pgd, withstood
@@ -27,16 +27,7 @@ def trained(digits: tuple[Tensor, Tensor], kind: str) -> nn.Module:
         wide = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Flatten()]
         network = nn.Sequential(*wide, nn.Linear(72, 10))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-        for _ in range(12):
-            for places in torch.randperm(600).split(20):
-                x, y = images[places], labels[places]
-                if kind == "robust":
-                    x = pgd(network, x, y, x + 0.1 * (2 * torch.rand_like(x) - 1), 0.1, 0.04, 4)[4]
-                optimizer.zero_grad()
-                functional.cross_entropy(network(x), y).backward()
-                optimizer.step()
-    network.zero_grad(set_to_none=True)
-    return network.eval()
+        return trained_on(network, optimizer, images, labels, 12, adversarial=kind == "robust")
 
 
 @pytest.fixture(scope="module", params=["plain", "robust"])

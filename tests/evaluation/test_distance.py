@@ -7,13 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from stand_ins import subject
+from stand_ins import subject, trained_on
 from stored import unpack
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtune.attacks.fmn import HALVINGS
-from kdtune.attacks.pgd import pgd
 from kdtune.data.dataset import Dataset
 from kdtune.data.loading import Data, load
 from kdtune.evaluation.distance import MOVING_BACK, Distance
@@ -33,16 +32,7 @@ def trained(data: Data, adversarial: bool = False) -> nn.Module:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-        for _ in range(15):
-            for places in torch.randperm(400).split(20):
-                x, y = data.train.images[places] / 255, data.train.labels[places]
-                if adversarial:
-                    x = pgd(network, x, y, x + 0.1 * (2 * torch.rand_like(x) - 1), 0.1, 0.04, 4)[4]
-                optimizer.zero_grad()
-                functional.cross_entropy(network(x), y).backward()
-                optimizer.step()
-    network.zero_grad(set_to_none=True)
-    return network.eval()
+        return trained_on(network, optimizer, data.train.images / 255, data.train.labels, 15, adversarial)
 
 
 @pytest.fixture(scope="module")

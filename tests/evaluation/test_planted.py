@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stand_ins import subject
+from stand_ins import subject, trained_on
 from stored import unpack
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdtune.attacks.pgd import pgd, withstood
 from kdtune.attacks.planted import Plants, around, fitted, plant
@@ -43,17 +42,7 @@ def trained(data: Data, model: dict, adversarial: bool = False) -> nn.Module:
         torch.manual_seed(0)
         network = Model.model_validate(model).build(data.shape, data.classes)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        for _ in range(12):
-            for places in torch.randperm(len(data.train)).split(20):
-                images, labels = data.train.images[places] / 255, data.train.labels[places]
-                if adversarial:
-                    begin = images + 0.1 * (2 * torch.rand_like(images) - 1)
-                    images = pgd(network, images, labels, begin, 0.1, 0.04, 4)[4]
-                optimizer.zero_grad()
-                functional.cross_entropy(network(images), labels).backward()
-                optimizer.step()
-    network.zero_grad(set_to_none=True)
-    return network.eval()
+        return trained_on(network, optimizer, data.train.images / 255, data.train.labels, 12, adversarial)
 
 
 @pytest.fixture(scope="module")
