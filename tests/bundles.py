@@ -14,6 +14,7 @@ import numpy as np
 
 from kdtune.identity import id_of
 from kdtune.store.bundle import MANIFEST
+from kdtune.store.bundling import contents, write
 from kdtune.store.done import Done
 from kdtune.store.encoding import digest, from_json, seal, to_yaml, unseal
 from kdtune.store.layout import done_key, run_folder
@@ -124,3 +125,12 @@ def about_of(data: bytes) -> dict[str, Any]:
         file = archive.extractfile(MANIFEST)
         assert file is not None
         return dict(from_json(file.read()))
+
+
+def bundled(root: Path) -> SimpleNamespace:
+    """Results below `root` as `fill` makes them, and the bundle of them: its bytes, and its files by name."""
+    made = fill(root / "results")
+    write(made.store.objects, contents(made.store.objects, SWEEP, PROFILE, made.all), root / "small.tar")
+    made.bundle = (root / "small.tar").read_bytes()
+    made.files = opened(made.bundle)
+    return made

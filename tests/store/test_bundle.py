@@ -29,12 +29,7 @@ from kdtune.store.tar import BundleError
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Results and the bundle of them, not to be changed."""
-    root = tmp_path_factory.mktemp("bundle")
-    made = bundles.fill(root / "results")
-    write(made.store.objects, contents(made.store.objects, SWEEP, PROFILE, made.all), root / "small.tar")
-    made.bundle = (root / "small.tar").read_bytes()
-    made.files = bundles.opened(made.bundle)
-    return made
+    return bundles.bundled(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture
