@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import takewhile
 
 from kdtune.planning.cost import duration
 from kdtune.planning.dispatch import Dispatch
@@ -42,12 +41,17 @@ class Log:
         self._path = view.local / NAME
         self._first = [metric.name for metric in view.headlines]
         self._began: dict[str, float] = {}
-        self._warnings = Warnings(self.say)
+        self._handlers: list[logging.Handler] = [Warnings(self.say)]
         self._lost = dispatch.over  # then there is nothing to tell
         if not self._lost:
-            self._fetch()
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
             self.say(f"begun: {command}")
-            logging.getLogger("kdtune").addHandler(self._warnings)
+            logger = logging.getLogger("kdtune")
+            if not logger.hasHandlers() and logging.lastResort is not None:
+                self._handlers.append(logging.lastResort)  # Python asks it no more where any other is: the screen's
+            for handler in self._handlers:
+                logger.addHandler(handler)
 
     def started(self, id: str) -> None:
         self._began[id] = time.monotonic()
@@ -68,15 +72,13 @@ class Log:
         """An event is written as it comes."""
 
     def close(self) -> None:
-        logging.getLogger("kdtune").removeHandler(self._warnings)
+        for handler in self._handlers:
+            logging.getLogger("kdtune").removeHandler(handler)
         if not self._lost:
             if self.dispatch.stopped:
                 self.say(f"stopped: {self.dispatch.stopped}")
             self.say("ended: " + ", ".join(f"{count} {state}" for state, count in self.dispatch.counts.items()))
-            objects = self.view.standing.store.objects
-            if objects.local is None:
-                with suppress(StorageError, OSError):  # the runs' own matter
-                    objects.put(f"{self.view.key}/{NAME}", self._path.read_bytes())
+            self._publish()
 
     def say(self, text: str) -> None:
         """Lines with the time; what a line goes on with stands further in."""
@@ -89,17 +91,14 @@ class Log:
         except OSError:
             self._lost = True  # its folder went away, or the disk is full: the screen says what happens
 
-    def _fetch(self) -> None:
-        """What other machines wrote to a bucket's log comes first, then what a command here could not write there."""
-        objects = self.view.standing.store.objects
-        with suppress(StorageError, OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            if objects.local is None and (there := objects.get(f"{self.view.key}/{NAME}")) is not None:
-                here = self._path.read_bytes().splitlines(True) if self._path.exists() else []
-                pairs = zip(here, there.splitlines(True), strict=False)
-                both = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-                with open(self._path, "wb", opener=_unlinked) as file:
-                    file.writelines([there, *here[both:]])
+    def _publish(self) -> None:
+        """To a bucket's log, behind what other machines wrote there. What does not arrive stays here, and goes with the
+        next command's."""
+        objects, key = self.view.standing.store.objects, f"{self.view.key}/{NAME}"
+        if objects.local is None:
+            with suppress(StorageError, OSError):  # the runs' own matter
+                objects.put(key, (objects.get(key) or b"") + self._path.read_bytes())
+                self._path.unlink()
 
     def _name(self, id: str) -> str:
         return f"{id} {self.dispatch.plan.runs[id].name}"

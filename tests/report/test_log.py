@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from s3 import S3
 from kdtune.cli.options import Options
 from kdtune.cli.sweep import run
 from kdtune.store.objects import Objects, StorageError
+from kdtune.training import run as training
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S|    ")
 
@@ -54,6 +56,24 @@ def test_failures_stand_in_it_in_full_and_warnings_too(do, tmp_path, monkeypatch
     assert sum("Traceback (most recent call last)" in line for line in told) >= 2
     assert "    RuntimeError: mine" in told and "    and a second line" in told
     assert told[-1].startswith("ended: ") and "failed" in told[-1]
+
+
+def test_a_warning_stands_in_the_log_and_on_the_screen_as_ever(do, tmp_path, monkeypatch, capsys) -> None:
+    """Python's own last resort, which prints warnings where nobody has set up logging, is asked by no logger that has a
+    handler of its own: with the log's, warnings went to the log alone."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    logger = logging.getLogger("kdtune")
+    real = training.train
+
+    def warns(*given, **more):
+        logger.warning("mind this")
+        return real(*given, **more)
+
+    monkeypatch.setattr(training, "train", warns)
+    assert do(SMALL.replace("seeds: 2", "seeds: 1")) == 0
+    assert capsys.readouterr().err.count("mind this\n") == 8
+    assert lines(tmp_path / "results" / "small" / "paper" / "log").count("warning: mind this") == 8
+    assert logger.handlers == []
 
 
 def test_a_log_that_cannot_be_written_ends_nothing_and_a_link_is_not_followed(do, tmp_path) -> None:
