@@ -46,7 +46,7 @@ MAY = {
     "training": "archive config extensions recipe data evaluation losses models noise randomness sources store",
     # where runs are computed, what a person sees, what is typed
     "launch": "config data evaluation extensions paths planning sources store sweepfile training",
-    "report": "evaluation paths planning sources statistics store sweepfile",
+    "report": "evaluation extensions paths planning sources statistics store sweepfile",
     "doctor": "data launch planning store sweepfile",
     "cli": "data doctor evaluation extensions launch paths planning report store sweepfile training",
     "api": "cli extensions launch paths planning report store sweepfile training",

@@ -15,7 +15,6 @@ from pydantic import AfterValidator, ValidationError
 from kdtune.evaluation.evaluator import UNMEASURED, Evaluator
 from kdtune.evaluation.flags import DEGENERATE
 from kdtune.evaluation.metric import Metric
-from kdtune.extensions import codes_of
 
 if TYPE_CHECKING:
     from kdtune.data.dataset import Dataset
@@ -50,11 +49,6 @@ def written_twice(evaluation: tuple[Evaluator, ...], dataset: Dataset) -> list[s
     """Names that several entries write on this data set. Not those of flags that any of them may raise."""
     names = Counter(name for evaluator in evaluation for name in evaluator.declared(dataset))
     return [name for name, count in names.items() if count > 1 and name.rpartition("/")[2] not in SHARED]
-
-
-def codes(evaluator: Evaluator) -> tuple[str, ...]:
-    """Of an evaluator of the user's own the code of its file, 12 hex digits, as its hash has it; empty for kdtune's."""
-    return tuple(codes_of(evaluator))
 
 
 def told_apart(asked: Evaluator, others: Sequence[Evaluator]) -> Evaluator:

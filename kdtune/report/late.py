@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdtune.evaluation.evaluation import SHARED, codes, told_apart
+from kdtune.evaluation.evaluation import SHARED, told_apart
 from kdtune.evaluation.evaluator import Evaluator
+from kdtune.extensions import codes_of
 from kdtune.planning.plan import Plan
 from kdtune.store.layout import HASH
 
@@ -32,12 +33,12 @@ class Late:
     @classmethod
     def of(cls, evaluator: Evaluator) -> Late:
         """As it is now."""
-        return cls(evaluator.hash, evaluator, evaluator.version, codes(evaluator))
+        return cls(evaluator.hash, evaluator, evaluator.version, tuple(codes_of(evaluator)))
 
     @property
     def current(self) -> bool:
         """Whether the evaluator is still the one that measured: of this version, and of this code if it is a user's."""
-        return (self.version, self.codes) == (type(self.evaluator).version, codes(self.evaluator))
+        return (self.version, self.codes) == (type(self.evaluator).version, tuple(codes_of(self.evaluator)))
 
     def record(self) -> dict[str, Any]:
         own = {"extensions": [*self.codes]} if self.codes else {}
