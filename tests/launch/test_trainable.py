@@ -12,6 +12,7 @@ import pytest
 import stored
 import torch
 from ray import tune
+from test_extensions import KNOB, SWEEP
 
 import kdtune
 from kdtune.cli.sweep import Options, run
@@ -102,6 +103,20 @@ def test_a_grid_search_of_ones_own_shares_runs_with_the_sweep(ray_here, write_sw
     assert list(history["epoch"]) == list(history["training_iteration"]) == [1, 2, 3], "as if it were trained"
     assert history["test/accuracy"].notna().tolist() == [False, False, True], "all metrics come with the last epoch"
     assert {id: Store(results).done(id) for id in planned.runs} == done, "and nothing was"
+
+
+def test_a_class_of_ones_own_reaches_the_trials_of_a_tuner_of_ones_own(ray_here, write_sweep, tmp_path):
+    """And gives the ids that the sweep's own command gives, whether the file is still there or not."""
+    own = tmp_path / "brightness.py"
+    own.write_text(KNOB)
+    file, where = write_sweep(SWEEP), {"results": str(tmp_path / "results"), "data": str(tmp_path)}
+    made = trainable(file, profile="paper", extensions=[own], **where)
+    plan = kdtune.plan(file, "paper", data=str(tmp_path), extensions=[own])
+    own.unlink()
+    (trial,) = fit(made, {"sigma": tune.grid_search([0.1]), "seed": 0}, tmp_path)
+    (mine,) = [place.id for place in plan.places if place.name == "student sigma=0.1 seed=0"]
+    assert trial.metrics["run_id"] == mine
+    assert [path.read_text() for path in (tmp_path / "results").glob("runs/*/*/extension-*.py")] == [KNOB]
 
 
 def test_the_readmes_own_tuner_runs_as_it_stands(ray_here, write_sweep, small_sweep, tmp_path, monkeypatch, capsys):
