@@ -21,7 +21,7 @@ from kdtune.evaluation.evaluation import told_apart
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
-from kdtune.report.late import Late, kept
+from kdtune.report.late import Late, kept, together
 from kdtune.report.mirror import results_of
 from kdtune.report.summary import near
 from kdtune.report.table import TableError, plan_of, profile_folder
@@ -102,9 +102,8 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
     _refuse_others(place, {run["id"] for run in about["runs"]}, set(plan.runs))
     standing = Standing(Store(results_of(place)), plan.evaluators)
     standing.preload(plan.runs)
-    now = {each.hash: Late.of(each) for each in plan.evaluation if each not in own}
-    earlier = [each for each in known if each.hash not in now]  # in the order in which they were asked for
-    return file, plan, standing, [*earlier, *now.values()]
+    now = [Late.of(each) for each in plan.evaluation if each not in own]
+    return file, plan, standing, together(known, now)
 
 
 def _beside(own: Sequence[Evaluator], late: Sequence[Late], asked: Any) -> list[Any]:

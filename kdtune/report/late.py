@@ -72,6 +72,18 @@ def unknown(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def together(earlier: list[Late], now: list[Late]) -> list[Late]:
+    """In the order in which they were asked for. What is asked for again keeps its place, and so do the columns of the
+    table, unless another of the same names came since: the last of these is shown."""
+    late = {each.hash: each for each in earlier}
+    for each in now:
+        same = [other.hash for other in late.values() if other.evaluator.writes_under == each.evaluator.writes_under]
+        if each.hash in same[:-1]:
+            del late[each.hash]
+        late[each.hash] = each
+    return [*late.values()]
+
+
 def shown(late: list[Late], plan: Plan) -> dict[str, Evaluator]:
     """Those whose results stand in the table beside the plan's own, by hash. Of two that would have the same names (a
     folder of images that has others by now) the one that was asked for last."""
