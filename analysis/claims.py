@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from figure import output, read_table
 from judging import ATTACKS, Answer, Found, Judged, judged, plain, smallest, teachers
-from metrics import title
+from metrics import scale, title
 from stated import paper, scope
 from verdicts import Verdict
 
@@ -122,6 +122,9 @@ def details(line: Line) -> Iterator[str]:
     yield f"### {claim.id}\n\n{claim.claim} {claim.where}.{printed}"
     for answer in line.of.answers:
         yield "\n".join([textwrap.fill(sentence(line, answer), 100), *rows(line, answer)])
+        if (near := answer.nearest) is not None:
+            words = f"The same by **{title(near.metric).lower()}**, which is no part of the claim:"
+            yield "\n".join([f"{words} {line.word(near.verdict)}.", *rows(line, near)])
 
 
 CELLS = {"every": "in every cell", "any": "in one cell or more", "growth": "from the first cell to the last"}
@@ -146,13 +149,13 @@ def rows(line: Line, answer: Answer) -> Iterator[str]:
     if not answer.found:
         return
     yield "\n| setting | difference ± half of the interval | pairs | p, Holm | found |\n|---|---|---|---|---|"
-    digits = 2 if smallest(answer.metric) >= 0.1 else 3
     for each in answer.found:
         pairs, judgement = each.cell.pairs, each.judgement
         p = "" if each.p is None else f"{each.p:.3g}"
         words = line.word(judgement.verdict) + (f": {judgement.why}" if judgement.why else "")
         words += "; flagged" if pairs.flagged else ""
-        yield f"| {setting(each)} | {pairs.text('+', digits)} | {pairs.n}/{pairs.planned} | {p} | {words} |"
+        difference = pairs.text("+", scale(answer.metric).digits)
+        yield f"| {setting(each)} | {difference} | {pairs.n}/{pairs.planned} | {p} | {words} |"
 
 
 def setting(found: Found) -> str:
@@ -167,7 +170,7 @@ def records(found: Sequence[Line]) -> Iterator[dict[str, Any]]:
         about: dict[str, Any] = {"scope": line.scope}
         about |= {key: line.table.attrs.get(key) for key in ("dataset", "sweep", "profile")}
         about |= {"claim": line.of.claim.id, "claim verdict": str(line.of.verdict)}
-        for answer in line.of.answers:
+        for answer in (each for of in line.of.answers for each in (of, of.nearest) if each):
             asked = answer.statement
             row = about | {"statement": asked.says, "direction": asked.direction, "cells": asked.holds}
             row |= {"metric": answer.metric, "smallest": smallest(answer.metric), "verdict": str(answer.verdict)}

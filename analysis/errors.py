@@ -68,7 +68,7 @@ def errors(table: pd.DataFrame) -> Figure:
     panels = [
         Panel(ACCURACY, "Test accuracy", paper=stated),
         Panel(AGREEMENT, "Agreement with its teacher", only=tuple(each.label for each in series[1:])),
-        Panel(IMAGES, "Errors to learn from", unit="images", only=tuple(each.label for each in series[1:2])),
+        Panel(IMAGES, "Errors to learn from", only=tuple(each.label for each in series[1:2])),
     ]
     about = (
         "Students see nothing but the training images that their teacher got wrong, with its answers for labels."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from corruptions import by_family
 from figure import Figure, command, figures
-from metrics import ACCURACY, attacked, shifted, title
+from metrics import ACCURACY, robustness, shifted, title
 from panels import Panel, Series
 from points import need
 from style import FURTHER, HINTON, STUDENT, TEACHER
@@ -41,7 +41,7 @@ def students(label: str, against: str = HINTONS, same: tuple[str, ...] = (LENGTH
 
 def figure1(table: pd.DataFrame) -> Figure:
     table = with_lengths(table)
-    names = [ACCURACY, *shifted(table), attacked(table)]
+    names = [ACCURACY, *shifted(table), *robustness(table)]
     shortest = table.loc[table["in_line"] & (table["dropout"] == 0), LENGTH].min()
     taught, teachers, longer = "students", "teachers, dropout off", f"students, over Hinton of {shortest:.0f} epochs"
     series: tuple[Series, ...] = (
@@ -75,7 +75,7 @@ PAPER = ("hinton/accuracy", "fickle/accuracy", "hinton/pgd")
 
 def figure1_lengths(table: pd.DataFrame) -> Figure:
     table = with_lengths(table)
-    panels = [Panel(name, title(name)) for name in (ACCURACY, *shifted(table), attacked(table))]
+    panels = [Panel(name, title(name)) for name in (ACCURACY, *shifted(table), *robustness(table))]
     series = [Series("Hinton (dropout rate 0)", HINTONS, HINTON)]
     about = "The control of figure 1: plain distillation at every length that a fickle student has."
     return Figure(

@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
+from metrics import scale
 from panels import (
     Level,
     Panel,
@@ -112,7 +113,8 @@ def draw(figure: Figure, rows: Sequence[Sequence[Panel | None]]) -> tuple[Sheet,
 
 
 def unit(panel: Panel) -> str:
-    return "difference, points" if panel.difference else panel.unit
+    of = scale(panel.metric)
+    return f"difference, {of.of_differences}" if panel.difference else of.unit
 
 
 def draw_panel(axes: Axes, figure: Figure, panel: Panel) -> Points:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from figure import save
-from metrics import title
+from metrics import scale, title
 from panels import BEYOND, Panel
 from points import Cell, Contrast, Point, adjusted, cells, point, refuse_mixtures, select
 from stated import stated
@@ -132,7 +132,8 @@ def levels(
     for panel in there:
         for row in rows:
             at_row = row.cells[panel.metric].pairs
-            cell = (panel.metric, row.question, row.setting, at_row.text(), f"{at_row.n}/{at_row.planned}")
+            mean = at_row.text(digits=scale(panel.metric).digits)
+            cell = (panel.metric, row.question, row.setting, mean, f"{at_row.n}/{at_row.planned}")
             told.append(f"| {' | '.join(cell)} |")
     return save(sheet, list(records(rows)), f"{text}\n\n" + "\n".join(told) + "\n", folder, name)
 
@@ -194,16 +195,16 @@ def draw_column(
         if pairs.n < pairs.planned:
             beside = axes.get_yaxis_transform()
             axes.text(1.0, at, f"{pairs.n}/{pairs.planned}", fontsize=7, transform=beside, ha="right", va="center")
-    if marked is not None and not metric.endswith("/images"):  # an interval of few runs may leave what a rate can be
+    if marked is not None and scale(metric).unit == "%":  # an interval of few runs may leave what a rate can be
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -BEYOND), min(high, 100 + BEYOND))
     axes.set_title(textwrap.fill(title(metric), 16))
-    axes.set_xlabel("points" if marked is None else "images" if metric.endswith("/images") else "%")
+    axes.set_xlabel(scale(metric).of_differences if marked is None else scale(metric).unit)
 
 
 def caption(table: pd.DataFrame, heading_: str, rows: Sequence[Row], metrics: Sequence[str], about: str) -> str:
     marks = (
-        "Marks: mean differences in percentage points, paired by seed, with 95 % Student-t intervals; hollow: a run's"
+        "Marks: mean differences, paired by seed, with 95 % Student-t intervals; hollow: a run's"
         " number is flagged; small: a single pair, which has no interval; fractions: pairs that are there, of those"
         " planned. p after Holm: over all rows of a metric, since one of many would be found by chance."
     )
@@ -222,7 +223,8 @@ def numbers(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:
             pairs = row.cells[metric].pairs
             p = "" if p_value is None else f"{p_value:.3g}"
             count = f"{pairs.n}/{pairs.planned}"
-            line = (metric, row.question, row.setting, pairs.text("+"), count, p, *visible(pairs))
+            digits = scale(metric).digits
+            line = (metric, row.question, row.setting, pairs.text("+", digits), count, p, *visible(pairs, digits))
             yield f"| {' | '.join(line)} |"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from figure import Figure, command, figures
 from forest import plain
-from metrics import DISTANCE, title
+from metrics import title
 from panels import Panel, Series
 from style import LINES, TEACHER
 
@@ -70,10 +70,7 @@ def worded(value: Any) -> str:
 def generic(table: pd.DataFrame) -> Figure:
     x = axis_of(table)
     names = [name for name in headlines(table) if not name.endswith("unconditional")]
-    panels: list[Panel | None] = [
-        Panel(name, title(name), "pixel units", least=0.01) if name == DISTANCE else Panel(name, title(name))
-        for name in names
-    ]
+    panels: list[Panel | None] = [Panel(name, title(name)) for name in names]
     panels += [None] * (-len(panels) % ABREAST if len(panels) > ABREAST else 0)
     rows = [panels[i : i + ABREAST] for i in range(0, len(panels), ABREAST)]
     heading = f"{table.attrs.get('sweep')} over {x}"

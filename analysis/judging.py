@@ -14,7 +14,7 @@ import cross_domain
 import errors
 import fixed_label_corruption
 import two_dimensional
-from metrics import attacked, shifted
+from metrics import DISTANCE, attacked, shifted
 from outputs import with_outputs
 from points import Cell, Contrast, Point, Single, adjusted, cells
 from stated import paper
@@ -26,14 +26,15 @@ from kdtune.statistics import paired_difference
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a robust number must withstand to be believed, by what masking.py and autoattack.py measure.
+# What a robust number must withstand to be believed, by what masking.py, autoattack.py and distance.py measure.
 ATTACKS = {
     "margin PGD": "masking/margin20",
     "gradient-free": "masking/square",
     "transfer": "masking/transfer",
     "AutoAttack": "robust/autoattack",
+    "distance": DISTANCE,
 }
-MARGIN, SQUARE, TRANSFER, AUTOATTACK = ATTACKS
+MARGIN, SQUARE, TRANSFER, AUTOATTACK, BY_DISTANCE = ATTACKS
 MADE_BY = dict.fromkeys((MARGIN, SQUARE, TRANSFER), "masking") | {AUTOATTACK: "autoattack"}  # evaluators
 PLANTED = "flags/planted_missed"  # by planted.py; behind an @: of an entry with a label
 PREPARED = {
@@ -86,6 +87,7 @@ class Answer:
     lacks: str = ""
     believable: Verdict | None = None  # of robust accuracy alone
     under: Mapping[str, Verdict] = field(default_factory=dict)  # by ATTACKS, what that rests on
+    nearest: Answer | None = None  # the same by distance: it ranks networks where robust accuracy is at its floor
     elsewhere: tuple[str, ...] = ()  # of ATTACKS those made at another radius, which say nothing here
     flags: tuple[str, ...] = ()  # that are up for the robust accuracy of runs compared
     planted: str = ""  # whether PGD finds examples that were planted in their networks, of robust accuracy alone
@@ -202,22 +204,26 @@ def with_attacks(table: pd.DataFrame, statement: Statement, measured: Answer) ->
     Not without AutoAttack, not where a flag is up, not at another radius. A flag is up, too, where PGD misses examples
     that were planted in a network: then Square alone, or whatever else finds them, does not make up for it. Where none
     were planted, that is said and decides nothing. Teachers' examples cannot be tried on what nobody taught: then that
-    attack is left out.
+    attack is left out, and so is the distance, which has no radius, where it was not measured.
     """
     if measured.verdict is Verdict.NOT_MEASURED:
         return measured
     tried = {name: answer(table, statement, metric) for name, metric in ATTACKS.items()}
     if tried[TRANSFER].verdict is Verdict.NOT_MEASURED and tried[MARGIN].verdict is not Verdict.NOT_MEASURED:
         del tried[TRANSFER]  # both are measured at once, so one side has no teacher
+    if (nearest := tried[BY_DISTANCE]).verdict is Verdict.NOT_MEASURED:
+        del tried[BY_DISTANCE]
     radii = json.loads(table.attrs.get("radii", "{}"))
     own = radii.get("pgd")
-    elsewhere = tuple(name for name in tried if own is not None and radii.get(MADE_BY[name], own) != own)
+    others = {name for name, maker in MADE_BY.items() if own is not None and radii.get(maker, own) != own}
+    elsewhere = tuple(name for name in tried if name in others)
     under = {name: Verdict.NOT_MEASURED if name in elsewhere else each.verdict for name, each in tried.items()}
     compared = [cell for each in (measured, *tried.values()) for cell in each.found]
     flags = flags_up(table, compared)
     established = not flags and under[AUTOATTACK] is not Verdict.NOT_MEASURED
     believable = every([measured.verdict, *under.values()]) if established else Verdict.NOT_ESTABLISHED
     examples = planted(rows_of(table, compared), elsewhere=own is not None and radii.get("planted", own) != own)
+    measured = replace(measured, nearest=nearest if BY_DISTANCE in tried else None)
     return replace(measured, believable=believable, under=under, elsewhere=elsewhere, flags=flags, planted=examples)
 
 

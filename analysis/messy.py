@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from corruptions import by_family
 from figure import Figure, command, figures
-from metrics import ACCURACY, attacked, shifted, title
+from metrics import ACCURACY, robustness, shifted, title
 from outputs import CONFIDENCE, ENTROPY, figure8, with_outputs
 from panels import Level, Panel, Series
 from points import LONE, need
@@ -59,8 +59,10 @@ def figure6(table: pd.DataFrame) -> Figure:
 
 
 def figure7(table: pd.DataFrame) -> Figure:
-    name = attacked(table)
-    panels = [[Panel(name, title(name)), Panel(name, f"{title(name)}: over Hinton", difference=True)]]
+    panels = [
+        [Panel(name, title(name)), Panel(name, f"{title(name)}: over Hinton", difference=True)]
+        for name in robustness(table)
+    ]
     about = (
         "The paper: rises with the rate for MC-T and MC-TS, hardly for MC-S. To be distrusted: soft outputs shrink the"
         " gradients that PGD follows; see the flags, and the believable verdict of A7 in claims."
@@ -71,11 +73,11 @@ def figure7(table: pd.DataFrame) -> Figure:
 
 def figure8_sureness(table: pd.DataFrame) -> Figure:
     names = {
-        CONFIDENCE: ("Largest softmax value", "%"),
-        ENTROPY: ("Entropy", "nats"),
-        "test/ece": ("Calibration error", "points"),
+        CONFIDENCE: "Largest softmax value",
+        ENTROPY: "Entropy",
+        "test/ece": "Calibration error",
     }
-    panels = [Panel(name, words, unit, least=0.1) for name, (words, unit) in names.items()]
+    panels = [Panel(name, words) for name, words in names.items()]
     about = (
         "Means over the test images. The paper: MC-TS is smoother and less sure than teacher, Hinton and student alone."
     )

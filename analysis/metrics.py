@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdtune.report.table import headlines
@@ -25,6 +26,33 @@ FAMILIES = {
 }
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How numbers of a metric are written and drawn."""
+
+    unit: str = "%"
+    digits: int = 2  # decimals
+    least: float = 1.0  # what an axis spans at least, so that chance does not fill it
+
+    @property
+    def of_differences(self) -> str:
+        """The unit of a difference of two of them."""
+        return "points" if self.unit == "%" else self.unit
+
+
+SCALES = {
+    DISTANCE: Scale("pixel units", digits=4, least=0.01),
+    "output/entropy": Scale("nats", digits=3, least=0.1),
+    "output/confidence": Scale(least=0.1),
+    "test/ece": Scale("points", least=0.1),
+}
+
+
+def scale(metric: str) -> Scale:
+    known = SCALES.get(metric.partition("@")[0].removesuffix("/unconditional"))
+    return known or Scale("images" if metric.endswith("/images") else "%")
+
+
 def shifted(table: pd.DataFrame) -> list[str]:
     """Accuracy on shifted sets, in the order of the sweep."""
     return [name for name in headlines(table) if name.startswith("shift/")]
@@ -34,6 +62,11 @@ def attacked(table: pd.DataFrame) -> str:
     """The accuracy under PGD that stands for the sweep; the paper's where none was measured."""
     found = [name for name in headlines(table) if re.fullmatch(r"robust/pgd\d+(@[^/]+)?(/worst)?", name)]
     return found[0] if found else "robust/pgd20"
+
+
+def robustness(table: pd.DataFrame) -> list[str]:
+    """What stands for it: the accuracy under PGD, and the distance to another answer where that was measured."""
+    return [attacked(table), *([DISTANCE] if DISTANCE in table and table[DISTANCE].notna().any() else [])]
 
 
 def steps(table: pd.DataFrame) -> list[str]:

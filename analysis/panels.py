@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from metrics import scale
 from points import Contrast, Point, alike, cells, need, point, points, refuse_mixtures, select
 from style import BLACK, GREY, Look
 
@@ -51,11 +52,9 @@ class Panel:
 
     metric: str
     title: str
-    unit: str = "%"
     difference: bool = False
     within: tuple[float, float] | None = None  # the part of the axis that it shows
     only: tuple[str, ...] = ()  # labels of its series and levels; empty: all
-    least: float = 1.0  # what the vertical axis spans at least, so that chance does not fill it
     paper: tuple[str, ...] = ()  # values of paper.yaml that are drawn on the paper's own data set
 
     def shows(self, label: str) -> bool:
@@ -168,8 +167,8 @@ def frame(axes: Axes, panel: Panel) -> None:
     if panel.difference:
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
     low, high = axes.get_ylim()
-    spare = max(0.0, panel.least - (high - low)) / 2
+    spare = max(0.0, scale(panel.metric).least - (high - low)) / 2
     low, high = low - spare, high + spare
-    if panel.unit == "%" and not panel.difference:
+    if scale(panel.metric).unit == "%" and not panel.difference:
         low, high = max(low, -BEYOND), min(high, 100 + BEYOND)
     axes.set_ylim(low, high)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from corruptions import by_family
 from figure import Figure, command, figures
-from metrics import ACCURACY, attacked, steps, title
+from metrics import ACCURACY, attacked, robustness, steps, title
 from panels import Panel, Series
 from points import LONE
 from style import FURTHER, STUDENT, TEACHER
@@ -26,7 +26,8 @@ LARGE = (0.05, 0.5)
 
 
 def figure4(table: pd.DataFrame) -> Figure:
-    names = {ACCURACY: ("soft/accuracy", "augmentation/accuracy"), attacked(table): ("soft/pgd", "augmentation/pgd")}
+    stated = {ACCURACY: ("soft/accuracy", "augmentation/accuracy"), attacked(table): ("soft/pgd", "augmentation/pgd")}
+    names = {name: stated.get(name, ()) for name in (ACCURACY, *robustness(table))}
     series = (
         Series(SOFT, "taught", STUDENT, against=LONE, same=("sigma",)),
         Series(AUGMENTED, LONE, TEACHER),

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from metrics import scale
 from points import Point
 from stated import scope, stated
 
@@ -107,12 +108,13 @@ def numbers(figure: Figure, panels: Sequence[Panel], drawn: Points) -> Iterator[
         name = panel.metric + (", difference" if panel.difference else "")
         for x, each in at.items():
             place = f"{x:g}" if x == x else ""
-            seen, needed = visible(each) if panel.difference else ("", "")
+            digits = scale(panel.metric).digits
+            seen, needed = visible(each, digits) if panel.difference else ("", "")
             cells = (
                 name,
                 label,
                 place,
-                each.text("+" if panel.difference else ""),
+                each.text("+" if panel.difference else "", digits),
                 f"{each.n}/{each.planned}",
                 seen,
                 needed,
@@ -120,11 +122,11 @@ def numbers(figure: Figure, panels: Sequence[Panel], drawn: Points) -> Iterator[
             yield f"| {' | '.join(cells)} |"
 
 
-def visible(differences: Point) -> tuple[str, str]:
+def visible(differences: Point, digits: int = 2) -> tuple[str, str]:
     """The smallest difference that so many pairs show in four of five trials, and the pairs that theirs takes."""
     if differences.n < 2:
         return "", ""
     sd = spread([run.value for run in differences.runs])
     effect = smallest_visible_effect(sd, differences.n)
     needed = seeds_needed(sd, abs(differences.mean)) if differences.mean else None
-    return f"{effect:.2f}", f"{needed}" if needed else "> 10,000"
+    return f"{effect:.{digits}f}", f"{needed}" if needed else "> 10,000"

@@ -51,13 +51,14 @@ class Masking(Evaluator):
     the same random start. In percent of them stand: after 10, 20, 50, 100 steps of size `step` `masking/pgd<k>`; after
     20 on the other losses `masking/margin20` and `masking/scaled20`; after all of these `masking/white_box`; after 20
     on gradients averaged over neighbours `masking/smoothed`; after `masking/queries` of the Square Attack
-    `masking/square`; on the teacher's adversarial examples `masking/transfer`, absent without a teacher; where the
-    radius is 1 `masking/floor`. The white box has RETRIES more starts for an image that smoothed, square or transfer
-    breaks. `masking/zero_gradient` and `masking/zero_gradient_margin` have no gradient of the cross-entropy or the
-    margin at the start. Counts: `masking/images` were attacked; `masking/smoothed_only`, `masking/square_only` and
-    `masking/transfer_only` withstood the white box, but not this. `masking/clean`: percent that were right; where that
-    is 0, no attack is judged. Of a network that answers at random there are flags alone; one without a gradient,
-    because its front-end is detached, is attacked as if its gradient were 0.
+    `masking/square`; on the teacher's adversarial examples `masking/transfer`, absent without a teacher; after every
+    one of these `masking/worst`; where the radius is 1 `masking/floor`. The white box has RETRIES more starts for an
+    image that smoothed, square or transfer breaks. `masking/zero_gradient` and `masking/zero_gradient_margin` have no
+    gradient of the cross-entropy or the margin at the start. Counts: `masking/images` were attacked;
+    `masking/smoothed_only`, `masking/square_only` and `masking/transfer_only` withstood the white box, but not this.
+    `masking/clean`: percent that were right; where that is 0, no attack is judged. Of a network that answers at random
+    there are flags alone; one without a gradient, because its front-end is detached, is attacked as if its gradient
+    were 0.
 
     Arrays: packed bits [ceil(masking/images / 8)] under these names; `masking/places` in the test set, int64; the
     ladders `masking/ladder/eps`, `masking/ladder/steps` and, in percent, `masking/ladder/*/standing`.
@@ -78,7 +79,7 @@ class Masking(Evaluator):
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
         attacks = [*(f"pgd{count}" for count in STEPS), f"margin{COMPARED}", f"scaled{COMPARED}", "white_box", "square"]
-        attacks += ["smoothed", "transfer", "floor"]
+        attacks += ["smoothed", "transfer", "worst", "floor"]
         gradients = ("zero_gradient", "zero_gradient_margin")
         counts = ("smoothed_only", "square_only", "transfer_only")
         first = ("randomised", "softmax_output", "dynamic")  # the others need an image that is right when clean
@@ -181,6 +182,7 @@ class Masking(Evaluator):
             kept = standing(x, y, again, (max(STEPS),), "cross_entropy")[max(STEPS)]
             white_box[doubtful] = kept.reshape(RETRIES, -1).all(0)
         found["white_box"] = white_box
+        found["worst"] = np.logical_and.reduce([white_box, *(found[name] for name in changed)])
         found["zero_gradient"] = without_gradient(network, begin[0], labels, "cross_entropy")
         found["zero_gradient_margin"] = without_gradient(network, begin[0], labels, "margin")
         return found

@@ -235,6 +235,8 @@ def test_a_claim_at_one_rate_of_several(
         ({"masking/margin20": NONE}, "contradicted", "margin PGD contradicted"),
         ({"masking/square": OPEN}, "inconclusive", "gradient-free inconclusive"),
         ({"robust/autoattack": DOWN}, "contradicted", "AutoAttack contradicted"),
+        ({"distance/median": UP}, "reproduced", "distance reproduced"),
+        ({"distance/median": DOWN}, "contradicted", "distance contradicted"),
         ({"robust/autoattack": None}, "not established", "AutoAttack not measured"),
         ({"robust/autoattack": None, "masking/margin20": NONE}, "not established", "margin PGD contradicted"),
         ({"flags": 1.0}, "not established", "flags up: square_wins"),
@@ -258,6 +260,20 @@ def test_robust_accuracy_has_a_second_verdict(
     # Nobody taught the lone students: no teacher's examples to try, and the others decide.
     assert row["transfer"] == ""
     assert {row["believable"] for row in rows(folder, "A4", "test/accuracy")} == {""}
+
+
+def test_where_pgd_is_at_its_floor_the_distance_still_ranks(scripts: Any, tmp_path: Path) -> None:
+    """It stands beside the claim, which is on accuracy under PGD, and is no part of its verdict."""
+    effects = {"test/accuracy": {0.05: UP}, "robust/pgd20": {0.05: scaled(NONE)}}
+    near = (0.0041, 0.0052, 0.0047, 0.0049, 0.0043)
+    folder = place(tmp_path, softrand(effects | {"distance/median": {0.05: near}}))
+    assert run(scripts, folder) == 0
+    (row,) = rows(folder, "A4", "distance/median")
+    assert (row["verdict"], row["claim verdict"], row["smallest"]) == ("reproduced", "contradicted", "0.001")
+    assert {each["verdict"] for each in rows(folder, "A4", "robust/pgd20")} == {"contradicted"}
+    beside = "The same by **distance to another answer, median**, which is no part of the claim:"
+    said = words(folder).partition(beside)[2].partition("###")[0]
+    assert said.startswith(" reproduced. |") and "| +0.0046 ± 0.0006 | 5/5 |" in said
 
 
 @pytest.mark.parametrize(

@@ -727,14 +727,17 @@ def test_the_numbers_of_paper_yaml_are_whole() -> None:
 def test_a_distance_is_no_percentage(builder: Any) -> None:
     """Of any sweep whose headline it is; a span of a percent point would make its curves flat."""
     import generic
+    import metrics
 
     table = pd.DataFrame({"role": ["student"] * 2, "rate": [0.0, 0.3], "seed": [0, 0], "distance/median": [0.03, 0.05]})
     names = ["test/accuracy", "distance/median", "distance/median/unconditional"]
     table = table.assign(**{"test/accuracy": 90.0, names[2]: 0.02})
     table.attrs = {"axes": json.dumps(["rate"]), "headlines": json.dumps(names), "sweep": "own"}
     (panels,) = generic.generic(table).panels
-    assert [(panel.metric, panel.unit, panel.least) for panel in panels] == [
-        ("test/accuracy", "%", 1.0),
-        ("distance/median", "pixel units", 0.01),
+    scales = [(panel.metric, metrics.scale(panel.metric)) for panel in panels]
+    assert [(metric, of.unit, of.least, of.digits) for metric, of in scales] == [
+        ("test/accuracy", "%", 1.0, 2),
+        ("distance/median", "pixel units", 0.01, 4),
     ]
+    assert metrics.scale("distance/median/unconditional") == metrics.scale("distance/median@eps=0.08") == scales[1][1]
     assert panels[1].title == "Distance to another answer, median"

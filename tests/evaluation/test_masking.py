@@ -81,6 +81,9 @@ def test_honest_networks_raise_nothing(kind, digits, plain, robust):
     metrics = found.metrics
     assert metrics["masking/clean"] > 85 and metrics["masking/images"] > 50
     assert metrics["masking/white_box"] <= metrics["masking/pgd100"] <= metrics["masking/pgd10"]
+    every = ("white_box", "smoothed", "square", "transfer")
+    stood = [unpack(found.arrays[f"masking/{name}"], int(metrics["masking/images"])) for name in every]
+    assert metrics["masking/worst"] == pytest.approx(100 * np.logical_and.reduce(stood).mean())
     assert 5 < metrics["masking/white_box"] < 90  # there was something to find, and something left
     assert metrics["masking/floor"] == metrics["masking/zero_gradient"] == metrics["masking/zero_gradient_margin"] == 0
 
