@@ -198,6 +198,7 @@ def draw_column(
     if marked is not None and scale(metric).unit == "%":  # an interval of few runs may leave what a rate can be
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -BEYOND), min(high, 100 + BEYOND))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
     axes.set_title(textwrap.fill(title(metric), 16))
     axes.set_xlabel(scale(metric).of_differences if marked is None else scale(metric).unit)
 

@@ -16,6 +16,17 @@ MCA = "corruption/mca"
 DISTANCE = "distance/median"
 AGREEMENT = "teacher/agreement"  # on test images
 IMAGES = "fit/images"
+WORST = "masking/worst"  # of images right when clean, those that every attack within the radius leaves as they are
+AUTOATTACK = "robust/autoattack"
+TITLES = {
+    ACCURACY: "Test accuracy",
+    MCA: "Mean over corruptions",
+    DISTANCE: "Distance to another answer, median",
+    AGREEMENT: "Agreement with its teacher",
+    IMAGES: "Training images",
+    WORST: "Worst of all attacks",
+    AUTOATTACK: "AutoAttack accuracy",
+}
 SHIFTED = {"cinic": "CINIC-10", "writers": "other writers"}
 # Hendrycks and Dietterich 2019, by kind; further families of a table follow.
 FAMILIES = {
@@ -90,19 +101,11 @@ def corruptions(table: pd.DataFrame) -> list[str]:
 def title(metric: str) -> str:
     """`robust/pgd20@step=0.03` as `PGD-20 accuracy, step 0.03`."""
     kind, _, name = metric.partition("/")
-    if metric == ACCURACY:
-        return "Test accuracy"
     if kind == "shift":
         return f"Accuracy, {SHIFTED.get(name, name)}" if name else "Accuracy under shift"
     if found := re.match(r"pgd(\d+)(?:@([^/]+))?(.*)", name):
         setting = f", {found[2].replace('=', ' ')}" if found[2] else ""
         return f"PGD-{found[1]} accuracy{setting}" + found[3].replace("/", ", ").replace("_", " ")
-    if metric == DISTANCE:
-        return "Distance to another answer, median"
-    if metric == AGREEMENT:
-        return "Agreement with its teacher"
-    if metric == IMAGES:
-        return "Training images"
-    if metric == MCA:
-        return "Mean over corruptions"
+    if metric in TITLES:
+        return TITLES[metric]
     return (name or kind).replace("_", " ").capitalize().replace("Jpeg", "JPEG")

@@ -2,7 +2,8 @@
 
     python analysis/soft_robustness.py results/soft_robustness [--profile laptop] [--output DIR]
 
-soft_robustness: each arm of sweeps/soft_robustness.yaml over the one that lacks one thing, at each sigma.
+soft_robustness: each arm of sweeps/soft_robustness.yaml over the one that lacks one thing, at each sigma;
+soft_robustness-levels: the arms themselves.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figure import command
-from forest import Comparison, forest
-from metrics import ACCURACY, attacked
+from forest import Arm, Comparison, forest, levels
+from metrics import ACCURACY, AUTOATTACK, WORST, robustness, title
+from panels import Panel
 from points import LONE, Contrast, need
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ HARD, SMOOTHED = f"{LONE} and s == 0", f"{LONE} and s > 0"
 TAUGHT = "taught and not shuffled and not pooled and r == 0"
 SHUFFLED, AVERAGED = "taught and shuffled", "taught and pooled"
 MESSY = "taught and r > 0"
+
+TOLD = (
+    " Worst of all attacks: percent of a few images, right when clean, that nothing within the radius changes, neither"
+    " steps on three losses or on averaged gradients, nor random squares, nor the teacher's adversarial examples."
+    " Distance: that of the nearest image that is answered otherwise, as far as a search finds it; it has no radius."
+)
 
 # What is asked, the runs, and their baseline at the same sigma.
 ASKED = (
@@ -37,21 +45,55 @@ ASKED = (
 )
 
 
-def soft_robustness(table: pd.DataFrame, folder: Path) -> list[Path]:
+ARMS = {
+    "Hard labels": HARD,
+    "Smoothed labels, as soft as the teacher": SMOOTHED,
+    "Taught (Hinton)": TAUGHT,
+    "Answers of another image of the class": SHUFFLED,
+    "Mean answers of all teachers": AVERAGED,
+    "MC-TS": MESSY,
+}
+
+
+def with_arms(table: pd.DataFrame) -> pd.DataFrame:
+    """With `shuffled` and `pooled`, which the arms are told apart by."""
     need(table, *AXES)
     shuffled = table.get("distillation.shuffle")
-    table = table.assign(
+    return table.assign(
         shuffled=False if shuffled is None else shuffled.notna() & (shuffled != ""), pooled=table["rule"] == "average"
     )
+
+
+def measured(table: pd.DataFrame) -> list[str]:
+    """Accuracy, then what is said of robustness, from what believes most to what believes least."""
+    pgd, *distance = robustness(table)
+    further = [name for name in (WORST, AUTOATTACK) if name in table and table[name].notna().any()]
+    return [ACCURACY, pgd, *further, *distance]
+
+
+def soft_robustness(table: pd.DataFrame, folder: Path) -> list[Path]:
+    table = with_arms(table)
     about = (
         "Each row takes one thing away from an arm: its teacher, that the teacher's answer belongs to the image, its"
         " softness. Where what is left stands as high, it was not that. Numbers of PGD alone do not tell robustness"
-        " from attacks that fail."
+        " from attacks that fail." + TOLD
     )
     asked = [Comparison(words, Contrast(of, against, ("sigma",), ("sigma",))) for words, of, against in ASKED]
-    metrics = [ACCURACY, attacked(table)]
-    return forest(table, "soft_robustness", "What makes soft targets robust?", asked, metrics, about, folder)
+    return forest(table, "soft_robustness", "What makes soft targets robust?", asked, measured(table), about, folder)
+
+
+def soft_robustness_levels(table: pd.DataFrame, folder: Path) -> list[Path]:
+    table = with_arms(table)
+    arms = [
+        Arm(words, f"sigma {sigma:g}", f"({runs}) and sigma == {sigma!r}")
+        for words, runs in ARMS.items()
+        for sigma in sorted(table["sigma"].dropna().unique().tolist())
+    ]
+    arms.append(Arm("Teachers", "of the first arms", "role == 'teacher' and r == 0 and rule == 'paired'"))
+    panels = [Panel(name, title(name)) for name in measured(table)]
+    about = "Each arm by itself, with and without noise on the images." + TOLD
+    return levels(table, "soft_robustness-levels", "Soft targets under attack", arms, panels, about, folder)
 
 
 if __name__ == "__main__":
-    sys.exit(command(__doc__ or "", [soft_robustness]))
+    sys.exit(command(__doc__ or "", [soft_robustness, soft_robustness_levels]))
