@@ -23,6 +23,10 @@ class Context:
     store: Store | None = None  # the other runs; None where there are none to look at
 
 
+def _one_set(which: str) -> nn.Module:
+    raise ValueError(f"of this network one set of weights is here, not the {which}")
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured. `seed` is the evaluation's own and never the run's. `ask_teacher` is called by `teacher`: who
@@ -34,10 +38,16 @@ class Subject:
     ask_teacher: Callable[[], nn.Module | None] = lambda: None
     seed: int = 0
     part: str = "test"  # "val": the images held out
+    ask_weights: Callable[[str], nn.Module] = _one_set  # other weights of the same run: "last" or "average"
 
     def on(self, part: str | None) -> Self:
         """The same network on other images; None: as it is."""
         return replace(self, part=part) if part else self
+
+    def of(self, which: str | None) -> Self:
+        """Other weights of the same run, "last" or "average", on the same images; None: as it is. ValueError where it
+        has kept none such."""
+        return replace(self, network=self.ask_weights(which)) if which else self
 
     @property
     def teacher(self) -> nn.Module | None:
