@@ -16,8 +16,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from kdtune.config import Run
 from kdtune.planning.plan import build_plan
+from kdtune.run import Run
 from kdtune.sweepfile.load import load_sweep
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,23 +70,30 @@ def table(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
     return read(folder, profile)
 
 
-def load(run: str, results: str | None = None, extensions: Sequence[str | Path] = ()) -> nn.Module:
+def load(
+    run: str,
+    results: str | None = None,
+    extensions: Sequence[str | Path] = (),
+    of: Literal["last", "average"] | None = None,
+) -> nn.Module:
     """The network of a finished run in eval mode, on the CPU: pixels in [0, 1] in, logits out.
 
     `run` is an id, four or more digits that only one begins with, or a name such as `student dropout=0.2 seed=1`;
     `results` the results, or a sweep's folder in them: there a name means a run of that sweep. Raises LookupError for
     a run that is not there, not done, or one of several; DamagedError for weights that are not as they were written.
-    `extensions`: files of your own, where the network's model is in one.
+    `extensions`: files of your own, where the network's model is in one. `of`: other weights that the run has kept, as
+    at an evaluator.
     """
     from kdtune import extensions as own
     from kdtune import paths
     from kdtune.report.lookup import id_of, store_of
+    from kdtune.store.layout import BESIDE, WEIGHTS
     from kdtune.store.store import Store
     from kdtune.training.network import load_finished
 
     own.use(own.read(extensions))
     place = paths.results_folder(results)
-    return load_finished(id_of(run, place), Store(store_of(place)))
+    return load_finished(id_of(run, place), Store(store_of(place)), file=BESIDE[of] if of else WEIGHTS)
 
 
 def trainable(file: str | Path, **where: Any) -> Callable[[Mapping[str, Any]], None]:

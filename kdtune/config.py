@@ -1,4 +1,4 @@
-"""What a sweep and a run may say, as frozen models; and a run's id.
+"""What a sweep may say, as frozen models.
 
 The models read top to bottom like a sweep file. What they refuse they refuse with a path, so that `sweepfile` can name
 the line. Nothing here loads torch.
@@ -7,28 +7,21 @@ the line. Nothing here loads torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from kdtune.data.dataset import Dataset
 from kdtune.data.moments import Moments
-from kdtune.evaluation.evaluation import Evaluation, declared, written_twice
-from kdtune.extensions import codes_of
-from kdtune.identity import id_of
+from kdtune.evaluation.evaluation import Evaluation, declared, watched, written_twice
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD
 from kdtune.losses.loss import Loss
 from kdtune.models.model import Model
-from kdtune.models.naming import Entries, Renaming
+from kdtune.models.naming import Renaming
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
-from kdtune.settings import PathText, PlaceName, Seeds, Settings, Text, Whole, meant, refused_at
-
-# Hashed into every id. Rises, with a line in CHANGELOG, when the same description should give other numbers.
-RECIPE_VERSION = 3
-BFLOAT16_VERSION = 1  # hashed into the ids of runs in bfloat16; of those without it every step used its first weights
+from kdtune.settings import PathText, PlaceName, Seeds, Settings, Text, meant, refused_at
 
 
 class Normalization(Moments):
@@ -193,10 +186,23 @@ class Sweep(Settings):
         held_out = [evaluator.key for evaluator in self.evaluation if evaluator.on == "val"]
         if held_out and dataset.validation is None:
             raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: {lacking}")
-        if network.recipe.keep and dataset.validation is None:
-            raise ValueError(
-                f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
-            )
+        if network.recipe.keep:
+            best = network.recipe.keep.best
+            if dataset.validation is None:
+                raise ValueError(f"{part}.recipe.keep.best is {best}, but nothing is held out: {lacking}")
+            seen = {name for name, (_, metric) in declared(watched(self.evaluation), dataset).items() if metric.better}
+            if best != "val/accuracy" and best not in seen:
+                known = ", ".join(sorted(name for name in seen if name.startswith("val/"))) or "none so far"
+                told = "is measured by no entry of evaluation with on: val and every"
+                raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; these are: val/accuracy, {known}")
+        trained = not (isinstance(network, Teacher) and network.checkpoint)
+        has = {"last": trained and network.recipe.keep, "average": trained and network.recipe.average}
+        for evaluator in self.evaluation:
+            for which in sorted(evaluator.weights):
+                if not has[which]:
+                    key = {"last": "keep", "average": "average"}[which]
+                    what = f"{part}.recipe.{key} is not set" if trained else f"a {part} from a file has none such"
+                    raise ValueError(f"evaluation.{evaluator.key} looks at the {which} weights, but {what}")
         if dataset.floats and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
             told = f"those held out of {part}s are moved or drawn"
             raise ValueError(f"{lost[0]} on: val is of images of 8 bits, and {told}")
@@ -219,72 +225,3 @@ class Sweep(Settings):
             hint = meant(name, known) if known else f"accuracy, listed there, measures {part}accuracy"
             told = f"no entry of evaluation measures it; {hint}"
         raise refused_at(("teacher", "select", "metric"), f"came {name!r}; {told}", name)
-
-
-class Choice(Settings):
-    """The runs that one chooses from, and how. Not the winner: that is known only when all of them are done."""
-
-    runs: tuple[Text, ...]
-    rule: Literal["best", "paired", "average", "given"]
-    metric: Text | None = None
-    evaluator: Text | None = None  # hash of the evaluator that measures `metric`
-    better: Literal["lower"] | None = None  # None: the highest `metric` is the best
-
-
-NOT_STATED = {"dataset", "content", "checkpoint", "answers_digest"}  # of a run: paths, and what stands elsewhere
-
-
-class Run(Settings):
-    """Everything one run needs. Its id is made of `description`, which holds no path.
-
-    A run has either a recipe and a seed, or the checkpoint it is loaded from.
-    """
-
-    dataset: Dataset
-    content: dict[str, Any]  # the data set by name and digest, as it enters the id
-    model: Model
-    normalization: Normalization | None = None
-    checkpoint: Text | None = None
-    checkpoint_digest: Text | None = None
-    rename: Entries = ()  # of the checkpoint's tensors: it decides which weight is which
-    recipe: Recipe | None = None
-    seed: Whole | None = None
-    noise: Noise = Noise()
-    loss: Loss | None = None  # None: cross-entropy
-    answers_digest: Text | None = None  # of the file that its loss has a teacher's answers from
-    teacher: Choice | None = None  # whom it learns from
-    source: Choice | None = None  # whose images or labels it is trained on
-
-    @property
-    def waits_for(self) -> tuple[str, ...]:
-        """Ids of the runs that must be done before this one starts: it learns from them, or on what they made."""
-        choices = [choice for choice in (self.teacher, self.source) if choice is not None]
-        return tuple(dict.fromkeys(id for choice in choices for id in choice.runs))
-
-    @cached_property
-    def description(self) -> dict[str, Any]:
-        """What decides the numbers of this run. What is off is not written, so an old id survives a new option."""
-        stated = self.model_dump(mode="json", exclude_defaults=True, exclude=NOT_STATED)
-        stated = {key: value for key, value in stated.items() if value not in ({}, None)}
-        if self.loss == CE():
-            stated.pop("loss")  # what is minimised where no loss is named
-        if self.loss is not None and self.loss.given:
-            stated["loss"][self.loss.key]["responses"] = {"file": self.answers_digest}
-        noise = {point: knobs for point, knobs in stated.pop("noise", {}).items() if knobs}
-        if isinstance(self.loss, KD):
-            stated["distillation"] = stated.pop("loss")["kd"]  # under the name that sweep files have for it
-            if "input" not in noise:
-                stated["distillation"].pop("teacher_sees", None)  # what is shown is the clean image
-        return {
-            "recipe_version": RECIPE_VERSION,
-            "dataset": self.content,
-            **stated,
-            **({"noise": noise} if noise else {}),
-            **({"bfloat16_version": BFLOAT16_VERSION} if self.recipe and self.recipe.precision == "bfloat16" else {}),
-            **({"extensions": codes} if (codes := codes_of(self)) else {}),
-        }
-
-    @cached_property
-    def id(self) -> str:
-        """12 hex digits of the SHA-256 of the description."""
-        return id_of(self.description)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
 
 from kdtune.optimization.optimizers import Optimizer
 from kdtune.optimization.schedules import Schedule
-from kdtune.settings import Count, Epochs, Settings
+from kdtune.settings import Count, Epochs, Rate, Settings, Text
 
 
 class Crop(Settings):
@@ -32,12 +34,24 @@ class Augmentation(Settings):
 
 
 class Keep(Settings):
-    """A run ends with the weights of its best epoch, the first of equals, and not with those of the last.
+    """A run ends with the weights of its best epoch, the first of equals, and not with those of the last, which are
+    kept beside them (`of: last` at an evaluator).
 
-    `best` names what the history has of the images held out; test images choose nothing.
+    `best` names what the history has of the images held out: val/accuracy, or what an entry of `evaluation` with
+    `on: val` and `every` measures. Test images choose nothing.
     """
 
-    best: Literal["val/accuracy"]
+    best: Annotated[Text, Field(pattern="^val/")]
+
+
+class Average(Settings):
+    """Beside the weights that a run ends with, the mean of those at the end of every epoch that begins at or after this
+    fraction of the run, of the last one at least (Izmailov et al. 2018, arXiv 1803.05407). `of: average` at an
+    evaluator measures it."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    starts: Annotated[Rate, Field(alias="from", lt=1)]
 
 
 class Recipe(Settings):
@@ -54,3 +68,4 @@ class Recipe(Settings):
     batch_size: Count
     epochs: Epochs
     keep: Keep | None = None  # None: the weights of the last epoch
+    average: Average | None = None

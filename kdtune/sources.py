@@ -21,7 +21,7 @@ from kdtune.settings import Settings
 PACKAGE = Path(__file__).parent
 # Modules and packages that may change without a number changing: not followed, not digested.
 APART = (
-    *("__main__", "api", "cli", "config", "extensions", "kinds", "launch", "paths", "planning", "report"),
+    *("__main__", "api", "cli", "config", "extensions", "kinds", "launch", "paths", "planning", "report", "run"),
     *("settings", "sources", "store", "sweep", "sweepfile"),
     *("training.provenance", "evaluation.evaluation", "noise.noise"),
 )
@@ -30,7 +30,7 @@ UNSEEN = ("ctx", "kind", "type_comment")  # fields of a tree that say nothing be
 
 
 def of_training(run: Settings) -> str:
-    """The digest of the code that trains a run (`config.Run`): that of its own kinds, and of none that it has not."""
+    """The digest of the code that trains a run (`kdtune.run`): that of its own kinds, and of none that it has not."""
     return digest(tuple(sorted({"kdtune.training.run", *modules_of(run)})))
 
 

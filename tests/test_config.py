@@ -7,9 +7,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from kdtune.config import Run
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Optimizer, Recipe
+from kdtune.run import Run
 
 RECIPE = {
     "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}},
@@ -139,7 +139,7 @@ def test_numbers_must_be_numbers_and_kinds_known():
         Optimizer.model_validate({})
     with pytest.raises(ValidationError, match="milestones must rise"):
         Recipe.model_validate({**RECIPE, "schedule": {"step": {"milestones": [0.6, 0.3], "factor": 0.1}}})
-    with pytest.raises(ValidationError, match="val/accuracy"):
+    with pytest.raises(ValidationError, match="val/"):
         Recipe.model_validate({**RECIPE, "keep": {"best": "test/accuracy"}})
     with pytest.raises(ValidationError, match="unknown input knob 'gausian'; did you mean gaussian"):
         Noise.model_validate({"input": {"gausian": {"sigma": 0.1}}})

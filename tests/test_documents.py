@@ -16,8 +16,8 @@ from kdtune import paths
 from kdtune.__main__ import main
 from kdtune.cli import command
 from kdtune.cli.run import wanted
-from kdtune.config import RECIPE_VERSION
 from kdtune.planning.plan import build_plan
+from kdtune.run import RECIPE_VERSION
 from kdtune.sweepfile import reader
 from kdtune.sweepfile.load import PAPER, load_sweep
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kdtune.config import RECIPE_VERSION
 from kdtune.planning.plan import Plan, build_plan
+from kdtune.run import RECIPE_VERSION
 from kdtune.sweepfile.load import load_sweep
 
 ROOT = Path(__file__).parents[1]

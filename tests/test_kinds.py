@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, get_args
 import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
-from kdtune.config import Run, Student, Sweep
+from kdtune.config import Student, Sweep
 from kdtune.data.dataset import Dataset
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.kinds import Kind, Several, snake_case
@@ -22,6 +22,7 @@ from kdtune.noise.target import TargetKnob
 from kdtune.noise.teacher import TeacherKnob
 from kdtune.optimization.optimizers import Optimizer
 from kdtune.optimization.schedules import Schedule
+from kdtune.run import Run
 from kdtune.settings import Count, Positive, Rate, Settings
 from kdtune.sweepfile.tree import NAMING, POINTS
 

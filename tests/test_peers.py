@@ -17,7 +17,7 @@ from stand_ins import subject
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Run, Select
+from kdtune.config import Select
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.evaluator import EvaluationError, predict
@@ -33,6 +33,7 @@ from kdtune.planning.plan import build_plan
 from kdtune.randomness import draw, stream_seed
 from kdtune.recipe import Recipe
 from kdtune.report.tensorboard import Events
+from kdtune.run import Run
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
 from kdtune.training.lesson import Lesson

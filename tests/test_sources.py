@@ -10,8 +10,8 @@ import pytest
 from conftest import SMALL
 
 from kdtune import sources
-from kdtune.config import Run
 from kdtune.planning.plan import build_plan
+from kdtune.run import Run
 from kdtune.sweepfile.load import load_sweep
 
 ROOT = Path(__file__).parents[1]

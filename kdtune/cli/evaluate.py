@@ -17,7 +17,7 @@ from kdtune.cli.options import Options
 from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.sweep import sweep
 from kdtune.data.error import DataError
-from kdtune.evaluation.evaluation import told_apart
+from kdtune.evaluation.evaluation import in_the_end, told_apart
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.folder import View
@@ -91,7 +91,7 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[Sweep
 
     about = plan_of(place)
     before = load_sweep(place / "sweep.yaml", folder=about["folder"], max_runs=None)
-    own = before.points[0].sweep.evaluation
+    own = in_the_end(before.points[0].sweep.evaluation)
     asked = typed(parse_value(evaluation, COMMAND_LINE, ("evaluation",)))  # paths in it: relative to where it is typed
     known = kept(about)
     entries = grown([*before.tree["evaluation"], *_beside(own, known, asked)])
@@ -116,6 +116,8 @@ def _beside(own: Sequence[Evaluator], late: Sequence[Late], asked: Any) -> list[
         wanted = told_apart(Evaluator.model_validate(asked), [*own, *known])
     except (DataError, ValidationError):  # told with its place when the whole is read
         return [asked]
+    if wanted.every is not None:
+        raise Refused("every measures while runs train, and these are finished; remove it")
     return [] if wanted in own else [wanted.dumped()]
 
 

@@ -45,6 +45,16 @@ def declared(evaluation: tuple[Evaluator, ...], dataset: Dataset) -> dict[str, t
     return found
 
 
+def watched(evaluation: tuple[Evaluator, ...]) -> tuple[Evaluator, ...]:
+    """Those that measure while runs train, too."""
+    return tuple(each for each in evaluation if each.every is not None)
+
+
+def in_the_end(evaluation: tuple[Evaluator, ...]) -> tuple[Evaluator, ...]:
+    """All of them, as they measure the finished network."""
+    return tuple(each.model_copy(update={"every": None}) for each in evaluation)
+
+
 def written_twice(evaluation: tuple[Evaluator, ...], dataset: Dataset) -> list[str]:
     """Names that several entries write on this data set. Not those of flags that any of them may raise."""
     names = Counter(name for evaluator in evaluation for name in evaluator.declared(dataset))

@@ -17,7 +17,7 @@ from kdtune.evaluation.flags import DEGENERATE, degenerate
 from kdtune.evaluation.metric import Metric
 from kdtune.extensions import codes_of
 from kdtune.kinds import Kind
-from kdtune.settings import Text
+from kdtune.settings import Count, Text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,7 +66,8 @@ class Evaluator(Kind, home="kdtune.evaluation"):
 
     Beside each stand `on: val`, which measures on the images held out, under `val/`; `of: last | average`, other
     weights of the same run; and `label: TEXT`, which tells two entries of one name apart: behind an @ in the names of
-    all that it measures.
+    all that it measures. `every: N` measures it while runs train, too: after every so many epochs and after the last
+    one, into the history under the names of its metrics. That is part of what a run is (`watch` of its description).
     """
 
     version: ClassVar[int]
@@ -75,15 +76,17 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     # robust, and the flags of `flags.degenerate` stand beside its numbers.
     conditional: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = False  # images of 8 bits, which are in [0, 1] whatever is done to them
+    needs_last: ClassVar[bool] = False  # looks at the last epoch's weights beside those that `recipe.keep` kept
 
     on: Literal["val"] | None = None
     of: Literal["last", "average"] | None = None
+    every: Count | None = None  # epochs
     label: Label | None = None
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
-        if self.of is not None:
-            raise ValueError(f"of: {self.of}: a run keeps one set of weights so far; remove it")
+        if self.of is not None and self.every is not None:
+            raise ValueError(f"every measures the network as it trains, and of: {self.of} what is kept; one of them")
         if self.on is not None and not self.also_held_out:
             raise ValueError(f"on: {self.on}: {self.key} is not measured on held-out images by itself; remove it")
         return self
@@ -106,7 +109,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     def measured(self, subject: Subject) -> Measurement:
         """What `measure` gives for the images that are asked for, under names that say so; of a network that a number
         would say nothing of, the flag that says why."""
-        subject = subject.on(self.on)
+        subject = subject.of(self.of).on(self.on)
         try:
             found = self.measure(subject)
         except Unmeasured as unmeasured:
@@ -122,7 +125,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
 
         Headlines are of test images, and of one entry among several of a name: that without a label.
         """
-        shown = self.on is None and self.label is None
+        shown = self.on is None and self.of is None and self.label is None
         found = {self.column(metric.name): metric for metric in self.metrics(dataset)}
         if self.conditional:
             found |= {f"{self.prefix}flags/{name}": Metric(f"flags/{name}", "0 or 1") for name in DEGENERATE}
@@ -140,7 +143,12 @@ class Evaluator(Kind, home="kdtune.evaluation"):
 
     @property
     def prefix(self) -> str:
-        return "val/" if self.on == "val" else ""
+        return ("val/" if self.on == "val" else "") + (f"{self.of}/" if self.of else "")
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """What of a run's weights it looks at beside those that the run ends with: "last", "average"."""
+        return frozenset(({self.of} if self.of else set()) | ({"last"} if self.needs_last else set()))
 
     def preflight(self, data: Data, context: Context) -> None:
         """Raises EvaluationError or DataError for what the evaluator lacks on this machine and for these data.
@@ -171,11 +179,12 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     def hash(self) -> str:
         """12 hex digits of a SHA-256 over name, version and every field that is not None, defaults included.
 
-        None is "off" and leaves no trace, so that a new option keeps the results there are. A setting with a method
-        `identity` counts by what that gives: a folder is its content, not its path.
+        `every` is no part of it: what is measured in the end is the same. None is "off" and leaves no trace, so that a
+        new option keeps the results there are. A setting with a method `identity` counts by what that gives: a folder
+        is its content, not its path.
         """
         stated = {name: getattr(self, name) for name in type(self).model_fields}
-        fields = {name: _content(value) for name, value in stated.items() if value is not None}
+        fields = {name: _content(value) for name, value in stated.items() if value is not None and name != "every"}
         said = {"name": self.key, "version": self.version, "fields": fields}
         said |= {"extensions": codes} if (codes := codes_of(self)) else {}
         text = json.dumps(said, sort_keys=True)

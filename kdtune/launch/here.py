@@ -16,9 +16,10 @@ from kdtune.planning.plan import Place
 from kdtune.planning.setbacks import Cause
 from kdtune.store.layout import run_folder
 from kdtune.store.objects import is_gone
+from kdtune.training.context import RunContext
 from kdtune.training.loop import Row
 from kdtune.training.pulse import traced
-from kdtune.training.run import Outcome, RunContext
+from kdtune.training.run import Outcome
 
 log = logging.getLogger(__name__)
 

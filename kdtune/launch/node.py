@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdtune import sources
-from kdtune.config import Run
 from kdtune.extensions import Extension, ExtensionError, in_use, use
+from kdtune.run import Run
 from kdtune.store.objects import StorageError
 from kdtune.store.store import Store
 from kdtune.training.provenance import LIBRARIES

@@ -8,13 +8,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from kdtune.config import Run
 from kdtune.evaluation.evaluation import Evaluation
+from kdtune.run import Run
 from kdtune.store.objects import StorageError
 from kdtune.store.state import State
 from kdtune.store.stopping import is_stopped
 from kdtune.store.store import Store
-from kdtune.training.run import Outcome, RunContext, perform
+from kdtune.training.context import RunContext
+from kdtune.training.run import Outcome, perform
 
 LOOK_S = 5.0  # between two looks: on S3 each is a request
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from kdtune.config import Run
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.extensions import Extension, ExtensionError, in_use, read, use
 from kdtune.launch import node, watchdog
@@ -28,6 +27,7 @@ from kdtune.launch.watchdog import Watchdog, end_process, write_down
 from kdtune.paths import data_folder, ensure_user, results_folder
 from kdtune.planning import profiles
 from kdtune.planning.plan import Place, Plan, build_plan
+from kdtune.run import Run
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.source import Source, read_source
 
@@ -74,7 +74,7 @@ def trial(config: Mapping[str, Any]) -> None:
     from kdtune.launch.stopping import performed, reason_of
     from kdtune.store.objects import is_gone
     from kdtune.store.store import Store
-    from kdtune.training.run import RunContext
+    from kdtune.training.context import RunContext
 
     kept: list[dict[str, float]] = []  # rows that the driver has not heard of yet
     epochs = 0
@@ -196,7 +196,7 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
     from kdtune.store.standing import Standing
     from kdtune.store.state import FINISHED
     from kdtune.store.store import Store
-    from kdtune.training.run import RunContext
+    from kdtune.training.context import RunContext
 
     standing = Standing(Store(results), plan.evaluators)
     standing.refresh(*plan.runs)  # a few of maybe thousands: a listing of all would cost each trial seconds

@@ -12,11 +12,11 @@ from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING
 
-from kdtune.config import Run
 from kdtune.evaluation.evaluator import BATCH, GRADIENT, Evaluator
 from kdtune.planning.devices import CPU_CORE, GPU, Device, available, has_usable_gpu
 from kdtune.planning.responses import answering, asking, listening, storable
 from kdtune.planning.sizes import Images, images, model_cost
+from kdtune.run import Run
 from kdtune.store.checkpoints import KEPT
 from kdtune.store.state import PASSED_OVER, State
 
@@ -167,7 +167,8 @@ def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable
 
 
 def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
-    """Multiply-adds of training; an epoch ends with a forward pass over the held-out images. Answers that are stored
+    """Multiply-adds of training; an epoch ends with a forward pass over the held-out images, and what it is watched by
+    is part of it. Answers that are stored
     count as free: what they cost, their students share (`estimate`)."""
     if run.recipe is None:
         return 0.0
@@ -178,7 +179,9 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
     told = seen.train * _asked(run.dataset) * teaching * answering(run)
     shown = seen.train * seen.repeat
-    return float(told + run.recipe.epochs * (shown * ((TRAINING + besides) * own + listened) + seen.validation * own))
+    watched = sum(ceil(run.recipe.epochs / (each.every or 1)) * passes([each], seen) for each in run.watch)
+    epoch = shown * ((TRAINING + besides) * own + listened) + seen.validation * own
+    return float(told + run.recipe.epochs * epoch + watched * own)
 
 
 def _asked(dataset: Dataset) -> int:
@@ -201,11 +204,11 @@ def passes(evaluation: Iterable[Evaluator], seen: Images) -> int:
 
 
 def checkpoint_bytes(run: Run) -> int:
-    """Bytes of a run's checkpoints while it trains: weights, the optimizer's numbers, the best weights if any."""
+    """Bytes of a run's checkpoints while it trains: weights, the optimizer's numbers, the best weights and the mean."""
     if run.recipe is None:
         return 0
     parameters, _ = model_cost(run.model, run.dataset.shape(), run.dataset.classes())
-    copies = 1 + run.recipe.optimizer.copies + (run.recipe.keep is not None)
+    copies = 1 + run.recipe.optimizer.copies + (run.recipe.keep is not None) + (run.recipe.average is not None)
     return KEPT * 4 * parameters * copies
 
 

@@ -17,12 +17,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdtune.config import Choice, Network, Run, Sweep, Teacher
+from kdtune.config import Network, Sweep, Teacher
 from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
-from kdtune.evaluation.evaluation import declared
+from kdtune.evaluation.evaluation import declared, in_the_end, watched
 from kdtune.evaluation.metric import Metric
 from kdtune.planning.axes import refuse_idle_axes
+from kdtune.run import Choice, Run
 from kdtune.sweepfile.load import SweepFile, SweepPoint
 from kdtune.sweepfile.values import comparable, word
 
@@ -189,7 +190,7 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
         refuse_idle_axes(file, runs_at)
     sweep = file.points[0].sweep
     titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents))
-    return Plan(sweep.name, file.profile, titles, file.axes, sweep.evaluation, tuple(places.values()))
+    return Plan(sweep.name, file.profile, titles, file.axes, in_the_end(sweep.evaluation), tuple(places.values()))
 
 
 Contents = Mapping[Dataset, dict[str, Any]]  # what a run's description says of each
@@ -253,6 +254,7 @@ def _trained(sweep: Sweep, network: Network, contents: Contents, seed: int, epoc
         seed=seed,
         noise=network.noise,
         loss=network.loss,
+        watch=watched(sweep.evaluation),
     )
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kdtune.config import Run
 from kdtune.planning.plan import Plan
 from kdtune.planning.sizes import images, model_cost
+from kdtune.run import Run
 
 FLOAT16 = 2  # bytes
 

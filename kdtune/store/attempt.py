@@ -82,15 +82,25 @@ class Attempt:
         self._objects.put(f"{self._run}/{self.name}/{STACKS}", text.encode())
 
     def finish(
-        self, outcome: str, weights: bytes | None, history: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
+        self,
+        outcome: str,
+        weights: bytes | None,
+        history: Sequence[Mapping[str, Any]],
+        provenance: Mapping[str, Any],
+        others: Mapping[str, bytes] | None = None,
     ) -> bool:
-        """Write the results, then `done`; True if it is this attempt that counts. All checkpoints go then."""
+        """Write the results, then `done`; True if it is this attempt that counts. All checkpoints go then.
+
+        `others`: further weights of the run by file, of `layout.BESIDE`.
+        """
         if outcome not in OUTCOMES:
             raise ValueError(f"outcome {outcome!r}; one of {', '.join(OUTCOMES)}")
         done = read_done(self._objects, self.run_id)
         if done is None:
             if weights is not None:
                 self._write(WEIGHTS, weights)
+                for name, further in (others or {}).items():
+                    self._write(name, further)
             self._write(HISTORY, to_lines(history))
             self._write(PROVENANCE, to_json(provenance, indent=2))
             mine = Done(self.name, outcome, self._files)

@@ -10,13 +10,15 @@ TRASH = "runs/trash"
 STOPPED = "runs/stopped"
 RESPONSES = "runs/responses"
 IMPORTS = "runs/imports"
+BESIDE = {"last": "last.safetensors", "average": "average.safetensors"}  # weights beside those that are the run's
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
 LABELS = "labels.npz"
 STACKS = "stacks.txt"
 EXTENSION = re.compile(r"extension-[0-9a-f]{12}\.py")  # by the digits that the description names
 EVALUATIONS = "evaluations"  # a folder of each attempt
-FILES = (DESCRIPTION, WEIGHTS, HISTORY, PROVENANCE, LABELS)  # of a finished attempt: what `done` may vouch for
+# Of a finished attempt: what `done` may vouch for.
+FILES = (DESCRIPTION, WEIGHTS, HISTORY, PROVENANCE, LABELS, *BESIDE.values())
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 HASH = re.compile(r"[0-9a-f]{6,64}")

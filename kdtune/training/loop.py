@@ -38,11 +38,12 @@ class TrainingState:
     optimizer: dict[str, Any]
     history: list[Row]
     best: dict[str, Any] | None = None  # weights of the best epoch so far, where `recipe.keep` asks for them
+    average: dict[str, Any] | None = None  # their mean so far, where `recipe.average` asks for it: average.added
     made_by: str | None = None  # the code and the teacher's weights that led here
 
-    def keep_best(self, metric: str) -> None:
+    def keep_best(self, metric: str, lowest: bool = False) -> None:
         """Copies the network if its epoch is the best so far. The caller has written `metric` into the last row."""
-        if best_epoch(self.history, metric) == self.epoch:
+        if best_epoch(self.history, metric, lowest) == self.epoch:
             self.best = copy.deepcopy(self.network)
 
     def to_bytes(self) -> bytes:
@@ -65,10 +66,14 @@ class TrainingState:
         if not 1 <= self.epoch <= recipe.epochs or epochs != list(range(1, self.epoch + 1)):
             raise ValueError(f"epoch {self.epoch} of {recipe.epochs} with a history of {len(epochs)}")
         wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        parameters = list(network.parameters())
         for held in filter(None, (self.network, self.best)):
             if {name: tensor.shape for name, tensor in held.items()} != wanted:
                 raise ValueError("these are weights of another network")
-        parameters = list(network.parameters())
+        if self.average is not None:
+            mean = {name: tensor.shape for name, tensor in self.average["weights"].items()}
+            if mean != {name: parameter.shape for name, parameter in network.named_parameters()}:
+                raise ValueError("these are mean weights of another network")
         recipe.optimizer.build(parameters).load_state_dict(copy.deepcopy(self.optimizer))
         for number, values in self.optimizer["state"].items():
             kept = [value for value in values.values() if isinstance(value, Tensor) and value.dim()]
@@ -88,10 +93,12 @@ class Diverged(Exception):
         self.epoch, self.history = epoch, history
 
 
-def best_epoch(history: list[Row], metric: str) -> int | None:
-    """The epoch, counted from 1, with the largest value, the first of equals; None where no epoch was measured."""
-    measured = [row for row in history if metric in row]
-    return int(max(measured, key=lambda row: row[metric])["epoch"]) if measured else None
+def best_epoch(history: list[Row], metric: str, lowest: bool = False) -> int | None:
+    """The epoch, counted from 1, with the largest value, or the lowest, the first of equals; None where no epoch has
+    a number."""
+    measured = [row for row in history if math.isfinite(row.get(metric, math.nan))]
+    best = min if lowest else max
+    return int(best(measured, key=lambda row: row[metric])["epoch"]) if measured else None
 
 
 def train(
@@ -113,7 +120,7 @@ def train(
     """
     optimizer = recipe.optimizer.build(network.parameters())
     history: list[Row] = []
-    best = start.best if start else None
+    best, average = (start.best, start.average) if start else (None, None)
     if start:
         network.load_state_dict(start.network)
         optimizer.load_state_dict(copy.deepcopy(start.optimizer))  # it would go on writing into start's own tensors
@@ -123,9 +130,9 @@ def train(
         row = train_epoch(network, optimizer, split, recipe, lesson, seed, epoch, capture)
         history.append(row)
         if each_epoch:
-            state = TrainingState(epoch + 1, network.state_dict(), optimizer.state_dict(), history, best)
+            state = TrainingState(epoch + 1, network.state_dict(), optimizer.state_dict(), history, best, average)
             each_epoch(state, row)
-            best = state.best
+            best, average = state.best, state.average
         refuse_divergence(history)
     if best is not None:
         network.load_state_dict(best)

@@ -6,9 +6,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from kdtune.config import Normalization, Run
+from kdtune.config import Normalization
 from kdtune.models.model import Model, Shape
 from kdtune.randomness import seeded
+from kdtune.run import Run
 from kdtune.store.encoding import from_json, from_yaml
 from kdtune.store.layout import DESCRIPTION, PROVENANCE, WEIGHTS
 from kdtune.store.state import State
@@ -55,15 +56,20 @@ def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
     return network.to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
-def load_finished(id: str, store: Store, done: Done | None = None) -> nn.Module:
+def load_finished(id: str, store: Store, done: Done | None = None, file: str = WEIGHTS) -> nn.Module:
     """The network of a finished run, from what the store has of it alone, in eval mode, on the CPU.
 
-    `done` is the run's own, if it was read already. Raises LookupError where there is no network, or none of a model
-    that is known; DamagedError.
+    `done` is the run's own, if it was read already; `file` that of its weights. Raises LookupError where there is no
+    network, none of a model that is known, or no such file; DamagedError.
     """
     done = done or store.done(id)
     if done is None or done.outcome != State.DONE:
         raise LookupError(f"run {id} is {done.outcome if done else 'not done'}: it has no network to load")
+    if file not in done.files:
+        raise LookupError(
+            f"run {id} has kept no {file}: its recipe has no keep or average, or it was trained before such were kept;"
+            " then `kdtune forget` it, and the sweep's command trains it anew"
+        )
     description = from_yaml(store.file(id, done, DESCRIPTION))
     origin = from_json(store.file(id, done, PROVENANCE))
     stated = description.get("normalization")
@@ -78,5 +84,5 @@ def load_finished(id: str, store: Store, done: Done | None = None) -> nn.Module:
         shape=tuple(origin["shape"]),
         classes=origin["classes"],
     )
-    weights.load(network, store.file(id, done, WEIGHTS))
+    weights.load(network, store.file(id, done, file))
     return network.eval()

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from kdtune.config import Run
 from kdtune.data import loading
 from kdtune.data.error import DataError
 from kdtune.data.loading import Data
@@ -28,6 +27,7 @@ from kdtune.evaluation.evaluator import EvaluationError, predict
 from kdtune.evaluation.subject import Context
 from kdtune.losses.ce import CE
 from kdtune.randomness import draw, seeded
+from kdtune.run import Run
 from kdtune.training import weights
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch

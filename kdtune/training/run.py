@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from kdtune import sources
-from kdtune.config import Run
 from kdtune.data.loading import Data
-from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.evaluation import Evaluation
-from kdtune.evaluation.evaluator import NotFinite, Unmeasured
-from kdtune.evaluation.subject import Context, Subject
+from kdtune.evaluation.evaluator import NotFinite
+from kdtune.evaluation.subject import Subject
 from kdtune.extensions import texts_of
 from kdtune.losses.ce import CE
 from kdtune.randomness import seeded
 from kdtune.recipe import Recipe
-from kdtune.store import checkpoints
+from kdtune.run import Run
 from kdtune.store.encoding import digest
 from kdtune.store.evaluations import Evaluations
+from kdtune.store.layout import BESIDE
 from kdtune.store.objects import StorageError, is_gone
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Attempt, DamagedError, Store
 from kdtune.training import weights
+from kdtune.training.context import RunContext
+from kdtune.training.epochend import EpochEnd, finite
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import Diverged, Row, Stopped, TrainingState, best_epoch, train
 from kdtune.training.network import load_finished, placed, starting_network
@@ -41,20 +40,6 @@ from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
 from kdtune.training.taught import data_of, with_responses
 from kdtune.training.teacher import Chosen, choose_teacher, teacher_had, teacher_of
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """Where a run happens and whom it tells. Nothing here changes its numbers beyond floating-point order."""
-
-    store: Store
-    data_dir: Path
-    device: str = "cpu"
-    threads: int = 1  # of torch, on the CPU
-    checkpoint_every: float = checkpoints.EVERY_S
-    report: Callable[[list[Row]], None] = lambda history: None  # gets the whole history after every epoch
-    pulse: Callable[[], None] = lambda: None  # called at every pass of the network: a step, a batch of an evaluation
-    stopped: Callable[[], bool] = lambda: False  # asked at each epoch's end: whether training ends there, kept as it is
 
 
 @dataclass(frozen=True)
@@ -157,7 +142,12 @@ def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunConte
         context.store.withdraw(id, done, str(error))
         return False
     ask_teacher = teacher_of(standing.look(id).provenance.get("teacher"), context.store, context.device)
-    evaluate(network, evaluation, data, context, context.store.evaluations(id, done), ask_teacher)
+
+    def ask_weights(which: str) -> nn.Module:
+        return placed(load_finished(id, context.store, done, BESIDE[which]), context.device)
+
+    subject = Subject(network, data, context.measuring, ask_teacher, ask_weights=ask_weights)
+    evaluate(subject, evaluation, context, context.store.evaluations(id, done))
     return True
 
 
@@ -176,10 +166,13 @@ def train_and_evaluate(
     try:
         made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
-        network, history = trained(run, data, teacher, attempt, context, made_by)
+        network = placed(starting_network(run, data.shape, data.classes), context.device)
+        subject = Subject(network, data, context.measuring, lambda: teacher)
+        history, others = trained(run, subject, teacher, attempt, context, made_by)
         file = weights.save(network)
+        subject = replace(subject, ask_weights=others.__getitem__)
         try:
-            took = evaluate(network, evaluation, data, context, attempt.evaluations(digest(file)), lambda: teacher)
+            took = evaluate(subject, evaluation, context, attempt.evaluations(digest(file)))
         except NotFinite as broken:
             if not history:  # a teacher from a file
                 raise
@@ -189,56 +182,30 @@ def train_and_evaluate(
         attempt.finish(State.DIVERGED, None, diverged.history, origin)
     else:
         origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took)
-        attempt.finish(State.DONE, file, history, origin)
+        further = {BESIDE[name]: weights.save(other) for name, other in others.items()}
+        attempt.finish(State.DONE, file, history, origin, further)
 
 
 def trained(
-    run: Run, data: Data, teacher: nn.Module | None, attempt: Attempt, context: RunContext, made_by: str
-) -> tuple[nn.Module, list[Row]]:
-    """The network after training and its history. Training goes on from the last good checkpoint of any attempt."""
-    network = placed(starting_network(run, data.shape, data.classes), context.device)
+    run: Run, subject: Subject, teacher: nn.Module | None, attempt: Attempt, context: RunContext, made_by: str
+) -> tuple[list[Row], dict[str, nn.Module]]:
+    """Trains the subject's network; its history, and what is kept beside it (`EpochEnd.others`). Training goes on from
+    the last good checkpoint of any attempt."""
+    network, data = subject.network, subject.data
     if run.recipe is None or run.seed is None:
-        return network, []
-    keep = run.recipe.keep
+        return [], {}
     loss, precision = run.loss or CE(), run.recipe.precision
     listens = teacher if loss.asks else None  # else it has told what to train on, and that was all
     lesson = Lesson(data.classes, run.seed, run.noise, loss, listens, precision, context.device)
-    start = last_state(run.id, network, run.recipe, context.store, made_by)
-    began = saved = time.monotonic()
-
-    def each_epoch(state: TrainingState, row: Row) -> None:
-        nonlocal saved
-        row |= {f"noise/{path}": strength for path, strength in data.noise.items()}
-        row |= {"train/images": len(data.train)} if run.dataset.only else {}
-        healthy = math.isfinite(row["train/loss"])
-        if healthy and not finite(network):  # before better weights of an earlier epoch take its place
-            raise Diverged(state.epoch, state.history)
-        if data.validation is not None and healthy:
-            try:
-                row["val/accuracy"] = accuracy(network, data.validation)
-            except NotFinite as broken:
-                raise Diverged(state.epoch, state.history) from broken
-            except Unmeasured:  # the evaluators raise a flag
-                pass
-            if keep is not None:
-                state.keep_best(keep.best)
-        now = time.monotonic()
-        # Evaluation may take long: the end of training is kept too, unless it costs less than a checkpoint is worth.
-        last = state.epoch == run.recipe.epochs and now - began >= context.checkpoint_every  # type: ignore[union-attr]
-        ends = healthy and context.stopped()
-        if (last or ends or now - saved >= context.checkpoint_every) and healthy:
-            state.made_by = made_by
-            attempt.save_checkpoint(state.epoch, state.to_bytes())
-            saved = now
-        context.report(state.history)
-        if ends:
-            raise Stopped
-
+    each_epoch = EpochEnd(run, run.recipe, subject, attempt, context, made_by)
+    if start := last_state(run.id, network, run.recipe, context.store, made_by):
+        each_epoch.resume(start)
     with heard(network, context.pulse):
         history = train(network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch)
+        others = each_epoch.others(network)
     if not finite(network):  # the last step broke what the last loss could not show
         raise Diverged(len(history), history)
-    return network, history
+    return history, others
 
 
 def last_state(id: str, network: nn.Module, recipe: Recipe, store: Store, made_by: str) -> TrainingState | None:
@@ -260,34 +227,20 @@ def last_state(id: str, network: nn.Module, recipe: Recipe, store: Store, made_b
 def kept(run: Run, history: list[Row]) -> dict[str, Any]:
     """What the provenance says of the epoch whose weights were kept; nothing where none was to be chosen."""
     keep = run.recipe.keep if run.recipe else None
-    if keep is None or (epoch := best_epoch(history, keep.best)) is None:
+    if keep is None or (epoch := best_epoch(history, keep.best, run.keeps_lowest)) is None:
         return {}
     return {"epoch": epoch, "metric": keep.best, "score": history[epoch - 1][keep.best]}
 
 
-def finite(network: nn.Module) -> bool:
-    """Whether all weights are numbers. BatchNorm's statistics count: they break first. One look at the device."""
-    states = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in states]).all()) if states else True
-
-
-def evaluate(
-    network: nn.Module,
-    evaluation: Evaluation,
-    data: Data,
-    context: RunContext,
-    kept: Evaluations,
-    ask_teacher: Callable[[], nn.Module | None],
-) -> dict[str, float]:
+def evaluate(subject: Subject, evaluation: Evaluation, context: RunContext, kept: Evaluations) -> dict[str, float]:
     """Every evaluator that has not measured these weights yet; each result is kept as it comes. Returns seconds."""
-    where = Context(context.data_dir, context.device, context.store)
-    subject = Subject(network.eval(), data, where, ask_teacher)
+    subject.network.eval()
     seconds = {}
     for evaluator in evaluation:
         by = {"sources": sources.of_evaluator(evaluator), **code()}
         if kept.record(evaluator.hash) is None and not kept.take_over(evaluator.hash, by):
             began = time.monotonic()
-            with heard(network, context.pulse):
+            with heard(subject.of(evaluator.of).network, context.pulse):
                 found = evaluator.measured(subject)
             seconds[evaluator.column(evaluator.key)] = round(time.monotonic() - began, 3)
             about = {"name": evaluator.key, "version": evaluator.version, **evaluator.model_dump(mode="json")}

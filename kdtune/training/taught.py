@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdtune.config import Run
 from kdtune.data import loading
 from kdtune.data.loading import Data
 from kdtune.evaluation.evaluator import predict
 from kdtune.randomness import Draw, draw
+from kdtune.run import Run
 from kdtune.store.store import Store
 from kdtune.training.given import given_answers
 from kdtune.training.responses import refuse, stored_answers

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from kdtune.config import Choice, Run
+from kdtune.run import Choice, Run
 from kdtune.store.layout import WEIGHTS
 from kdtune.store.standing import Standing, members_of
 from kdtune.store.state import State

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said(results, tmp_path, capsys):
 def test_a_folder_whose_runs_are_others_by_now_is_left_as_it_is(results, capsys, monkeypatch):
     """Images that were changed, a new RECIPE_VERSION: measured would be nothing, and the table empty."""
     before = (results / "small" / "paper" / "results.csv").read_bytes()
-    monkeypatch.setattr("kdtune.config.RECIPE_VERSION", 99)
+    monkeypatch.setattr("kdtune.run.RECIPE_VERSION", 99)
     assert evaluate_late(results / "small", None, PGD, here=True) == 2
     assert "10 of its 10 runs are other runs by now" in capsys.readouterr().err
     assert (results / "small" / "paper" / "results.csv").read_bytes() == before

@@ -171,7 +171,7 @@ def test_what_a_command_works_on_stays(swept, results, whose) -> None:
 
 def test_runs_of_earlier_images_or_labels_are_named(swept, results, monkeypatch) -> None:
     """By its axes nobody finds them: those are of the sweep as it would be now."""
-    monkeypatch.setattr("kdtune.config.RECIPE_VERSION", 99)
+    monkeypatch.setattr("kdtune.run.RECIPE_VERSION", 99)
     said = do(results / "small", "--only", "rate=0.2", "--data", results)
     assert said.exit_code == 2 and "runs of the folder's table are of other images, labels, weights" in said.stderr
     id = said.stderr.partition("by their ids, ")[2].split()[0]

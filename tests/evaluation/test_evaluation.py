@@ -28,6 +28,7 @@ from kdtune.attacks import pgd as attack
 from kdtune.data import cifar10c
 from kdtune.data.error import DataError
 from kdtune.data.loading import Data, Split, inputs
+from kdtune.data.sets.published import Digits
 from kdtune.evaluation import pgd as pgd_module
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
 from kdtune.evaluation.autoattack import Autoattack
@@ -139,15 +140,15 @@ def test_frozen_closed_and_named(evaluator_):
 
 
 def keys_of(evaluator_: Evaluator) -> list[str]:
-    """Its fields, without those that it refuses in words."""
-    refused = {"of"} if evaluator_.also_held_out else {"of", "on"}
-    return [name for name in type(evaluator_).model_fields if name not in refused]
+    """Its fields, without one that it refuses in words, and without `every`, which says when and not what."""
+    left = {"every"} if evaluator_.also_held_out else {"every", "on"}
+    return [name for name in type(evaluator_).model_fields if name not in left]
 
 
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
     values = [3, 30, 0.7, [0.5], [3], "x", True, *folders, [], None]
-    values += ["worst", "minimum", ["brightness"], "margin", "val"]
+    values += ["worst", "minimum", ["brightness"], "margin", "val", "last"]
     now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
     for key in keys_of(evaluator_):
         for value in values:
@@ -481,9 +482,23 @@ def test_on_val_without_images_held_out_says_what_to_set():
 
 @pytest.mark.parametrize("of", ["last", "average"])
 @each_evaluator
-def test_other_weights_are_refused_in_words(evaluator_, of):
-    with pytest.raises(ValidationError, match=f"of: {of}: a run keeps one set of weights so far; remove it"):
-        Sweep.model_validate({"evaluation": [{evaluator_.key: {}, "of": of}]})
+def test_of_other_weights_is_the_same_of_that_network(evaluator_, of, installed):
+    network, other, teacher, data = small_network(), small_network(2), small_network(1), small_data()
+    given = subject(network, data, teacher=teacher)
+    given = dataclasses.replace(given, ask_weights={of: other}.__getitem__)
+    (asked,) = Sweep.model_validate({"evaluation": [evaluator_.dumped() | {"of": of}]}).evaluation
+    found, expected = asked.measured(given), evaluator_.measured(subject(other, data, teacher=teacher))
+    assert found.metrics == {f"{of}/{name}": value for name, value in expected.metrics.items()} and found.metrics
+    assert found.arrays.keys() == {f"{of}/{name}" for name in expected.arrays}
+    declared = asked.declared(Digits())
+    assert all(name.startswith(f"{of}/") and not metric.headline for name, metric in declared.items())
+
+
+@each_evaluator
+def test_when_it_measures_is_no_part_of_its_hash(evaluator_):
+    assert type(evaluator_)(**dict(evaluator_) | {"every": 3}).hash == evaluator_.hash
+    with pytest.raises(ValidationError, match="every measures the network as it trains, and of: last what is kept"):
+        type(evaluator_)(**dict(evaluator_) | {"every": 3, "of": "last"})
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from kdtune.store.standing import Standing
 from kdtune.store.stopping import stop, take_up
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
-from kdtune.training.run import RunContext, perform
+from kdtune.training.context import RunContext
+from kdtune.training.run import perform
 
 NEVER = 1e9  # seconds between two checkpoints
 

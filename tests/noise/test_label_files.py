@@ -20,13 +20,13 @@ import yaml
 from pydantic import ValidationError
 
 from kdtune.cli.sweep import Options, run
-from kdtune.config import Run
 from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
 from kdtune.data.loading import Data, load
 from kdtune.noise.labelfile import read_labels
 from kdtune.noise.labels import File
 from kdtune.planning.plan import build_plan
+from kdtune.run import Run
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 

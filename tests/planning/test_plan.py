@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.config import Choice
 from kdtune.data.error import DataError
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.pgd import PGD
 from kdtune.planning.plan import build_plan
+from kdtune.run import Choice
 from kdtune.sweepfile.load import load_sweep
 
 ROOT = Path(__file__).parents[2]

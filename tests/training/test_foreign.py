@@ -27,9 +27,10 @@ from kdtune.planning.plan import build_plan
 from kdtune.store.state import State
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
+from kdtune.training.context import RunContext
 from kdtune.training.network import load_finished
 from kdtune.training.preflight import preflight
-from kdtune.training.run import RunContext, perform
+from kdtune.training.run import perform
 from kdtune.training.weights import load_foreign
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import kdtune.training.run
-from kdtune.config import Choice, Normalization
+from kdtune.config import Normalization
 from kdtune.data.loading import load
 from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.flags import flags_of
@@ -25,12 +25,14 @@ from kdtune.models.small import MLP
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.report import summary, table
+from kdtune.run import Choice
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
+from kdtune.training.context import RunContext
 from kdtune.training.loop import TrainingState
 from kdtune.training.network import build_network, load_finished
-from kdtune.training.run import RunContext, heard, perform
+from kdtune.training.run import heard, perform
 from kdtune.training.teacher import best
 
 MASKING = "{masking: {eps: 0.1, step: 0.05, images: 30, queries: 5}}"
