@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.data.loading import Split, inputs
 from kdtune.evaluation.evaluator import (
@@ -81,7 +81,8 @@ class PGD(Evaluator):
     `robust/pgd<k>@0.06,step=0.03,margin/worst`.
 
     `report: worst` gives `/worst` and `/worst_unconditional` alone and no longer attacks images that are broken: the
-    same numbers, up to the order in which floating-point sums are taken, for less.
+    same numbers, up to the order in which floating-point sums are taken, for less. `start: clean` begins at the images
+    themselves, once: every restart would be the same.
 
     Arrays: packed bits under the metric's name, [restarts, ceil(N / 8)] (`report: worst`: `/worst`, [ceil(N / 8)]);
     `robust/clean` [ceil(N / 8)]; `robust/images`, the attacked images' places among those measured on, int64 [N].
@@ -96,9 +97,16 @@ class PGD(Evaluator):
     images: Count | None = None  # at most so many images, drawn once, balanced by class; None: all of them
     loss: Annotated[tuple[LossName, ...], *Several] = ("cross_entropy",)
     report: Literal["worst"] | None = None  # None: everything
+    start: Literal["clean"] | None = None  # None: uniform in the ball
 
     version: ClassVar[int] = 2
     conditional: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> Self:
+        if self.start is not None and self.restarts > 1:
+            raise ValueError(f"start: {self.start} makes all {self.restarts} restarts alike; write restarts: 1")
+        return self
 
     @property
     def settings(self) -> list[Setting]:
@@ -108,7 +116,8 @@ class PGD(Evaluator):
     @property
     def attack(self) -> str:
         """The headline's attack, in words."""
-        return f"eps {self.eps[0]:g}, step {self.step[0]:g}, {self.restarts} restart{'s' * (self.restarts > 1)}"
+        begins = ", from the clean image" if self.start else f", {self.restarts} restart{'s' * (self.restarts > 1)}"
+        return f"eps {self.eps[0]:g}, step {self.step[0]:g}{begins}"
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
         found = [Metric("robust/clean", better="higher"), Metric("flags/zero_gradient", "0 or 1", always=False)]
@@ -198,7 +207,7 @@ class PGD(Evaluator):
         parts = []
         for (_, eps, step), restart, places in group:
             offsets = draw(seed, f"evaluation.pgd.{eps!r}.{restart}").uniform(blank)[places] * 2 - 1
-            start = images[places] + eps * offsets.to(images.device)
+            start = images[places] if self.start else images[places] + eps * offsets.to(images.device)
             sizes = (torch.full((len(places),), size, device=images.device) for size in (eps, step))
             parts.append((images[places], labels[places], start, *sizes))
         x, y, start, radii, strides = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -51,6 +51,7 @@ SMALL = {  # keys, to be quick
     "planted": {"eps": 0.1, "step": 0.02, "images": 25, "steps": 4, "points": 40, "queries": 5},
     "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
     "corruptions": {"severities": [1, 4], "images": 20},
+    "fooled": {"eps": 0.1, "step": 0.05, "steps": 3, "images": 30},
 }
 
 
@@ -148,12 +149,13 @@ def keys_of(evaluator_: Evaluator) -> list[str]:
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
     values = [3, 30, 0.7, [0.5], [3], "x", True, *folders, [], None]
-    values += ["worst", "minimum", ["brightness"], "margin", "val", "last"]
+    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean"]
     now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
     for key in keys_of(evaluator_):
         for value in values:
             try:
-                other = type(evaluator_)(**now | {key: value})
+                alone = {"restarts": 1} if key == "start" else {}  # without a random start all would be alike
+                other = type(evaluator_)(**now | {key: value} | alone)
                 _ = other.hash
             except (ValidationError, DataError):
                 continue
@@ -313,12 +315,12 @@ def test_a_front_end_without_a_gradient_fails_no_run(evaluator_, way, installed)
     """Row D11: torch's RuntimeError was all that was told."""
     network, data = Beheaded(way), small_data()
     data = dataclasses.replace(data, test=labelled_by(network, data.test))
-    teacher = network if evaluator_.key == "agreement" else None  # without one it has nothing to say
+    teacher = network if evaluator_.key in ("agreement", "fooled") else None  # without one these have nothing to say
     found = evaluator_.measured(subject(network, data, teacher=teacher)).metrics
     if evaluator_.key == "masking":
         assert found["flags/zero_gradient"] == 1
         assert found["masking/zero_gradient"] == 100 and "masking/square" in found
-    elif evaluator_.key in ("pgd", "autoattack", "distance"):
+    elif evaluator_.key in ("pgd", "autoattack", "distance", "fooled"):
         assert found.keys() - {f"flags/{name}" for name in DEGENERATE} == {"flags/zero_gradient"}
         assert found["flags/zero_gradient"] == 1
     else:
@@ -459,7 +461,7 @@ def test_on_val_is_the_same_on_the_images_held_out(evaluator_, installed):
 
 def test_which_evaluators_take_held_out_images():
     attacked = {"pgd", "masking", "planted", "autoattack", "corruptions", "distance"}
-    assert {each.key for each in held_out} == attacked | {"agreement"}
+    assert {each.key for each in held_out} == attacked | {"agreement", "fooled"}
 
 
 @pytest.mark.parametrize("entry", [{"accuracy": {}}, {"shift": {}}])
@@ -967,3 +969,25 @@ def test_fields_say_what_they_may_be():
     assert adapter.validate_json('{"steps": 5, "eps": 0.1, "step": 1, "loss": "scaled"}') == PGD(
         steps=(5,), eps=(0.1,), step=(1.0,), loss=("scaled",)
     )
+
+
+# From the clean image
+
+
+def test_pgd_from_the_clean_image_begins_there_and_once(monkeypatch):
+    network, data = small_network(), small_data()
+    begun = []
+    whole = pgd_module.withstanding
+
+    def noting(network, images, labels, start, *rest):
+        begun.append(torch.equal(start, images))
+        return whole(network, images, labels, start, *rest)
+
+    monkeypatch.setattr(pgd_module, "withstanding", noting)
+    attack = {"eps": [0.1], "step": 0.02, "steps": [4], "restarts": 1}
+    found = [PGD(**attack, **more).measured(subject(network, data)).metrics for more in ({"start": "clean"}, {})]
+    assert begun == [True, False]
+    assert found[0].keys() == found[1].keys() and found[0] != found[1]
+    assert PGD(**attack, start="clean").attack == "eps 0.1, step 0.02, from the clean image"
+    with pytest.raises(ValidationError, match="start: clean makes all 2 restarts alike; write restarts: 1"):
+        PGD(**attack | {"restarts": 2}, start="clean")
