@@ -179,7 +179,7 @@ def save(sheet: Sheet, rows: Sequence[Mapping[str, Any]], words: str, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "csv", "md")]
     settle(sheet)
-    sheet.savefig(paths[0])
+    sheet.savefig(paths[0], metadata={"Software": None})  # else its version and its address
     sheet.savefig(paths[1], metadata={"CreationDate": None})
     plt.close(sheet)
     paths[2].write_bytes(to_csv(rows, first=()))
