@@ -183,7 +183,7 @@ class Sweep(Settings):
         """Raises ValueError where something is asked of images that nobody holds out, or two entries write one name."""
         dataset = self.dataset_of(network)
         lacking = f"set {'dataset' if network.dataset is None else f'{part}.dataset'}.validation"
-        held_out = [evaluator.key for evaluator in self.evaluation if evaluator.on == "val"]
+        held_out = [evaluator.key for evaluator in self.evaluation if evaluator.looks_at_held_out]
         if held_out and dataset.validation is None:
             raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: {lacking}")
         if network.recipe.keep:

@@ -22,8 +22,9 @@ NOWHERE = Path("/dev/null/data")  # a data folder that cannot be: for what must 
 def subject(
     network: nn.Module, data: Data, seed: int = 0, teacher: nn.Module | None = None, data_dir: Path = NOWHERE
 ) -> Subject:
-    """What an evaluator is given."""
-    return Subject(network, data, Context(data_dir), ask_teacher=lambda: teacher, seed=seed)
+    """What an evaluator is given; of the last epoch the same network."""
+    where = Context(data_dir)
+    return Subject(network, data, where, ask_teacher=lambda: teacher, seed=seed, ask_weights=lambda which: network)
 
 
 def cifar10c_folder(path: Path, data: Data, monkeypatch, families) -> tuple[Path, dict[str, np.ndarray]]:

@@ -75,6 +75,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     # Whether it counts among images that are right when clean: then a network that always gives one answer looks
     # robust, and the flags of `flags.degenerate` stand beside its numbers.
     conditional: ClassVar[bool] = False
+    needs_last: ClassVar[bool] = False  # weights of the last epoch, beside those that the run has kept
     needs_pixels: ClassVar[bool] = False  # images of 8 bits, which are in [0, 1] whatever is done to them
     needs_last: ClassVar[bool] = False  # looks at the last epoch's weights beside those that `recipe.keep` kept
 
@@ -142,6 +143,11 @@ class Evaluator(Kind, home="kdtune.evaluation"):
         return f"{self.prefix}{name}"
 
     @property
+    def looks_at_held_out(self) -> bool:
+        """Whether it measures nothing where no images are held out."""
+        return self.on == "val"
+
+    @property
     def prefix(self) -> str:
         return ("val/" if self.on == "val" else "") + (f"{self.of}/" if self.of else "")
 
@@ -155,7 +161,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
 
         Called before any run starts. An evaluator that asks for more says so in its own, after this.
         """
-        if self.on == "val" and data.validation is None:
+        if self.looks_at_held_out and data.validation is None:
             raise EvaluationError(f"evaluation.{self.key}: on: val, but nothing is held out: set dataset.validation")
         measured_on = data.validation if self.on == "val" else data.test
         if self.needs_pixels and measured_on is not None and measured_on.images.is_floating_point():

@@ -32,6 +32,7 @@ from kdtune.data.sets.published import Digits
 from kdtune.evaluation import pgd as pgd_module
 from kdtune.evaluation.accuracy import Accuracy, accuracy, expected_calibration_error, negative_log_likelihood
 from kdtune.evaluation.autoattack import Autoattack
+from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.distance import Distance
 from kdtune.evaluation.evaluation import Evaluation
@@ -50,6 +51,7 @@ SMALL = {  # keys, to be quick
     "distance": {"steps": 10, "restarts": 2, "images": 30},
     "planted": {"eps": 0.1, "step": 0.02, "images": 25, "steps": 4, "points": 40, "queries": 5},
     "autoattack": {"eps": [0.5], "images": 10},  # where its first attack leaves nothing to do
+    "calibration": {"eps": 0.1, "step": 0.05, "steps": 3},
     "corruptions": {"severities": [1, 4], "images": 20},
     "fooled": {"eps": 0.1, "step": 0.05, "steps": 3, "images": 30},
 }
@@ -149,7 +151,7 @@ def keys_of(evaluator_: Evaluator) -> list[str]:
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
     values = [3, 30, 0.7, [0.5], [3], "x", True, *folders, [], None]
-    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean"]
+    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean", "test"]
     now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
     for key in keys_of(evaluator_):
         for value in values:
@@ -207,6 +209,7 @@ def test_hash_is_the_same_on_every_day():
     assert Planted().hash == "9f8e60c6a531"
     assert Autoattack().hash == "025d0e83e46b"
     assert Corruptions().hash == "9d60cf68360f"
+    assert Calibration().hash == "eb9559c7e479"
 
 
 def test_hash_of_settings_is_the_same_on_every_day(folders, tmp_path):
@@ -320,7 +323,7 @@ def test_a_front_end_without_a_gradient_fails_no_run(evaluator_, way, installed)
     if evaluator_.key == "masking":
         assert found["flags/zero_gradient"] == 1
         assert found["masking/zero_gradient"] == 100 and "masking/square" in found
-    elif evaluator_.key in ("pgd", "autoattack", "distance", "fooled"):
+    elif evaluator_.key in ("pgd", "autoattack", "distance", "fooled", "calibration"):
         assert found.keys() - {f"flags/{name}" for name in DEGENERATE} == {"flags/zero_gradient"}
         assert found["flags/zero_gradient"] == 1
     else:

@@ -21,6 +21,7 @@ from kdtune.data.sets.published import Published
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.agreement import Agreement
 from kdtune.evaluation.autoattack import Autoattack
+from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.corruptions import Corruptions
 from kdtune.evaluation.distance import Distance
 from kdtune.evaluation.evaluation import Evaluation, declared, told_apart, written_twice
@@ -49,6 +50,7 @@ ENTRIES: list[Evaluator] = [
     Distance(steps=10, restarts=2, images=20),
     Fit(),
     Softness(temperature=4.0),
+    Calibration(eps=0.05, step=0.02, steps=3),
 ]
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda each: each.key)
 
