@@ -42,7 +42,7 @@ MAY = {
     "run": "config data evaluation extensions identity losses models noise recipe settings",
     # a file, a plan, a run, a memory
     "store": "identity",
-    "sweepfile": "settings kinds recipe config",
+    "sweepfile": "settings kinds recipe config evaluation",
     "planning": "config data evaluation models run store sweepfile",
     "training": "archive config extensions recipe data evaluation losses models noise randomness run sources store",
     # where runs are computed, what a person sees, what is typed

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ValidationError
 from kdtune.evaluation.evaluator import UNMEASURED, Evaluator
 from kdtune.evaluation.flags import DEGENERATE
 from kdtune.evaluation.metric import Metric
+from kdtune.settings import meant
 
 if TYPE_CHECKING:
     from kdtune.data.dataset import Dataset
@@ -33,6 +34,14 @@ def _telling_apart(evaluators: tuple[Evaluator, ...]) -> tuple[Evaluator, ...]:
 
 
 Evaluation = Annotated[tuple[Evaluator, ...], AfterValidator(_telling_apart)]
+
+
+def named(evaluation: Sequence[Evaluator], name: str) -> Evaluator:
+    """The entry of this name: its key, or key@label where it has a label. ValueError, with what would do, for none."""
+    called = {f"{each.key}@{each.label}" if each.label else each.key: each for each in evaluation}
+    if name not in called:
+        raise ValueError(f"no entry of evaluation is called so; {meant(name, called)}")
+    return called[name]
 
 
 @lru_cache(maxsize=32)

@@ -75,7 +75,6 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     # Whether it counts among images that are right when clean: then a network that always gives one answer looks
     # robust, and the flags of `flags.degenerate` stand beside its numbers.
     conditional: ClassVar[bool] = False
-    needs_last: ClassVar[bool] = False  # weights of the last epoch, beside those that the run has kept
     needs_pixels: ClassVar[bool] = False  # images of 8 bits, which are in [0, 1] whatever is done to them
     needs_last: ClassVar[bool] = False  # looks at the last epoch's weights beside those that `recipe.keep` kept
 

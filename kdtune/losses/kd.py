@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from kdtune.losses.given import Responses, Shuffle
 from kdtune.losses.loss import Loss
-from kdtune.settings import Rate, Temperature
+from kdtune.settings import Rate, Temperature, Text, refused_at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +24,10 @@ class KD(Loss):
     KL(student || teacher), as the paper's equations are printed (papers A.7, row 14). `teacher_sees: shown` gives
     the teacher what input knobs made of the images, as the student sees them, instead of the clean ones.
 
+    `calibrated: calibration` stands for alpha and temperature: the weight and the temperature that the entry
+    `calibration` of `evaluation` has measured of the student's own teacher, read when the student begins (Dong, Liu &
+    Shang 2022, KD-AT-Auto: an adversarial student whose `teacher_sees: shown`).
+
     `responses: stored` looks the teacher's answers up, in half precision, which `training.responses` has kept for every
     view of the images: students of one teacher share them. `responses: {file: PATH}` looks up what somebody else's
     teacher gave (`training.given`); the sweep then needs no teacher for it. `shuffle: class`, with either of them,
@@ -31,13 +38,32 @@ class KD(Loss):
 
     needs_teacher: ClassVar[bool] = True
 
-    alpha: Rate
-    temperature: Temperature
+    alpha: Rate | None = None  # the share of the teacher; required but for `calibrated`
+    temperature: Temperature | None = None  # required but for `calibrated`
+    calibrated: Text | None = None  # an entry of `evaluation`: calibration, or calibration@LABEL
     divergence: Literal["forward", "reverse"] = "forward"
     teacher_sees: Literal["clean", "shown"] = "clean"
 
     responses: Responses = "computed"
     shuffle: Shuffle | None = None
+
+    @model_validator(mode="after")
+    def _stated_or_calibrated(self) -> Self:
+        stated = {"alpha": self.alpha, "temperature": self.temperature}
+        if self.calibrated is None:
+            lacking = [name for name, value in stated.items() if value is None]
+            missing = [InitErrorDetails(type="missing", loc=(name,), input={}) for name in lacking]
+            if missing:
+                raise ValidationError.from_exception_data("kd", missing)
+            return self
+        for name, value in stated.items():
+            if value is not None:
+                told = f"calibrated: {self.calibrated} reads {name} from the teacher's calibration; remove one of them"
+                raise refused_at((name,), told, value)
+        if self.given is not None:
+            told = "responses: {file: ...} are of a teacher that is not here, and nobody has calibrated it"
+            raise refused_at(("calibrated",), told, self.calibrated)
+        return self
 
     @property
     def softens_at(self) -> float | None:
@@ -46,6 +72,8 @@ class KD(Loss):
     def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         from torch.nn import functional
 
+        if self.alpha is None or self.temperature is None:
+            raise ValueError(f"alpha and temperature are still to be read, as calibrated: {self.calibrated} says")
         # The teacher first: what it computes is freed before the student's pass, which is kept for its gradient.
         teacher = (views.teacher_shown if self.teacher_sees == "shown" else views.teacher_clean).logits
         student = views.shown.logits

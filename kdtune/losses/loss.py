@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from kdtune.kinds import Kind
 from kdtune.losses.given import Given
@@ -35,6 +35,20 @@ class Loss(Kind, home="kdtune.losses"):
     def shuffled(self) -> bool:
         """Whether each image has the teacher's answer to another one of its class."""
         return getattr(self, "shuffle", None) is not None
+
+    @property
+    def calibration(self) -> str | None:
+        """What its alpha and temperature are read from when it begins: an entry of `evaluation` by name; in a run the
+        hash of that evaluator. None: they are stated."""
+        return getattr(self, "calibrated", None)
+
+    def read_from(self, evaluator: str) -> Self:
+        """The same in a run: `evaluator` is the hash of what it is calibrated by."""
+        return self.model_copy(update={"calibrated": evaluator})
+
+    def calibrated_to(self, alpha: float, temperature: float) -> Self:
+        """The same with what was read."""
+        return self.model_copy(update={"alpha": alpha, "temperature": temperature, "calibrated": None})
 
     @property
     def kept_as(self) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from kdtune.config import Network, Sweep, Teacher
 from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
-from kdtune.evaluation.evaluation import declared, in_the_end, watched
+from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
 from kdtune.planning.axes import refuse_idle_axes
 from kdtune.run import Choice, Run
@@ -215,11 +215,13 @@ def _places_of(point: SweepPoint, contents: Contents, epochs: int | None) -> Ite
     if sweep.teacher is not None and asks:
         pool = list(_teachers(sweep, sweep.teacher, contents, epochs))
         yield from (Place(run, "teacher", point.teacher_parameters) for run in pool)
-    given = sweep.student.objective.given and _file_digest(sweep.student.objective.given.file, "the teacher's answers")
+    loss = sweep.student.objective
+    loss = loss.read_from(named(sweep.evaluation, loss.calibration).hash) if loss.calibration is not None else loss
+    given = loss.given and _file_digest(loss.given.file, "the teacher's answers")
     for seed in sweep.seeds:
         run = _trained(sweep, sweep.student, contents, seed, epochs)
-        if asks or sweep.student.objective.needs_teacher:
-            run = run.model_copy(update={"loss": sweep.student.objective, "answers_digest": given})
+        if asks or loss.needs_teacher:
+            run = run.model_copy(update={"loss": loss, "answers_digest": given})
         if asks:
             run = run.model_copy(update={"teacher": _choice(sweep, pool, seed)})
         yield Place(run, "student", point.student_parameters, point.teacher_parameters if asks else {})

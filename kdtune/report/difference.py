@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSIONS = ("recipe_version", "bfloat16_version")
-NO_SETTINGS = (*FIRST, *VERSIONS, "taught", "teacher.id", "teacher.weights_sha256", "kept.epoch")
+FOUND = ("teacher.id", "teacher.weights_sha256", "kept.epoch", "calibrated.temperature", "calibrated.alpha")
+NO_SETTINGS = (*FIRST, *VERSIONS, "taught", *FOUND)
 ABSENT = "-"
 
 

@@ -57,6 +57,7 @@ def _row(place: Place, standing: Standing, state: State, late: Collection[str]) 
         chosen = origin.get("teacher", {})
         row |= {"kept.epoch": origin["kept"]["epoch"]} if "kept" in origin else {}
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
+        row |= {f"calibrated.{key}": value for key, value in chosen.get("calibrated", {}).items()}
         row |= {name: value for name, value in standing.measured(place.id, late).items() if value is not None}
     row |= {"taught": place.run.teacher is not None}
     made_of = {key: value for key, value in place.run.description.items() if key not in ("seed", "teacher")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kdtune.config import Sweep
+from kdtune.evaluation.calibration import Calibration
+from kdtune.evaluation.evaluation import named
 from kdtune.settings import UNKNOWN
 from kdtune.sweepfile.source import PAPER, Source
 from kdtune.sweepfile.tree import KeyPath, Problem, YamlMap, child, names_a_kind, problem_at
@@ -26,12 +29,35 @@ def validated(
         sweep = Sweep.model_validate(dict(tree), context=context)
     except ValidationError as failure:
         return None, [_problem(error, tree, written, read) for error in failure.errors() if not _told(error, tree)]
+    refused = [*_chosen_by_test_data(sweep, profile), *_not_calibrated(sweep, profile)]
+    return None if refused else sweep, [problem_at(tree, read.name, path, message) for path, message in refused]
+
+
+def _chosen_by_test_data(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, str]]:
     metric = sweep.teacher.select.metric if sweep.teacher and sweep.teacher.select else None
     if metric and metric.startswith("test/") and profile != PAPER:
-        path = ("teacher", "select", "metric")
         message = f"came {metric}: only the paper profile may choose by test data; here val/accuracy would do"
-        return None, [problem_at(tree, read.name, path, message)]
-    return sweep, []
+        yield ("teacher", "select", "metric"), message
+
+
+def _not_calibrated(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, str]]:
+    """What keeps a student from reading its teacher's calibration, where it asks for that."""
+    student, teacher = sweep.student, sweep.teacher
+    name = student.objective.calibration
+    if name is None or teacher is None:
+        return
+    path = ("student", *(("loss", student.loss.key) if student.loss else ("distillation",)), "calibrated")
+    try:
+        entry = named(sweep.evaluation, name)
+    except ValueError as error:
+        yield path, f"came {name!r}; {error}"
+        return
+    if not isinstance(entry, Calibration):
+        yield path, f"came {name!r}, which measures no temperature and no weight; an entry `calibration` would do"
+    elif entry.fitted_on == "test" and profile != PAPER:
+        yield path, f"came {name!r}: only the paper profile may fit to test data; remove fitted_on: test there"
+    if teacher.select is not None and teacher.select.rule == "average":
+        yield path, f"came {name!r}; rule: average has no single teacher that was calibrated; best or paired would do"
 
 
 def _told(error: ErrorDetails, tree: YamlMap) -> bool:

@@ -108,6 +108,8 @@ def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
             answering(network, data)
             return
         loss, teaching = run.loss or CE(), None
+        if loss.calibration is not None:
+            loss = loss.calibrated_to(alpha=0.5, temperature=1.0)  # factors: whatever will be read, no step fails by it
         if loss.stored:
             refuse(data.train, loss.key)
         if loss.shuffled:

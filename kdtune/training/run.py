@@ -19,7 +19,6 @@ from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import NotFinite
 from kdtune.evaluation.subject import Subject
 from kdtune.extensions import texts_of
-from kdtune.losses.ce import CE
 from kdtune.randomness import seeded
 from kdtune.recipe import Recipe
 from kdtune.run import Run
@@ -39,7 +38,7 @@ from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
 from kdtune.training.taught import data_of, with_responses
-from kdtune.training.teacher import Chosen, choose_teacher, teacher_had, teacher_of
+from kdtune.training.teacher import Chosen, choose_teacher, loss_of, taught_by, teacher_had, teacher_of
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,11 @@ def train_and_evaluate(
     teacher, chosen = choose()
     trained_by = sources.of_training(run)
     try:
-        made_by = f"{trained_by} {chosen.get('weights_sha256', '')}"
+        made_by = f"{trained_by} {taught_by(chosen)}"
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
         network = placed(starting_network(run, data.shape, data.classes), context.device)
         subject = Subject(network, data, context.measuring, lambda: teacher)
-        history, others = trained(run, subject, teacher, attempt, context, made_by)
+        history, others = trained(run, subject, (teacher, chosen), attempt, context, made_by)
         file = weights.save(network)
         subject = replace(subject, ask_weights=others.__getitem__)
         try:
@@ -187,15 +186,15 @@ def train_and_evaluate(
 
 
 def trained(
-    run: Run, subject: Subject, teacher: nn.Module | None, attempt: Attempt, context: RunContext, made_by: str
+    run: Run, subject: Subject, chosen: Chosen, attempt: Attempt, context: RunContext, made_by: str
 ) -> tuple[list[Row], dict[str, nn.Module]]:
     """Trains the subject's network; its history, and what is kept beside it (`EpochEnd.others`). Training goes on from
     the last good checkpoint of any attempt."""
     network, data = subject.network, subject.data
     if run.recipe is None or run.seed is None:
         return [], {}
-    loss, precision = run.loss or CE(), run.recipe.precision
-    listens = teacher if loss.asks else None  # else it has told what to train on, and that was all
+    loss, precision = loss_of(run, chosen[1]), run.recipe.precision
+    listens = chosen[0] if loss.asks else None  # else it has told what to train on, and that was all
     lesson = Lesson(data.classes, run.seed, run.noise, loss, listens, precision, context.device)
     each_epoch = EpochEnd(run, run.recipe, subject, attempt, context, made_by)
     if start := last_state(run.id, network, run.recipe, context.store, made_by):

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from kdtune.losses.ce import CE
+from kdtune.losses.loss import Loss
 from kdtune.run import Choice, Run
 from kdtune.store.layout import WEIGHTS
 from kdtune.store.standing import Standing, members_of
@@ -50,8 +52,40 @@ def choose_teacher(run: Run, store: Store, device: str) -> Chosen:
         if missing := [id for id, metrics in measured.items() if metrics is None]:
             raise RuntimeError(f"{choice.metric} was not measured for the teachers {', '.join(missing)}")
         chosen, score = best(choice, {id: (metrics or {}).get(choice.metric) for id, metrics in measured.items()})
+    calibrated = calibration_of(run, chosen, standing)
     teacher, weights_digest = load_teacher(chosen, store, device)
-    return teacher, {"id": chosen, "weights_sha256": weights_digest, "metric": choice.metric, "score": score}
+    about = {"id": chosen, "weights_sha256": weights_digest, "metric": choice.metric, "score": score}
+    return teacher, about | ({"calibrated": calibrated} if calibrated else {})
+
+
+def calibration_of(run: Run, teacher: str, standing: Standing) -> dict[str, float]:
+    """The alpha and the temperature that were measured of the teacher, where the run's loss reads them; else empty.
+
+    Raises RuntimeError where they were not.
+    """
+    if run.loss is None or run.loss.calibration is None:
+        return {}
+    measured = standing.look(teacher).evaluation(run.loss.calibration)
+    if measured is None:
+        raise RuntimeError(f"its teacher {teacher} was not calibrated; the sweep's command does that first")
+    told = {name.rpartition("/")[2]: value for name, value in measured.items()}  # whatever label is in the names
+    if (temperature := told.get("temperature")) is None or (alpha := told.get("weight")) is None:
+        flags = [name for name, value in measured.items() if "flags/" in name and value]
+        why = f"it has {', '.join(flags)}" if flags else "it has kept no weights of its last epoch"
+        raise RuntimeError(f"its teacher {teacher} has no calibration to learn with: {why}")
+    return {"temperature": temperature, "alpha": alpha}
+
+
+def loss_of(run: Run, chosen: Mapping[str, Any]) -> Loss:
+    """What the run minimises, with what was read of its teacher (`choose_teacher`)."""
+    loss = run.loss or CE()
+    return loss.calibrated_to(**chosen["calibrated"]) if "calibrated" in chosen else loss
+
+
+def taught_by(chosen: Mapping[str, Any]) -> str:
+    """What tells a teacher, and what was read of it, from any other; empty for none."""
+    calibrated = chosen.get("calibrated")
+    return f"{chosen.get('weights_sha256', '')}{f' {calibrated}' if calibrated else ''}"
 
 
 def averaged(pool: Sequence[str], store: Store, device: str) -> Chosen:

@@ -489,10 +489,12 @@ def test_on_val_without_images_held_out_says_what_to_set():
 @each_evaluator
 def test_of_other_weights_is_the_same_of_that_network(evaluator_, of, installed):
     network, other, teacher, data = small_network(), small_network(2), small_network(1), small_data()
-    given = subject(network, data, teacher=teacher)
-    given = dataclasses.replace(given, ask_weights={of: other}.__getitem__)
+    ask_weights = {"last": network, of: other}.__getitem__
+    given, to = (
+        dataclasses.replace(subject(each, data, teacher=teacher), ask_weights=ask_weights) for each in (network, other)
+    )
     (asked,) = Sweep.model_validate({"evaluation": [evaluator_.dumped() | {"of": of}]}).evaluation
-    found, expected = asked.measured(given), evaluator_.measured(subject(other, data, teacher=teacher))
+    found, expected = asked.measured(given), evaluator_.measured(to)
     assert found.metrics == {f"{of}/{name}": value for name, value in expected.metrics.items()} and found.metrics
     assert found.arrays.keys() == {f"{of}/{name}" for name in expected.arrays}
     declared = asked.declared(Digits())

@@ -27,6 +27,7 @@ from kdtune.evaluation.distance import Distance
 from kdtune.evaluation.evaluation import Evaluation, declared, told_apart, written_twice
 from kdtune.evaluation.evaluator import EvaluationError, Evaluator, Measurement
 from kdtune.evaluation.fit import Fit
+from kdtune.evaluation.fooled import Fooled
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.metric import Metric
 from kdtune.evaluation.pgd import PGD
@@ -38,6 +39,7 @@ DIGITS = TypeAdapter(Dataset).validate_python({"digits": {}, "train_size": 100, 
 WHOLE = TypeAdapter(Dataset).validate_python("digits")
 ENTRIES: list[Evaluator] = [
     Accuracy(),
+    Fooled(eps=0.1, step=0.05, steps=3, images=30),
     Agreement(),
     Shift(),
     PGD(eps=(0.05, 0.1), step=(0.02, 0.05), steps=(2, 3), restarts=2, images=20, loss=("cross_entropy", "margin")),
@@ -143,7 +145,7 @@ def test_a_declared_metric_has_a_unit_and_rates_rank(entry: Evaluator) -> None:
     for name, metric in entry.declared(DIGITS).items():
         assert metric.unit
         missed = name.startswith("planted/missed")
-        unranked = "zero_gradient" in name or name == "planted/chance" or name.startswith("distance/unbroken")
+        unranked = "zero_gradient" in name or name.startswith(("planted/chance", "distance/unbroken", "teacher/fooled"))
         if metric.unit == "%" and not missed and not unranked:
             assert metric.better == "higher", name
         assert (metric.better == "lower") == (missed or name.endswith(("nll", "ece")))

@@ -205,6 +205,28 @@ def test_kd_is_its_plain_formula_bit_for_bit(alpha: float, temperature: float, d
     assert asked.log == [f"teacher {sees}", "student shown"]  # the teacher first: its activations are freed by then
 
 
+def test_kd_with_a_teacher_who_sees_what_is_shown_has_the_gradient_of_kd_at() -> None:
+    """(1 - lambda) CE(label) + lambda T^2 CE(softened teacher), as the code of Dong, Liu & Shang (papers D.1)."""
+    alpha, temperature, right = 0.8, 1.47, labels(3)
+    s, t = logits(1, dtype=torch.float64).requires_grad_(), logits(2, dtype=torch.float64)
+    loss, _ = KD(alpha=alpha, temperature=temperature, teacher_sees="shown")(Asked(s, t, right).views)
+    softened = -((t / temperature).softmax(1) * (s / temperature).log_softmax(1)).sum(1).mean()
+    theirs = (1 - alpha) * functional.cross_entropy(s, right) + alpha * temperature**2 * softened
+    ours, wanted = (torch.autograd.grad(each, s)[0] for each in (loss, theirs))
+    torch.testing.assert_close(ours, wanted)
+
+
+def test_kd_that_is_calibrated_has_numbers_before_it_is_called() -> None:
+    """Read from its teacher when a run begins; until then there is nothing to compute with."""
+    views = Asked(logits(1), logits(2), labels(3)).views
+    asked = KD(calibrated="calibration", teacher_sees="shown")
+    with pytest.raises(ValueError, match="alpha and temperature are still to be read, as calibrated: calibration says"):
+        asked(views)
+    read = asked.calibrated_to(alpha=0.8, temperature=1.47)
+    assert read == KD(alpha=0.8, temperature=1.47, teacher_sees="shown") and read.softens_at == 1.47
+    assert asked.softens_at is None
+
+
 # dkd
 
 

@@ -20,6 +20,7 @@ from kdtune.sweepfile.schema import Schema
 from kdtune.sweepfile.source import read_source
 
 ROOT = Path(__file__).parents[2]
+SHARE = "the share of the teacher; required but for `calibrated`"
 DEVIATION = "standard deviation in pixel units, images in [0, 1]"
 GIVEN = "a teacher of one's own: loaded, evaluated, never trained"
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -33,8 +34,8 @@ def key(path: str, name: str) -> Key:
     ("path", "name", "type", "default", "note"),
     [
         ("", "seeds", "a count, or a list of seeds", "required", ""),
-        ("student.distillation", "alpha", "number in [0, 1]", "required", ""),
-        ("student.distillation", "temperature", "number in [0.1, 1000]", "required", ""),
+        ("student.distillation", "alpha", "number in [0, 1] or null", "off", SHARE),
+        ("student.loss.dkd", "temperature", "number in [0.1, 1000]", "required", ""),
         ("student.distillation", "divergence", "forward | reverse", "default forward", ""),
         ("recipe.optimizer.sgd", "lr", "number above 0", "required", ""),
         ("recipe", "epochs", "whole number in [1, 1e+06]", "required", ""),
@@ -65,7 +66,10 @@ def test_a_value_a_family_and_what_no_model_has() -> None:
         ("studnet", "a sweep file: unknown key 'studnet'; did you mean student?"),
         ("noise.inptu", "noise: unknown key 'inptu'; did you mean input?"),
         ("student.model.wrn16", "did you mean wrn-16-2?"),
-        ("student.distillation.alpha.x", "student.distillation.alpha is number in [0, 1]; nothing stands below it"),
+        (
+            "student.distillation.alpha.x",
+            "student.distillation.alpha is number in [0, 1] or null; nothing stands below it",
+        ),
         ("evaluation.pdg", "did you mean pgd?"),
         ("..", "unknown key ''"),
     ],
