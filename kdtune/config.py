@@ -51,7 +51,7 @@ class Student(Network):
 
     @property
     def objective(self) -> Loss:
-        return self.loss or self.distillation or CE()
+        return (self.loss or self.distillation or CE()).under(moved=bool(self.noise.knobs("input")))
 
     @property
     def asks(self) -> bool:
@@ -159,6 +159,10 @@ class Sweep(Settings):
         for part, network in networks.items():
             if network is not None:
                 self._refuse_what_is_not_measured(part, network)
+                comparing = network.loss.key if network.loss is not None and network.loss.compares else None
+                asks = network is self.student and self.student.asks
+                if why := network.noise.refusal(comparing, asks, self.dataset_of(network).bounded):
+                    raise refused_at((part, "noise", "input"), why, comparing)
         select = self.teacher.select if self.teacher else None
         if self.teacher and select and select.metric:
             self._refuse_metric(select.metric, self.dataset_of(self.teacher))

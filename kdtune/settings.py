@@ -35,6 +35,7 @@ Scale = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]  # a standa
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Strict(), Field(ge=0, le=1)]  # a probability, a share
 Fraction = Annotated[float, Strict(), Field(gt=0, lt=1)]  # a share that is neither none nor all
+Share = Annotated[float, Strict(), Field(gt=0, le=1)]  # one that may be all, and is not none
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict(), Field(min_length=1)]
 # Of networks: what is larger is a slip of the hand, and would only be counted and laid out, never trained.

@@ -30,11 +30,11 @@ MAY = {
     "randomness": "",
     "statistics": "",
     # what a sweep file names: a folder per family
-    "noise": "archive kinds settings randomness",
+    "attacks": "randomness",
+    "noise": "archive attacks kinds settings randomness",
     "models": "kinds settings",
     "optimization": "kinds settings",
     "losses": "kinds settings",
-    "attacks": "randomness",
     "recipe": "settings optimization",
     "data": "attacks kinds settings randomness noise recipe",
     "evaluation": "extensions kinds settings randomness attacks data store",

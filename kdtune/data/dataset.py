@@ -100,6 +100,11 @@ class Dataset(Kind, home="kdtune.data.sets"):
         return self.of_floats or self.moments is not None or self.perturbed is not None
 
     @property
+    def bounded(self) -> bool:
+        """Whether training images are in [0, 1], as pixels are; else they may be any numbers."""
+        return not self.of_floats and self.moments is None
+
+    @property
     def heading(self) -> str:
         """The title, and where it is only trained on, what is tested on first."""
         elsewhere = self.test is not None and self.test.bare != self.bare

@@ -19,6 +19,7 @@ class Loss(Kind, home="kdtune.losses"):
 
     needs_teacher: ClassVar[bool] = False  # it looks at a teacher's answers
     needs_features: ClassVar[bool] = False  # answers carry features, not logits alone
+    compares: ClassVar[bool] = False  # what is shown with images as they are, so that it needs a knob at `input`
 
     @property
     def stored(self) -> bool:
@@ -59,6 +60,10 @@ class Loss(Kind, home="kdtune.losses"):
     def asks(self) -> bool:
         """Whether a run with it has a teacher."""
         return self.needs_teacher and self.given is None
+
+    def under(self, moved: bool) -> Loss:
+        """The loss that this is where input knobs move images, or do not: of one that `compares` less is left then."""
+        return self
 
     @abstractmethod
     def __call__(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:

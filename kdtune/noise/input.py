@@ -4,20 +4,36 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator, model_validator
 
 from kdtune.noise.knob import Knob
-from kdtune.settings import Flag, Pixels
+from kdtune.settings import Count, Flag, Pixels, Positive, Scale, Settings, Share, of_one
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdtune.attacks.pgd import Loss
     from kdtune.randomness import Draw
 
 
 class InputKnob(Knob, home="kdtune.noise.input"):
     """The family of knobs at `input`."""
+
+    needs_bounds: ClassVar[bool] = False  # it keeps images in [0, 1]: inputs that are no pixels have no such bounds
+
+    @property
+    def keeps_bounds(self) -> bool:
+        """Whether what it makes of images in [0, 1] is there again, for knobs after it that need this."""
+        return False
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether it cannot do without one. It is asked once for each batch, without the noise of teacher knobs."""
+        return False
 
     @abstractmethod
     def __call__(
@@ -43,6 +59,10 @@ class Gaussian(InputKnob):
     sigma: Pixels  # standard deviation in pixel units, images in [0, 1]
     clamp: Flag = False
 
+    @property
+    def keeps_bounds(self) -> bool:
+        return self.clamp
+
     def __call__(
         self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None = None
     ) -> Tensor:
@@ -52,3 +72,126 @@ class Gaussian(InputKnob):
     def measure(self, before: Tensor, after: Tensor) -> float:
         """Root mean square of what was added; the mean is known to be zero."""
         return float((after - before).square().mean().sqrt())
+
+
+class Jitter(Settings):
+    """A start beside the image: N(0, gaussian^2) is added to every pixel."""
+
+    gaussian: Annotated[Positive, AfterValidator(of_one)]  # standard deviation in pixel units
+
+
+def _word_or_jitter(value: Any, info: ValidationInfo) -> Any:
+    """Of a union each member would tell what is wrong."""
+    if isinstance(value, dict):
+        return Jitter.model_validate(value, context=info.context)
+    if isinstance(value, Jitter) or value in ("uniform", "clean"):
+        return value
+    raise ValueError("uniform, clean or {gaussian: 0.001} would do")
+
+
+class PGD(InputKnob):
+    """Adversarial training: each image as projected gradient descent leaves it, within `eps`, found anew in every step
+    on the network in training (Madry et al. 2018, arXiv 1706.06083).
+
+    `start` is drawn uniformly from the ball, is the image itself, or lies beside it as in TRADES' code, {gaussian:
+    0.001}. `climbs` is what is raised: `labels`, the cross-entropy of the data's labels; `clean`, KL(answer to the
+    clean image || answer) with the first held fast (TRADES, arXiv 1901.08573); `teacher`, the same with the teacher's
+    answer to the clean image (RSLAD, arXiv 2108.07969); `confidence`, the largest wrong class's log-probability (CCAT,
+    arXiv 1910.06259). FGSM with a random start is one step of 1.25 eps (Wong et al. 2020, arXiv 2001.03994). With
+    `share` below 1 the others of a batch, which is in random order, are shown as they are.
+
+    Both networks are in eval mode (as in the code of papers D.1) and in float32 meanwhile, whatever the run's
+    precision: a run in bfloat16 learns from examples as exact as those it is evaluated by. At every strength one start
+    is drawn: radii are paired. Where a gradient is not finite the images are NaN, and so is the loss: the run has
+    diverged. Each step of training looks at the device once for that, so no CUDA graph records it.
+    """
+
+    strength: ClassVar[str] = "eps"
+    draws_globally: ClassVar[bool] = False
+    needs_bounds: ClassVar[bool] = True
+
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Scale  # radius of the ball in `norm`, pixel units, images in [0, 1]
+    step: Positive  # how far a step goes, likewise
+    steps: Count = 10
+    start: Annotated[Literal["uniform", "clean"] | Jitter, BeforeValidator(_word_or_jitter)] = "uniform"
+    share: Share = 1.0  # of a batch's images; one at least
+    climbs: Literal["labels", "clean", "teacher", "confidence"] = "labels"
+
+    @field_validator("eps", "step")
+    @classmethod
+    def _in_pixels(cls, size: float, info: ValidationInfo) -> float:
+        """No pixel goes further than 1; all of them together may."""
+        return of_one(size) if info.data.get("norm") == "linf" else size
+
+    @model_validator(mode="after")
+    def _leaves_the_image(self) -> Self:
+        if (self.climbs, self.start) == ("clean", "clean"):
+            raise ValueError("climbs: clean has no gradient at the clean image; start: uniform or {gaussian: 0.001}")
+        return self
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return True
+
+    @property
+    def asks_teacher(self) -> bool:
+        return self.climbs == "teacher"
+
+    @property
+    def student_passes(self) -> float:
+        return self.share * (3 * self.steps + (self.climbs == "clean"))
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None = None
+    ) -> Tensor:
+        import torch
+
+        from kdtune.attacks.pgd import pgd
+
+        moved = max(1, round(self.share * len(images)))
+        clean, right, start = images[:moved], labels[:moved], self._start(images, draw)[:moved]
+        loss = self._climbed(network, teacher, clean)
+        try:
+            found = pgd(network, clean, right, start, self.eps, self.step, self.steps, loss=loss, norm=self.norm)
+        except FloatingPointError:
+            return torch.full_like(images, math.nan)
+        return torch.cat([found[self.steps], images[moved:]])
+
+    def _start(self, images: Tensor, draw: Draw) -> Tensor:
+        """Where the search begins, for all images: `share` moves no number of the stream."""
+        from kdtune.attacks.pgd import length
+
+        if isinstance(self.start, Jitter):
+            return images + self.start.gaussian * draw.normal(images)
+        if self.start == "clean":
+            return images
+        if self.norm == "linf":
+            return images + self.eps * (2 * draw.uniform(images) - 1)
+        way = draw.normal(images)  # its direction is uniform on the sphere
+        far = draw.uniform(images[:, :1, :1, :1]) ** (1 / images[0].numel())
+        return images + self.eps * far * way / length(way)
+
+    def _climbed(self, network: nn.Module, teacher: nn.Module | None, clean: Tensor) -> Loss:
+        """Raises ValueError where a teacher is to be asked, and there is none."""
+        import torch
+        from torch.nn import functional
+
+        from kdtune.attacks.pgd import cross_entropy, evaluating, wrong
+
+        if self.climbs == "labels":
+            return cross_entropy
+        if self.climbs == "confidence":
+            return lambda logits, labels: wrong(logits.log_softmax(1), labels).sum()
+        asked = network if self.climbs == "clean" else teacher
+        if asked is None:
+            raise ValueError("noise.input.pgd: climbs: teacher, but this run has no teacher")
+        with evaluating(asked), torch.no_grad():
+            fixed = asked(clean).log_softmax(1)
+        return lambda logits, labels: functional.kl_div(logits.log_softmax(1), fixed, reduction="sum", log_target=True)
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        """The furthest that an image was moved, in `norm`: eps where the ball's edge is reached. In the l2 ball images
+        near 0 and 1 do not reach it: what is beyond is cut off."""
+        moved = (after - before).flatten(1)
+        return float(moved.abs().max() if self.norm == "linf" else moved.norm(dim=1).max())

@@ -63,6 +63,8 @@ class Knob(Kind):
         return 1
 
     @property
-    def student_passes(self) -> int:
-        """Forward passes of the network in training that an image costs besides; one with its gradient counts three."""
+    def student_passes(self) -> float:
+        """Forward passes of the network in training that an image costs besides; one with its gradient counts three.
+
+        A mean over the images, where some cost more than others."""
         return 0

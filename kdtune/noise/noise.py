@@ -39,6 +39,25 @@ class Noise(Settings):
                 )
         return knobs
 
+    def refusal(self, comparing: str | None, asks: bool, bounded: bool) -> str | None:
+        """Why these input knobs do not go with the rest, if so: at most one reason.
+
+        comparing: a loss that compares clean images with what is shown; asks: whether there is a teacher that the loss
+        asks; bounded: whether training images are in [0, 1].
+        """
+        if comparing is not None and not self.input:
+            return f"the loss {comparing} compares clean images with what noise.input makes of them, and it has no knob"
+        leaves: str | None = None  # the first knob after which images may lie outside [0, 1]
+        for name, knob in self.knobs("input").items():
+            if knob.asks_teacher and not asks:
+                return f"noise.input.{name} asks a teacher, and there is none that the loss asks"
+            if knob.needs_bounds and not bounded:
+                return f"noise.input.{name} keeps images in [0, 1], and those of this data set have no bounds"
+            if knob.needs_bounds and leaves is not None:
+                return f"{name} keeps images in [0, 1], and {leaves} moves them beyond: write {leaves} after {name}"
+            leaves = leaves or (None if knob.keeps_bounds else name)
+        return None
+
     def knobs(self, point: str) -> dict[str, Any]:
         """The knobs of `input`, `teacher` or `target` that are on, by name, in written order."""
         at: tuple[Knob, ...] = getattr(self, point)

@@ -255,7 +255,7 @@ def _trained(sweep: Sweep, network: Network, contents: Contents, seed: int, epoc
         recipe=recipe,
         seed=seed,
         noise=network.noise,
-        loss=network.loss,
+        loss=network.loss and network.loss.under(moved=bool(network.noise.knobs("input"))),
         watch=watched(sweep.evaluation),
     )
 

@@ -39,8 +39,8 @@ class Lesson:
     `dropout`, with which `begin` seeds it, the teacher's from `teacher.dropout`, and that of networks which input knobs
     ask from `input.dropout`. So a student's masks are the same whatever its teacher and its knobs do.
 
-    Raises ValueError for a loss that needs a teacher without one and the reverse, for teacher knobs without a teacher
-    and, in `begin`, for a knob that the teacher cannot follow.
+    Raises ValueError for a loss that needs a teacher without one and the reverse, for knobs that need a teacher
+    without one and, in `begin`, for a knob that the teacher cannot follow.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class Lesson:
             raise ValueError(f"a teacher was given, and the loss {loss.key} asks none")
         if teacher is None and noise.knobs("teacher"):
             raise ValueError(f"noise.teacher names {', '.join(noise.knobs('teacher'))}, but this run has no teacher")
+        if teacher is None and (asking := [name for name, knob in noise.knobs("input").items() if knob.asks_teacher]):
+            raise ValueError(f"noise.input.{asking[0]} asks a teacher, but this run has no teacher")
         self.classes, self.seed, self.device = classes, seed, device
         self.loss, self.teacher = loss, teacher
         self.knobs: dict[str, dict[str, Knob]] = {point: noise.knobs(point) for point in ("input", "teacher", "target")}

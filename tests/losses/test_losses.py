@@ -17,6 +17,8 @@ from kdtune.losses.ce import CE
 from kdtune.losses.dkd import DKD
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.losses.loss import Loss
+from kdtune.losses.rslad import RSLAD
+from kdtune.losses.trades import TRADES
 from kdtune.losses.views import Answer, Views
 from kdtune.noise.noise import Noise
 from kdtune.settings import HEAVIEST, TEMPERATURES
@@ -34,6 +36,8 @@ FIELDS: dict[str, list[dict[str, Any]]] = {
         {"alpha": 1, "beta": 8, "temperature": 4},
         {"alpha": 1, "beta": 2, "temperature": 2, "warmup": 20},
     ],
+    "trades": [{"beta": 6}],
+    "rslad": [{"clean": 0.1667}],
 }
 every_loss = pytest.mark.parametrize(
     "loss",
@@ -333,3 +337,89 @@ def test_a_lesson_tells_the_loss_its_epoch() -> None:
 def test_dkd_of_equal_answers_is_zero() -> None:
     s = logits(1, dtype=torch.float64)
     assert abs(decoupled(s, s.clone(), labels(3), 1, 8, 4).item()) < 1e-12
+
+
+# trades and rslad: of clean answers and of answers to what is shown instead
+
+
+def both(seed: int, classes: int = CLASSES, dtype: Any = torch.float64) -> tuple[Tensor, Tensor]:
+    """The student's clean and shown answers, leaves that ask for a gradient."""
+    clean, shown = (logits(seed + more, 12, classes, dtype=dtype).requires_grad_() for more in (0, 1))
+    return clean, shown
+
+
+def seen(clean: Tensor, shown: Tensor, right: Tensor, teacher: Tensor | None = None, soft: bool = False) -> Views:
+    targets = functional.one_hot(right, clean.shape[1]) * 0.8 + 0.2 / clean.shape[1] if soft else right
+    answers = {"clean": Answer(clean), "shown": Answer(shown)}
+
+    def teach(which: str) -> Answer:
+        assert teacher is not None and which == "clean"
+        return Answer(teacher)
+
+    return Views(right, targets, 0, answers.__getitem__, teach)
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of each image, plainly: [N]. p, q: probabilities [N, K]."""
+    return (p * (p.log() - q.log())).sum(1)
+
+
+def agree(found: Tensor, expected: Tensor, leaves: tuple[Tensor, ...], **tolerance: float) -> None:
+    """Two values, and their gradients in these answers."""
+    ours, theirs = (torch.autograd.grad(value, leaves) for value in (found, expected))
+    torch.testing.assert_close([found, *ours], [expected, *theirs], **tolerance)
+    assert all(slope.abs().max() > 1e-6 for slope in ours)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("beta", [0.5, 1.0, 6.0])
+def test_trades_is_its_formula_and_its_gradient_goes_through_both_answers(
+    beta: float, classes: int, soft: bool
+) -> None:
+    (clean, shown), right = both(1, classes), labels(3, 12, classes)
+    views = seen(clean, shown, right, soft=soft)
+    loss, parts = TRADES(beta=beta)(views)
+    apart = kl(clean.softmax(1), shown.softmax(1)).mean()
+    expected = functional.cross_entropy(clean, views.targets) + beta * apart
+    agree(loss, expected, (clean, shown), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(parts["kl"], apart)
+    assert torch.equal(parts["ce"], functional.cross_entropy(clean, views.targets))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("clean_weight", [0.0, 1 / 6, 1.0])
+def test_rslad_is_its_formula_and_a_mean_over_classes_too(clean_weight: float, classes: int) -> None:
+    (clean, shown), teacher = both(1, classes), logits(5, 12, classes, dtype=torch.float64)
+    loss, parts = RSLAD(clean=clean_weight)(seen(clean, shown, labels(3, 12, classes), teacher))
+    on_shown, on_clean = (kl(teacher.softmax(1), said.softmax(1)).sum() / (12 * classes) for said in (shown, clean))
+    expected = (1 - clean_weight) * on_shown + clean_weight * on_clean
+    torch.testing.assert_close([parts["kl_shown"], parts["kl_clean"]], [on_shown, on_clean])
+    leaves = {0.0: (shown,), 1.0: (clean,)}.get(clean_weight, (shown, clean))
+    agree(loss, expected, leaves, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 100))
+def test_in_single_precision_both_are_themselves_in_double(seed: int, classes: int) -> None:
+    (clean, shown), teacher, right = both(seed, classes), logits(seed + 2, 12, classes), labels(seed, 12, classes)
+    for loss in TRADES(beta=6), RSLAD(clean=0.1667):
+        double, _ = loss(seen(clean, shown, right, teacher.double()))
+        single, _ = loss(seen(clean.float(), shown.float(), right, teacher))
+        assert single.item() == pytest.approx(double.item(), rel=1e-4, abs=1e-6)
+
+
+def test_where_nothing_is_moved_trades_is_cross_entropy_and_rslad_has_one_term() -> None:
+    assert TRADES(beta=6).under(moved=False) == CE() and TRADES(beta=6).under(moved=True) == TRADES(beta=6)
+    assert RSLAD(clean=0.2).under(moved=False) == RSLAD(clean=0.7).under(moved=False) != RSLAD(clean=0.2)
+    assert RSLAD(clean=0.2).under(moved=True) == RSLAD(clean=0.2) and CE().under(moved=False) == CE()
+    (same, _), teacher, right = both(1), logits(5, 12, dtype=torch.float64), labels(3, 12)
+    for loss in TRADES(beta=6), RSLAD(clean=0.2):
+        views = seen(same, same, right, teacher)
+        torch.testing.assert_close(loss(views)[0], loss.under(moved=False)(views)[0])
+
+
+@pytest.mark.parametrize(("kind", "fields"), [(TRADES, {"beta": -1}), (TRADES, {"beta": 1e6}), (RSLAD, {"clean": 1.1})])
+def test_weights_out_of_range_are_refused(kind: type[Loss], fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"weights are in|less than or equal to 1"):
+        kind(**fields)

@@ -33,7 +33,16 @@ FAMILIES: dict[str, type[Knob]] = {
 }
 # What knobs are given beside their strength, by path, a variant each; without an entry a knob is tested as it is.
 SWAP = {"threshold": 0.95, "temperature": 4}
+SEARCH = {"step": 0.02, "steps": 3}  # does not cross the ball: where it ends hangs on where it starts
 OTHER_FIELDS: dict[str, list[dict[str, Any]]] = {
+    "input.pgd": [
+        SEARCH,
+        {**SEARCH, "norm": "l2"},
+        {**SEARCH, "share": 0.5},
+        {**SEARCH, "climbs": "clean"},
+        {**SEARCH, "climbs": "teacher"},
+        {**SEARCH, "climbs": "confidence"},
+    ],
     "teacher.swap": [
         {"pairs": "top2", **SWAP},
         {"pairs": "all", **SWAP},
@@ -85,8 +94,9 @@ def apply(point: str, knob: Any, before: Tensor, epoch: int = 0) -> tuple[Tensor
     numbers = draw(7, f"{point}.{knob.key}", epoch)
     if point == "input":
         labels = torch.arange(len(before)) % CLASSES
-        network = nn.Sequential(nn.Flatten(), nn.Linear(before[0].numel(), CLASSES))
-        return knob(before, labels, network, numbers, None), numbers
+        with seeded(7, "networks"):
+            network, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(before[0].numel(), CLASSES)) for _ in range(2))
+        return knob(before, labels, network.to(before.dtype), numbers, teacher.to(before.dtype)), numbers
     if point == "teacher":
         teacher = nn.Sequential(nn.Dropout(0.0)).eval()
         knob.prepare(teacher)
@@ -102,7 +112,7 @@ def test_knobs_are_found_by_point_and_snake_case_name() -> None:
     assert tuple(FAMILIES) == POINTS
     families = {Knob, Kind, *FAMILIES.values()}
     assert not any(families & set(family.kinds().values()) for family in FAMILIES.values())
-    with pytest.raises(ValueError, match="unknown input knob 'dropout'; known here: gaussian"):
+    with pytest.raises(ValueError, match="unknown input knob 'dropout'; known here: gaussian, pgd"):
         InputKnob.find("dropout")
 
 
@@ -193,6 +203,7 @@ def test_measured_strength_is_the_stated_one(
     measured = []
     for batch in range(batches):
         before = given(point, batch)
+        before = 0.25 + before / 2 if point == "input" else before  # where 0 and 1 cut nothing off
         measured.append(knob.measure(before, apply(point, knob, before, batch)[0]))
     expected = strength * MEASURED.get(path(point, kind, others), 1)
     standard_error = np.std(measured, ddof=1) / math.sqrt(batches)

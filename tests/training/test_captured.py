@@ -191,6 +191,25 @@ def test_a_fickle_teacher_is_eager(caplog: pytest.LogCaptureFixture) -> None:
     assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
 
 
+CLIMBING = {"pgd": {"eps": 0.1, "step": 0.05, "steps": 2, "climbs": "teacher"}}
+
+
+def test_adversarial_examples_draw_from_their_stream_alone() -> None:
+    """So that steps replayed, where a graph records them, are eager ones."""
+    weights, history, _ = trained(None, "cpu", noise=knobs(input=CLIMBING))
+    ours, rows, capture = trained(Again, "cpu", noise=knobs(input=CLIMBING))
+    assert capture is not None and not capture.refused
+    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
+
+
+@NO_GPU
+def test_adversarial_training_looks_at_the_device_and_is_eager() -> None:
+    weights, history, _ = trained(None, "cuda", noise=knobs(input=CLIMBING))
+    ours, rows, capture = trained(CudaGraph, "cuda", noise=knobs(input=CLIMBING))
+    assert capture is not None and capture.refused
+    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
+
+
 def test_a_state_is_all_that_a_step_changes() -> None:
     """Restored, the same step gives the same bits; and it was changed by the step."""
     student = network(1, "cpu", 0.5)

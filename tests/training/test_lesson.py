@@ -71,6 +71,7 @@ class Scaling(Knob):
     """Multiplies whatever it is given; adds a number from its draw where asked to."""
 
     strength: ClassVar[str] = "by"
+    asks_teacher: ClassVar[bool] = False  # it stands at `input` too
     by: float
     plus: bool = False
 
