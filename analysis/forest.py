@@ -152,10 +152,12 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
     places: list[tuple[float, str, Row | None]] = []
     y = 0.0
     for question, group in groups.items():
-        for line in textwrap.wrap(question, 44):
-            places.append((y, line, None))
+        *lines, last = textwrap.wrap(question, 44)
+        lone = group[0] if not group[0].setting else None  # a question of one row: its mark stands beside it
+        for line in (*lines, last):
+            places.append((y, line, lone if line is last else None))
             y -= 1
-        for row in group:
+        for row in group if lone is None else ():
             first, *more = textwrap.wrap(re.sub(r",(?! )", ", ", row.setting), 40)
             places.append((y, f"   {first}", row))
             places += [(y - 1 - i, f"   {line}", None) for i, line in enumerate(more)]
@@ -164,10 +166,10 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
     sheet, grid = plt.subplots(
         1, len(metrics), figsize=(PAGE, 0.6 - 0.145 * y), squeeze=False, sharey=True, layout="constrained"
     )
+    there = [(at, row) for at, _, row in places if row]
     for axes, metric in zip(grid[0], metrics, strict=True):
-        draw_column(
-            axes, [(at, row) for at, _, row in places if row], metric, None if marked is None else marked[metric]
-        )
+        stated = None if marked is None else marked[metric]
+        draw_column(axes, there, metric, stated, width=16 if len(metrics) < 5 else 13)
     grid[0][0].set_yticks([at for at, _, _ in places], [literal(text) for _, text, _ in places], ha="left")
     for axes in grid[0]:
         axes.tick_params(axis="y", length=0)
@@ -177,8 +179,13 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
 
 
 def draw_column(
-    axes: Axes, rows: Sequence[tuple[float, Row]], metric: str, marked: Mapping[str, float] | None = None
+    axes: Axes,
+    rows: Sequence[tuple[float, Row]],
+    metric: str,
+    marked: Mapping[str, float] | None = None,
+    width: int = 16,
 ) -> None:
+    """`width`: characters of a line of its title."""
     for value in (0.0,) if marked is None else marked.values():
         dash = "-" if marked is None else (0, (8, 4))
         axes.axvline(value, color=GREY, linewidth=0.8, linestyle=dash, zorder=1)
@@ -199,7 +206,7 @@ def draw_column(
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -BEYOND), min(high, 100 + BEYOND))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
-    axes.set_title(textwrap.fill(title(metric), 16))
+    axes.set_title(textwrap.fill(title(metric), width))
     axes.set_xlabel(scale(metric).of_differences if marked is None else scale(metric).unit)
 
 

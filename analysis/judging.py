@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cross_domain
 import errors
 import fixed_label_corruption
+import robust_overfitting
 import two_dimensional
 from metrics import DISTANCE, attacked, shifted
 from outputs import with_outputs
@@ -43,6 +44,7 @@ PREPARED = {
     "errors": errors.prepared,
     "cross_domain": cross_domain.prepared,
     "two_dimensional": two_dimensional.prepared,
+    "robust_overfitting": robust_overfitting.prepared,
 }
 
 

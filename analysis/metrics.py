@@ -18,7 +18,13 @@ AGREEMENT = "teacher/agreement"  # on test images
 IMAGES = "fit/images"
 WORST = "masking/worst"  # of images right when clean, those that every attack within the radius leaves as they are
 AUTOATTACK = "robust/autoattack"
+GAP = "robust/gap"  # of the best epoch less that of the last: robust_overfitting.py
+FOOLED = "teacher/fooled"
 TITLES = {
+    GAP: "Gap, best to last",
+    FOOLED: "Teacher fooled",
+    "calibrated.temperature": "Temperature",
+    "calibrated.alpha": "Weight of the teacher",
     ACCURACY: "Test accuracy",
     MCA: "Mean over corruptions",
     DISTANCE: "Distance to another answer, median",
@@ -56,6 +62,8 @@ SCALES = {
     "output/entropy": Scale("nats", digits=3, least=0.1),
     "output/confidence": Scale(least=0.1),
     "test/ece": Scale("points", least=0.1),
+    "calibrated.temperature": Scale("", least=0.5),
+    "calibrated.alpha": Scale("", least=0.1),
 }
 
 

@@ -113,7 +113,7 @@ class PGD(InputKnob):
     norm: Literal["linf", "l2"] = "linf"
     eps: Scale  # radius of the ball in `norm`, pixel units, images in [0, 1]
     step: Positive  # how far a step goes, likewise
-    steps: Count = 10
+    steps: Count
     start: Annotated[Literal["uniform", "clean"] | Jitter, BeforeValidator(_word_or_jitter)] = "uniform"
     share: Share = 1.0  # of a batch's images; one at least
     climbs: Literal["labels", "clean", "teacher", "confidence"] = "labels"

@@ -40,6 +40,11 @@ def stream() -> Draw:
     return draw(3, "input.pgd")
 
 
+def attack(**settings: Any) -> PGD:
+    """Of ten steps where nothing else is said."""
+    return PGD(**{"steps": 10} | settings)
+
+
 def shown(knob: PGD, images: Tensor, labels: Tensor, student: nn.Module, teacher: nn.Module | None = None) -> Tensor:
     return knob(images, labels, student, stream(), teacher)
 
@@ -69,9 +74,9 @@ def test_the_loss_reached_is_that_of_foolbox_from_the_same_start(
         def get_random_start(self, x0: Any, epsilon: float) -> Any:
             return eagerpy.astensor(start)
 
-    attack = FromOurStart(abs_stepsize=step, steps=10, random_start=True)
-    theirs, _, _ = attack(foolbox.PyTorchModel(student, bounds=(0, 1), device="cpu"), images, labels, epsilons=eps)
-    ours = shown(PGD(norm=norm, eps=eps, step=step), images, labels, student)
+    foolboxs = FromOurStart(abs_stepsize=step, steps=10, random_start=True)
+    theirs, _, _ = foolboxs(foolbox.PyTorchModel(student, bounds=(0, 1), device="cpu"), images, labels, epsilons=eps)
+    ours = shown(attack(norm=norm, eps=eps, step=step), images, labels, student)
     clean, found, expected = (functional.cross_entropy(student(seen), labels).item() for seen in (images, ours, theirs))
     assert found == pytest.approx(expected, rel=0.01) and found > clean + 0.3
 
@@ -81,7 +86,7 @@ def test_the_loss_reached_is_that_of_foolbox_from_the_same_start(
 @pytest.mark.parametrize("start", ["uniform", "clean", NEAR])
 def test_images_stay_in_the_ball_and_are_pixels(shape: Any, norm: Any, start: Any) -> None:
     images, labels = batch(shape)
-    knob = PGD(norm=norm, eps=0.3, step=0.1, start=start)
+    knob = attack(norm=norm, eps=0.3, step=0.1, start=start)
     found = shown(knob, images, labels, network(shape))
     assert found.min() >= 0 and found.max() <= 1 and not found.requires_grad
     furthest = (found - images).abs().max() if norm == "linf" else lengths(found - images).max()
@@ -101,7 +106,7 @@ def test_networks_and_random_numbers_are_left_alone(climbs: Any) -> None:
     state = [{name: value.clone() for name, value in each.state_dict().items()} for each in both]
     slopes = [None if p.grad is None else p.grad.clone() for each in both for p in each.parameters()]
     modes, random = [m.training for each in both for m in each.modules()], torch.get_rng_state()
-    knob = PGD(eps=0.1, step=0.02, climbs=climbs)
+    knob = attack(eps=0.1, step=0.02, climbs=climbs)
     first, again = (shown(knob, images, labels, student, teacher) for _ in range(2))
     assert torch.equal(first, again)
     assert [m.training for each in both for m in each.modules()] == modes
@@ -128,7 +133,7 @@ def test_each_objective_is_raised_and_by_more_than_by_any_other(climbs: str) -> 
         "confidence": lambda seen: wrong(student(seen).softmax(1), labels).log().sum(),
     }
     found = {
-        one: shown(PGD(eps=0.1, step=0.02, start=NEAR, climbs=one), images, labels, student, teacher)
+        one: shown(attack(eps=0.1, step=0.02, start=NEAR, climbs=one), images, labels, student, teacher)
         for one in ("labels", "clean", "teacher", "confidence")
     }
     reached = {one: objectives[climbs](seen) for one, seen in found.items()}
@@ -143,22 +148,22 @@ def test_the_answer_to_clean_images_is_held_fast() -> None:
     numbers = stream()
     seen = (images + 0.001 * numbers.normal(images)).clamp(0, 1).requires_grad_()
     (slope,) = torch.autograd.grad(divergence(student, student, images)(seen), seen)
-    found = shown(PGD(eps=0.1, step=0.02, steps=1, start=NEAR, climbs="clean"), images, labels, student)
+    found = shown(attack(eps=0.1, step=0.02, steps=1, start=NEAR, climbs="clean"), images, labels, student)
     torch.testing.assert_close(found, (seen + 0.02 * slope.sign()).clamp(images - 0.1, images + 0.1).clamp(0, 1))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_starts_at_twice_the_radius_are_exactly_twice_as_far(norm: Any) -> None:
     images = torch.zeros(8, 3, 8, 8)
-    near, far = (PGD(norm=norm, eps=eps, step=0.1)._start(images, stream()) for eps in (0.1, 0.2))
+    near, far = (attack(norm=norm, eps=eps, step=0.1)._start(images, stream()) for eps in (0.1, 0.2))
     assert torch.equal(far, 2 * near)
 
 
 def test_starts_are_uniform_in_the_ball() -> None:
     images = torch.zeros(4000, 1, 2, 2)
-    box = PGD(eps=1.0, step=0.1)._start(images, stream())
+    box = attack(eps=1.0, step=0.1)._start(images, stream())
     assert box.min() > -1 and box.max() < 1 and abs(box.mean()) < 0.02 and box.std() == pytest.approx(3**-0.5, rel=0.02)
-    round_ = lengths(PGD(norm="l2", eps=2.0, step=0.1)._start(images, stream()))
+    round_ = lengths(attack(norm="l2", eps=2.0, step=0.1)._start(images, stream()))
     assert round_.max() <= 2
     assert [(round_ <= 2 * r).float().mean().item() for r in (0.5, 0.8)] == pytest.approx([0.5**4, 0.8**4], abs=0.03)
 
@@ -166,8 +171,8 @@ def test_starts_are_uniform_in_the_ball() -> None:
 @pytest.mark.parametrize(("share", "size", "moved"), [(0.5, 16, 8), (0.25, 6, 2), (0.01, 5, 1), (1.0, 3, 3)])
 def test_a_share_of_a_batch_is_moved_as_if_all_were(share: float, size: int, moved: int) -> None:
     student, (images, labels) = network().eval(), batch(size=size)
-    whole = shown(PGD(eps=0.1, step=0.02), images, labels, student)
-    part = shown(PGD(eps=0.1, step=0.02, share=share), images, labels, student)
+    whole = shown(attack(eps=0.1, step=0.02), images, labels, student)
+    part = shown(attack(eps=0.1, step=0.02, share=share), images, labels, student)
     torch.testing.assert_close(part[:moved], whole[:moved])
     assert torch.equal(part[moved:], images[moved:])
     assert (part[:moved] != images[:moved]).flatten(1).any(1).all()
@@ -178,13 +183,13 @@ def test_one_step_of_fgsm_is_the_sign_of_the_gradient() -> None:
     begin = (images + 0.1 * (2 * stream().uniform(images) - 1)).clamp(0, 1).requires_grad_()
     (slope,) = torch.autograd.grad(functional.cross_entropy(student(begin), labels), begin)
     expected = (begin + 0.125 * slope.sign()).clamp(images - 0.1, images + 0.1).clamp(0, 1)
-    torch.testing.assert_close(shown(PGD(eps=0.1, step=0.125, steps=1), images, labels, student), expected)
+    torch.testing.assert_close(shown(attack(eps=0.1, step=0.125, steps=1), images, labels, student), expected)
 
 
 def test_examples_are_those_of_float32_whatever_precision_there_is_around() -> None:
     student, teacher, (images, labels) = network(), network(seed=1), batch()
     for climbs in ("labels", "teacher", "clean"):
-        knob = PGD(eps=0.1, step=0.02, climbs=climbs)
+        knob = attack(eps=0.1, step=0.02, climbs=climbs)
         plain = shown(knob, images, labels, student, teacher)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(shown(knob, images, labels, student, teacher), plain)
@@ -196,21 +201,21 @@ def test_a_gradient_that_is_not_finite_shows_nothing_that_could_be_learned() -> 
             return images.flatten(1)[:, :4] + (images.flatten(1)[:, :4] * 0).sqrt()  # finite; its gradient is not
 
     images, labels = batch()
-    assert shown(PGD(eps=0.1, step=0.02), images, labels % 4, Kink()).isnan().all()
+    assert shown(attack(eps=0.1, step=0.02), images, labels % 4, Kink()).isnan().all()
 
 
 def test_passes_are_three_a_step_and_image() -> None:
     fields = {"eps": 0.1, "step": 0.02}
-    assert PGD(**fields).student_passes == 30
-    assert PGD(**fields, steps=4, share=0.5).student_passes == 6
-    assert PGD(**fields, climbs="clean").student_passes == 31
-    assert [PGD(**fields, climbs=each).asks_teacher for each in ("labels", "teacher")] == [False, True]
+    assert attack(**fields).student_passes == 30
+    assert attack(**fields, steps=4, share=0.5).student_passes == 6
+    assert attack(**fields, climbs="clean").student_passes == 31
+    assert [attack(**fields, climbs=each).asks_teacher for each in ("labels", "teacher")] == [False, True]
 
 
 def test_without_a_teacher_to_ask_it_says_so() -> None:
     images, labels = batch()
     with pytest.raises(ValueError, match="climbs: teacher, but this run has no teacher"):
-        shown(PGD(eps=0.1, step=0.02, climbs="teacher"), images, labels, network())
+        shown(attack(eps=0.1, step=0.02, climbs="teacher"), images, labels, network())
 
 
 @pytest.mark.parametrize(
@@ -231,8 +236,8 @@ def test_without_a_teacher_to_ask_it_says_so() -> None:
 )
 def test_what_no_attack_can_be_is_refused(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
-        Noise.model_validate({"input": {"pgd": {"eps": 0.1, "step": 0.02, **fields}}})
+        Noise.model_validate({"input": {"pgd": {"eps": 0.1, "step": 0.02, "steps": 10, **fields}}})
 
 
 def test_a_radius_in_l2_may_be_more_than_one_pixel() -> None:
-    assert PGD(norm="l2", eps=2.0, step=1.5).eps == 2
+    assert attack(norm="l2", eps=2.0, step=1.5).eps == 2

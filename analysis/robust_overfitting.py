@@ -1,0 +1,208 @@
+"""Robust overfitting: is it label noise that calibrated labels remove? (Dong et al. 2022, arXiv 2110.03135)
+
+    python analysis/robust_overfitting.py results/robust_overfitting [--profile laptop] [--output DIR]
+
+robust_overfitting: accuracy under PGD over the epochs, of test images and of training images;
+robust_overfitting-levels: best, last and mean weights of every arm;
+robust_overfitting-gaps: from best to last, arms compared;
+robust_overfitting-calibration: temperature and weight by seed.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+from figure import command, key, save
+from forest import Arm, Comparison, forest, levels
+from histories import histories_of
+from metrics import ACCURACY, GAP, attacked
+from panels import Panel
+from points import Contrast, need
+from style import ALONE, FURTHER, HINTON, PAGE, STUDENT, TEACHER, Look
+from words import heading, remarks
+
+from kdtune.report.table import TableError
+from kdtune.statistics import mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+TEMPERATURE, WEIGHT = "calibrated.temperature", "calibrated.alpha"
+LOOKS = {
+    "AT": STUDENT,
+    "KD-AT": TEACHER,
+    "KD-AT-Auto": HINTON,
+    "plain": ALONE,
+    "TRADES": FURTHER[0],
+    "FGSM": FURTHER[1],
+}
+AT, KD_AT, AUTO = "arm == 'AT'", "arm == 'KD-AT'", "arm == 'KD-AT-Auto'"
+
+
+def prepared(table: pd.DataFrame) -> pd.DataFrame:
+    """With `arm`, of students; and with the gap: accuracy under PGD of the best epoch less that of the last."""
+    need(table, "eps", "c", "steps")
+    best = unconditional(table)
+    last = f"last/{best}"
+    gap = table[best] - table[last] if best in table and last in table else float("nan")
+    return table.assign(arm=[arm_of(row) for row in table.to_dict("records")], **{GAP: gap})
+
+
+def unconditional(table: pd.DataFrame) -> str:
+    """The accuracy under PGD over all images: among those right when clean, best and last are judged on others."""
+    return f"{attacked(table)}/unconditional"
+
+
+def arm_of(row: dict[Any, Any]) -> str:
+    def has(name: str) -> bool:
+        value = row.get(name)
+        return value is not None and value == value and value != ""
+
+    if row["role"] != "student":
+        return ""
+    if row["taught"]:
+        return "KD-AT-Auto" if has("distillation.calibrated") else "KD-AT"
+    if not row["eps"] > 0:
+        return "plain"
+    return "TRADES" if has("loss.trades.beta") else "FGSM" if row["steps"] == 1 else "AT"
+
+
+def conditions(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """What arms are compared at, as a query and in words: shares of wrong labels, or radii where there are several."""
+    students = table[table["role"] == "student"]
+    shares = sorted(students["c"].dropna().unique())
+    at = [(f"c == {c!r}", f"{100 * c:g} % of the labels wrong") for c in map(float, shares)]
+    radii = sorted(each for each in students.loc[students["c"] == 0, "eps"].dropna().unique() if each > 0)
+    if len(radii) > 1:
+        others = [(f"c == 0 and eps == {float(eps)!r}", f"eps {eps:g}, true labels") for eps in radii]
+        return [*others, *at[1:]]
+    return at
+
+
+def robust_overfitting(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Lines over epochs: means over seeds with 95 % intervals."""
+    table = prepared(table)
+    histories, metric = histories_of(table), unconditional(table)
+    there = [(query, words) for query, words in conditions(table) if len(drawn_at(table, query))]
+    if not there or not any(metric in row for rows in histories.values() for row in rows):
+        raise TableError("robust_overfitting: no finished run was watched while it trained")
+    shown = {metric: "Accuracy under PGD, test", "train/accuracy": "Accuracy as shown, training"}
+    sheet, grid = plt.subplots(
+        len(shown), len(there), figsize=(PAGE, 4.4), squeeze=False, sharex=True, sharey="row", layout="constrained"
+    )
+    rows: list[dict[str, Any]] = []
+    for column, (query, words) in enumerate(there):
+        grid[0][column].set_title(textwrap.fill(words, 28))
+        for line, name in enumerate(shown):
+            for arm, ids in drawn_at(table, query).items():
+                found = [histories[id] for id in ids if id in histories]
+                rows += curve(grid[line][column], found, name, LOOKS[arm], {"arm": arm, "at": words, "metric": name})
+        grid[-1][column].set_xlabel("epoch")
+    for line, words in enumerate(shown.values()):
+        grid[line][0].set_ylabel(textwrap.fill(words, 20) + ", %")
+    arms = [arm for arm in LOOKS if (table["arm"] == arm).any()]
+    handles = [key(arm, LOOKS[arm], mark=False) for arm in arms]
+    sheet.legend(handles=handles, loc="outside lower center", ncols=len(arms), frameon=False)
+    about = (
+        "Means over seeds, bands: 95 % Student-t intervals. Above: of all test images, watched while runs train; it"
+        " chooses nothing. Below: of training images as the network was shown them, against the labels it was given."
+        " Robust overfitting: the upper line falls while the lower one rises."
+    )
+    paragraphs = [heading(table), about, " ".join(remarks(table, [metric]))]
+    text = "\n\n".join(["# Robust overfitting over the epochs", *(textwrap.fill(each, 100) for each in paragraphs)])
+    return save(sheet, rows, f"{text}\n", folder, "robust_overfitting")
+
+
+def drawn_at(table: pd.DataFrame, query: str) -> dict[str, list[str]]:
+    """Ids of the finished students by arm."""
+    here = table[(table["state"] == "done") & (table["role"] == "student")].query(query)
+    return {arm: [*here.loc[here["arm"] == arm, "id"]] for arm in LOOKS if (here["arm"] == arm).any()}
+
+
+def curve(
+    axes: Axes, histories: Sequence[list[dict[str, Any]]], name: str, look: Look, place: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Draws the mean over runs at the epochs where all have a value; its rows for the CSV."""
+    values: dict[int, list[float]] = {}
+    for rows in histories:
+        for row in rows:
+            if name in row:
+                values.setdefault(int(row["epoch"]), []).append(float(row[name]))
+    epochs = sorted(epoch for epoch, of in values.items() if len(of) == len(histories))
+    found = [mean_interval(values[epoch]) for epoch in epochs]
+    axes.plot(epochs, [each.mean for each in found], color=look.colour, linestyle=look.dash)
+    if len(histories) > 1:
+        low = [each.mean if each.low is None else each.low for each in found]
+        high = [each.mean if each.high is None else each.high for each in found]
+        axes.fill_between(epochs, low, high, color=look.colour, alpha=0.12, linewidth=0)
+    return [
+        place | {"epoch": epoch, "mean": each.mean, "low": each.low, "high": each.high, "n": len(histories)}
+        for epoch, each in zip(epochs, found, strict=True)
+    ]
+
+
+def rows_of(table: pd.DataFrame) -> list[Arm]:
+    return [
+        Arm(words[0].upper() + words[1:], arm, f"({query}) and arm == '{arm}'")
+        for query, words in conditions(table)
+        for arm in LOOKS
+        if len(table.query(f"({query}) and arm == '{arm}'"))
+    ]
+
+
+def best_and_last(table: pd.DataFrame, folder: Path) -> list[Path]:
+    table = prepared(table)
+    metric = unconditional(table)
+    named = {metric: "best epoch", f"last/{metric}": "last epoch", f"average/{metric}": "mean weights"}
+    panels = [Panel(name, f"Under PGD, {words}") for name, words in named.items() if name in table]
+    panels += [Panel(GAP, ""), Panel(ACCURACY, "")]
+    about = (
+        "Of all test images. Best: the epoch with the highest accuracy under PGD on held-out images. Mean weights: over"
+        " the second half of the run."
+    )
+    heading_ = "Robust overfitting: best, last, mean"
+    return levels(table, "robust_overfitting-levels", heading_, rows_of(table), panels, about, folder)
+
+
+def gaps(table: pd.DataFrame, folder: Path) -> list[Path]:
+    table = prepared(table)
+    by = ("c", "eps")
+    asked = [
+        Comparison("AT, over KD-AT", Contrast(AT, KD_AT, by, by)),
+        Comparison("KD-AT, over KD-AT-Auto", Contrast(KD_AT, AUTO, by, by)),
+        Comparison("AT, over KD-AT-Auto", Contrast(AT, AUTO, by, by)),
+    ]
+    metric = unconditional(table)
+    about = (
+        "The text: the gap is largest for AT and near 0 for KD-AT-Auto, mostly because the last epoch is better (there"
+        " the difference is below 0), and the best one hardly."
+    )
+    metrics = [GAP, f"last/{metric}", metric]
+    return forest(table, "robust_overfitting-gaps", "From best to last: arms compared", asked, metrics, about, folder)
+
+
+def calibration(table: pd.DataFrame, folder: Path) -> list[Path]:
+    table = prepared(table)
+    need(table, TEMPERATURE, WEIGHT)
+    arms = [
+        Arm("By share of wrong labels", f"{100 * c:g} %", f"{AUTO} and c == {float(c)!r}")
+        for c in sorted(table.loc[table["arm"] == "KD-AT-Auto", "c"].unique())
+    ]
+    about = (
+        "What KD-AT-Auto softens its teacher's answers by, and how much they weigh beside the label, as the held-out"
+        " images chose. The text: T above 1, weight below 1; 1.47 and 0.8 on CIFAR-10. At 0.2, 16 and 0.01, 1 the"
+        " searched grid ends."
+    )
+    panels = [Panel(TEMPERATURE, ""), Panel(WEIGHT, "")]
+    heading_ = "Calibrated labels: temperature and weight"
+    return levels(table, "robust_overfitting-calibration", heading_, arms, panels, about, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(command(__doc__ or "", [robust_overfitting, best_and_last, gaps, calibration]))
