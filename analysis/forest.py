@@ -206,7 +206,7 @@ def draw_column(
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -BEYOND), min(high, 100 + BEYOND))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
-    axes.set_title(textwrap.fill(title(metric), width))
+    axes.set_title(textwrap.fill(title(metric), width, break_long_words=False))
     axes.set_xlabel(scale(metric).of_differences if marked is None else scale(metric).unit)
 
 

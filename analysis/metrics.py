@@ -20,6 +20,7 @@ WORST = "masking/worst"  # of images right when clean, those that every attack w
 AUTOATTACK = "robust/autoattack"
 GAP = "robust/gap"  # of the best epoch less that of the last: robust_overfitting.py
 FOOLED = "teacher/fooled"
+OTHER_WEIGHTS = {"last": "last epoch", "average": "mean weights"}  # of the same run, behind `of`
 TITLES = {
     GAP: "Gap, best to last",
     FOOLED: "Teacher fooled",
@@ -58,6 +59,7 @@ class Scale:
 
 
 SCALES = {
+    GAP: Scale("points"),
     DISTANCE: Scale("pixel units", digits=4, least=0.01),
     "output/entropy": Scale("nats", digits=3, least=0.1),
     "output/confidence": Scale(least=0.1),
@@ -109,6 +111,8 @@ def corruptions(table: pd.DataFrame) -> list[str]:
 def title(metric: str) -> str:
     """`robust/pgd20@step=0.03` as `PGD-20 accuracy, step 0.03`."""
     kind, _, name = metric.partition("/")
+    if kind in OTHER_WEIGHTS:
+        return f"{title(name)}, {OTHER_WEIGHTS[kind]}"
     if kind == "shift":
         return f"Accuracy, {SHIFTED.get(name, name)}" if name else "Accuracy under shift"
     if found := re.match(r"pgd(\d+)(?:@([^/]+))?(.*)", name):

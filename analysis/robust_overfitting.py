@@ -5,7 +5,7 @@
 robust_overfitting: accuracy under PGD over the epochs, of test images and of training images;
 robust_overfitting-levels: best, last and mean weights of every arm;
 robust_overfitting-gaps: from best to last, arms compared;
-robust_overfitting-calibration: temperature and weight by seed.
+robust_overfitting-calibration: temperature and weight; robust_overfitting-surface: what they were chosen by.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from figure import command, key, save
 from forest import Arm, Comparison, forest, levels
 from histories import histories_of
 from metrics import ACCURACY, GAP, attacked
+from outputs import arrays_of
 from panels import Panel
 from points import Contrast, need
-from style import ALONE, FURTHER, HINTON, PAGE, STUDENT, TEACHER, Look
+from style import ALONE, FURTHER, HINTON, PAGE, STUDENT, TEACHER, VERMILLION, Look
 from words import heading, remarks
 
 from kdtune.report.table import TableError
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEMPERATURE, WEIGHT = "calibrated.temperature", "calibrated.alpha"
+NLL = "val/calibration/nll"
+ABOVE = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # nats
 LOOKS = {
     "AT": STUDENT,
     "KD-AT": TEACHER,
@@ -204,5 +208,38 @@ def calibration(table: pd.DataFrame, folder: Path) -> list[Path]:
     return levels(table, "robust_overfitting-calibration", heading_, arms, panels, about, folder)
 
 
+def surface(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """The likelihood over the searched grid, of the teacher of the first seed, at every share of wrong labels."""
+    table = prepared(table)
+    students = table[(table["arm"] == "KD-AT-Auto") & (table["state"] == "done")].sort_values(["c", "seed"])
+    arrays = arrays_of(table, NLL)
+    first = [row for row in students.drop_duplicates("c").to_dict("records") if row["teacher.id"] in arrays]
+    if not first:
+        raise TableError("robust_overfitting-surface: no teacher of a finished student has a calibration")
+    sheet, grid = plt.subplots(1, len(first), figsize=(PAGE, 2.9), squeeze=False, sharey=True, layout="constrained")
+    rows: list[dict[str, Any]] = []
+    for axes, row in zip(grid[0], first, strict=True):
+        found = arrays[row["teacher.id"]]
+        temperatures, weights = found["val/calibration/temperatures"], found["val/calibration/weights"]
+        nll = np.where(found["val/calibration/allowed"], found[NLL], np.nan)
+        least = np.nanmin(nll)
+        drawn = axes.contourf(weights, temperatures, nll - least, levels=ABOVE, cmap="cividis_r", extend="max")
+        axes.plot(row[WEIGHT], row[TEMPERATURE], "*", color=VERMILLION, markersize=9, markeredgecolor="white")
+        axes.set(yscale="log", title=f"{100 * row['c']:g} % of the labels wrong", xlabel="weight of the teacher")
+        axes.grid(visible=False)
+        place = {"c": row["c"], "seed": row["seed"], "teacher": row["teacher.id"], "nll": least}
+        rows.append(place | {"temperature": row[TEMPERATURE], "weight": row[WEIGHT]})
+    grid[0][0].set_ylabel("temperature")
+    sheet.colorbar(drawn, ax=[*grid[0]], label="nats above the least")
+    about = (
+        "Mean negative log-likelihood of held-out labels on adversarial images, over temperature and weight, of the"
+        " teacher of the first seed; the star is the pair that its student learned with. White: pairs that too many"
+        " training images would lose their label by."
+    )
+    paragraphs = [heading(table), about, " ".join(remarks(table, []))]
+    text = "\n\n".join(["# What calibrates the teacher", *(textwrap.fill(each, 100) for each in paragraphs)])
+    return save(sheet, rows, f"{text}\n", folder, "robust_overfitting-surface")
+
+
 if __name__ == "__main__":
-    sys.exit(command(__doc__ or "", [robust_overfitting, best_and_last, gaps, calibration]))
+    sys.exit(command(__doc__ or "", [robust_overfitting, best_and_last, gaps, calibration, surface]))
