@@ -142,6 +142,7 @@ def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunConte
         return False
     ask_teacher = teacher_of(standing.look(id).provenance.get("teacher"), context.store, context.device)
 
+    @cache  # one network, which is heard while it is measured
     def ask_weights(which: str) -> nn.Module:
         return placed(load_finished(id, context.store, done, BESIDE[which]), context.device)
 

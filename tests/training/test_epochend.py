@@ -9,8 +9,10 @@ import pytest
 import stored
 import torch
 
+import kdtune
 import kdtune.training.run
 from kdtune.data.loading import load
+from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.subject import Context, Subject
 from kdtune.planning.plan import Plan, build_plan
@@ -144,6 +146,23 @@ def test_the_history_has_what_is_watched_and_the_best_of_it_is_kept(plan_of, tmp
     assert {f"val/average/{name.removeprefix('val/')}": value for name, value in of_mean.metrics.items()}.items() <= (
         measured.items()
     )
+
+
+def test_other_weights_are_measured_late_too_and_loaded(plan_of, tmp_path):
+    store = Store(tmp_path / "results")
+    how = {"keep": "{best: val/accuracy}", "average": "{from: 0.5}"}
+    id = done(plan_of(sweep(**how)), store, tmp_path)
+    late = ", ".join(["accuracy", *(f"{{accuracy: {{}}, of: {of}}}" for of in ("last", "average"))])
+    plan = plan_of(sweep(**how, evaluation=late))
+    assert list(plan.runs) == [id] and done(plan, store, tmp_path) == id
+    standing = Standing(store, plan.evaluators)
+    standing.refresh(id)
+    measured, history = standing.measured(id), stored.history(store, id)
+    assert measured["last/val/accuracy"] == history[-1]["val/accuracy"] < measured["val/accuracy"]
+    for of in ("last", "average"):
+        network = kdtune.load(id, str(tmp_path / "results"), of=of)
+        data = load(plan.runs[id].run.dataset, tmp_path)
+        assert measured[f"{of}/test/accuracy"] == accuracy(network, data.test)
 
 
 def test_where_less_is_better_the_lowest_is_kept(plan_of, tmp_path):
