@@ -87,6 +87,9 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     def _means_something(self) -> Self:
         if self.of is not None and self.every is not None:
             raise ValueError(f"every measures the network as it trains, and of: {self.of} what is kept; one of them")
+        if self.needs_last and self.every is not None:
+            told = "looks at the last epoch's weights, which are not there before"
+            raise ValueError(f"every: {self.key} {told}; remove it")
         if self.on is not None and not self.also_held_out:
             raise ValueError(f"on: {self.on}: {self.key} is not measured on held-out images by itself; remove it")
         return self

@@ -221,6 +221,10 @@ def test_a_run_that_kept_no_such_weights_says_so(plan_of, tmp_path):
         ({"evaluation": "accuracy, {accuracy: {}, of: last}"}, "recipe.keep is not set"),
         ({"evaluation": "accuracy, {accuracy: {}, of: average}"}, "recipe.average is not set"),
         ({"keep": "{best: val/accuracy}", "evaluation": "accuracy, {accuracy: {}, of: last, every: 1}"}, "one of them"),
+        (
+            {"keep": "{best: val/accuracy}", "evaluation": "accuracy, {calibration: {}, every: 1}"},
+            "which are not there before",
+        ),
         ({"average": "{from: 1.0}"}, "less than 1"),
         ({"evaluation": "{accuracy: {}, every: 0}"}, "every"),
     ],
