@@ -153,12 +153,12 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
     y = 0.0
     for question, group in groups.items():
         *lines, last = textwrap.wrap(question, 44)
-        lone = group[0] if not group[0].setting else None  # a question of one row: its mark stands beside it
+        lone = group[0] if len(group) == 1 and not group[0].setting else None  # its mark stands beside the question
         for line in (*lines, last):
             places.append((y, line, lone if line is last else None))
             y -= 1
         for row in group if lone is None else ():
-            first, *more = textwrap.wrap(re.sub(r",(?! )", ", ", row.setting), 40)
+            first, *more = textwrap.wrap(re.sub(r",(?! )", ", ", row.setting), 40) or [""]
             places.append((y, f"   {first}", row))
             places += [(y - 1 - i, f"   {line}", None) for i, line in enumerate(more)]
             y -= 1 + len(more)

@@ -90,6 +90,12 @@ def robustness(table: pd.DataFrame) -> list[str]:
     return [attacked(table), *([DISTANCE] if DISTANCE in table and table[DISTANCE].notna().any() else [])]
 
 
+def under_attack(table: pd.DataFrame, pgd: str) -> list[str]:
+    """Accuracy, then what is said of robustness, from what believes most to what believes least, as far as measured."""
+    names = [ACCURACY, pgd, WORST, AUTOATTACK, DISTANCE]
+    return [name for name in names if name in table and table[name].notna().any()]
+
+
 def steps(table: pd.DataFrame) -> list[str]:
     """That accuracy at every number of steps that was measured, in their order."""
     tail = re.sub(r"^robust/pgd\d+", "", attacked(table))

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from figure import command
 from forest import Arm, Comparison, forest, levels
-from metrics import ACCURACY, AUTOATTACK, DISTANCE, FOOLED, WORST, attacked, title
+from metrics import FOOLED, attacked, title, under_attack
 from panels import Panel
 from points import LONE, Contrast, need
+from words import UNDER_ATTACK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,28 +36,23 @@ ARMS = {
         "its teachers (TRADES)": "role == 'teacher' and t_eps > 0",
     },
 }
-TOLD = (
-    " Worst of all attacks: percent of a few images, right when clean, that nothing within the radius changes."
-    " Distance: that of the nearest image that is answered otherwise; it has no radius. Teacher fooled: of the"
-    " student's adversarial examples, percent that change its teacher's answer too."
-)
+FOOLS = "Teacher fooled: of the student's adversarial examples, percent that change its teacher's answer too."
 
 
 def measured(table: pd.DataFrame) -> list[str]:
-    """PGD as printed, with the step of the text, where that was taken; then from what believes more to less."""
+    """By PGD as printed, with the step of the text, where that was taken."""
     printed = f"{attacked(table)}@step=0.03"
-    names = [ACCURACY, printed if printed in table else attacked(table), WORST, AUTOATTACK, DISTANCE, FOOLED]
-    return [name for name in names if name in table and table[name].notna().any()]
+    return under_attack(table, printed if printed in table else attacked(table))
 
 
 def robust_anchors(table: pd.DataFrame, folder: Path) -> list[Path]:
     need(table, "eps", "climbs", "sigma", "r", "t_eps")
     arms = [Arm(question, words, query) for question, of in ARMS.items() for words, query in of.items()]
     stated = {attacked(table): ("soft/pgd", "messy/pgd"), f"{attacked(table)}@step=0.03": ("soft/pgd", "messy/pgd")}
-    panels = [Panel(name, title(name), paper=stated.get(name, ())) for name in measured(table)]
+    panels = [Panel(name, title(name), paper=stated.get(name, ())) for name in (*measured(table), FOOLED)]
     about = (
         "The paper's students beside the same network that was trained to be robust. Accuracy under PGD is of the"
-        " images that are right when clean." + TOLD
+        f" images that are right when clean. {UNDER_ATTACK} {FOOLS}"
     )
     return levels(
         table, "robust_anchors", "Where noise stands beside adversarial training", arms, panels, about, folder
@@ -71,9 +67,8 @@ def differences(table: pd.DataFrame, folder: Path) -> list[Path]:
     asked = [Comparison(f"{words}, over the student alone", Contrast(queries[words], alone, (), ())) for words in of]
     others = ("Soft Randomization", "Messy Collaboration (MC-TS)", "TRADES", "ARD", "RSLAD")
     asked += [Comparison(f"{words}, over AT", Contrast(queries[words], AT, (), ())) for words in others]
-    names = [name for name in measured(table) if name != FOOLED]
     heading = "Noise and adversarial training: differences"
-    return forest(table, "robust_anchors-differences", heading, asked, names, "Paired by seed." + TOLD, folder)
+    return forest(table, "robust_anchors-differences", heading, asked, measured(table), UNDER_ATTACK, folder)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from figure import command
 from forest import Arm, Comparison, forest, levels
-from metrics import ACCURACY, AUTOATTACK, WORST, robustness, title
+from metrics import attacked, title, under_attack
 from panels import Panel
 from points import LONE, Contrast, need
+from words import UNDER_ATTACK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +27,6 @@ HARD, SMOOTHED = f"{LONE} and s == 0", f"{LONE} and s > 0"
 TAUGHT = "taught and not shuffled and not pooled and r == 0"
 SHUFFLED, AVERAGED = "taught and shuffled", "taught and pooled"
 MESSY = "taught and r > 0"
-
-TOLD = (
-    " Worst of all attacks: percent of a few images, right when clean, that nothing within the radius changes, neither"
-    " steps on three losses or on averaged gradients, nor random squares, nor the teacher's adversarial examples."
-    " Distance: that of the nearest image that is answered otherwise, as far as a search finds it; it has no radius."
-)
 
 # What is asked, the runs, and their baseline at the same sigma.
 ASKED = (
@@ -64,22 +59,23 @@ def with_arms(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def measured(table: pd.DataFrame) -> list[str]:
-    """Accuracy, then what is said of robustness, from what believes most to what believes least."""
-    pgd, *distance = robustness(table)
-    further = [name for name in (WORST, AUTOATTACK) if name in table and table[name].notna().any()]
-    return [ACCURACY, pgd, *further, *distance]
-
-
 def soft_robustness(table: pd.DataFrame, folder: Path) -> list[Path]:
     table = with_arms(table)
     about = (
         "Each row takes one thing away from an arm: its teacher, that the teacher's answer belongs to the image, its"
         " softness. Where what is left stands as high, it was not that. Numbers of PGD alone do not tell robustness"
-        " from attacks that fail." + TOLD
+        f" from attacks that fail. {UNDER_ATTACK}"
     )
     asked = [Comparison(words, Contrast(of, against, ("sigma",), ("sigma",))) for words, of, against in ASKED]
-    return forest(table, "soft_robustness", "What makes soft targets robust?", asked, measured(table), about, folder)
+    return forest(
+        table,
+        "soft_robustness",
+        "What makes soft targets robust?",
+        asked,
+        under_attack(table, attacked(table)),
+        about,
+        folder,
+    )
 
 
 def soft_robustness_levels(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -90,8 +86,8 @@ def soft_robustness_levels(table: pd.DataFrame, folder: Path) -> list[Path]:
         for sigma in sorted(table["sigma"].dropna().unique().tolist())
     ]
     arms.append(Arm("Teachers", "of the first arms", "role == 'teacher' and r == 0 and rule == 'paired'"))
-    panels = [Panel(name, title(name)) for name in measured(table)]
-    about = "Each arm by itself, with and without noise on the images." + TOLD
+    panels = [Panel(name, title(name)) for name in under_attack(table, attacked(table))]
+    about = f"Each arm by itself, with and without noise on the images. {UNDER_ATTACK}"
     return levels(table, "soft_robustness-levels", "Soft targets under attack", arms, panels, about, folder)
 
 

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from panels import Panel
 
 
+# What stands behind `metrics.under_attack`.
+UNDER_ATTACK = (
+    "Worst of all attacks: percent of a few images, right when clean, that nothing within the radius changes, neither"
+    " steps on three losses or on averaged gradients, nor random squares, nor the teacher's adversarial examples."
+    " Distance: that of the nearest image that is answered otherwise, as far as a search finds it; it has no radius."
+)
+
+
 def caption(figure: Figure, rows: Sequence[Sequence[Panel | None]], drawn: Points) -> str:
     """The whole file: title, what is there, how to read it, what it cannot say, and the numbers as a table."""
     table = figure.table

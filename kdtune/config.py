@@ -159,6 +159,7 @@ class Sweep(Settings):
         for part, network in networks.items():
             if network is not None:
                 self._refuse_what_is_not_measured(part, network)
+                self._refuse_weights_that_are_not_kept(part, network)
                 comparing = network.loss.key if network.loss is not None and network.loss.compares else None
                 asks = network is self.student and self.student.asks
                 if why := network.noise.refusal(comparing, asks, self.dataset_of(network).bounded):
@@ -190,29 +191,36 @@ class Sweep(Settings):
         held_out = [evaluator.key for evaluator in self.evaluation if evaluator.looks_at_held_out]
         if held_out and dataset.validation is None:
             raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: {lacking}")
-        if network.recipe.keep:
-            best = network.recipe.keep.best
-            if dataset.validation is None:
-                raise ValueError(f"{part}.recipe.keep.best is {best}, but nothing is held out: {lacking}")
-            seen = {name for name, (_, metric) in declared(watched(self.evaluation), dataset).items() if metric.better}
-            if best != "val/accuracy" and best not in seen:
-                known = ", ".join(sorted(name for name in seen if name.startswith("val/"))) or "none so far"
-                told = "is measured by no entry of evaluation with on: val and every"
-                raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; these are: val/accuracy, {known}")
-        trained = not (isinstance(network, Teacher) and network.checkpoint)
-        has = {"last": trained and network.recipe.keep, "average": trained and network.recipe.average}
-        for evaluator in self.evaluation:
-            for which in sorted(evaluator.weights):
-                if not has[which]:
-                    key = {"last": "keep", "average": "average"}[which]
-                    what = f"{part}.recipe.{key} is not set" if trained else f"a {part} from a file has none such"
-                    raise ValueError(f"evaluation.{evaluator.key} looks at the {which} weights, but {what}")
+        if network.recipe.keep and dataset.validation is None:
+            raise ValueError(
+                f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
+            )
         if dataset.floats and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
             told = f"those held out of {part}s are moved or drawn"
             raise ValueError(f"{lost[0]} on: val is of images of 8 bits, and {told}")
         if twice := written_twice(self.evaluation, dataset):
             told = f"two entries write the metric {twice[0]}; one would hide the other: give one of them a `label`"
             raise refused_at(("evaluation",), told, self.evaluation)
+
+    def _refuse_weights_that_are_not_kept(self, part: str, network: Network) -> None:
+        """Raises ValueError where the best epoch is asked for by what nobody measures, or evaluators look at weights
+        that a network does not keep."""
+        recipe, dataset = network.recipe, self.dataset_of(network)
+        if recipe.keep and recipe.keep.best != "val/accuracy":
+            best, measured = recipe.keep.best, declared(watched(self.evaluation), dataset)
+            seen = [name for name, (_, metric) in measured.items() if metric.better and name.startswith("val/")]
+            if best not in seen:
+                known = ", ".join(sorted(seen)) or "none so far"
+                told = "is measured by no entry of evaluation with on: val and every"
+                raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; these are: val/accuracy, {known}")
+        trained = not (isinstance(network, Teacher) and network.checkpoint)
+        kept_by = {"last": ("keep", recipe.keep), "average": ("average", recipe.average)}
+        for evaluator in self.evaluation:
+            for which in sorted(evaluator.weights):
+                key, asked = kept_by[which]
+                if not (trained and asked):
+                    what = f"{part}.recipe.{key} is not set" if trained else f"a {part} from a file has none such"
+                    raise ValueError(f"evaluation.{evaluator.key} looks at the {which} weights, but {what}")
 
     def _refuse_metric(self, name: str, dataset: Dataset) -> None:
         """Raises ValidationError, at its place, where no teacher can be chosen by a metric of this name."""

@@ -137,6 +137,20 @@ Weight = Annotated[Real, AfterValidator(_weighing)]  # of a part of a loss besid
 PathText = Annotated[Text, BeforeValidator(_resolved)]
 
 
+def word_or(settings: type[Settings], words: Iterable[str], written: str) -> BeforeValidator:
+    """Of a value that is one of some words, or a mapping: of a union each member would tell what is wrong. `written`:
+    what would do, in words."""
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Mapping):
+            return settings.model_validate(value, context=info.context)
+        if isinstance(value, settings) or value in words:
+            return value
+        raise ValueError(f"{written} would do")
+
+    return BeforeValidator(validate)
+
+
 def _seeds(value: Any) -> Any:
     """A count n stands for the seeds 0..n-1."""
     if not isinstance(value, int) or isinstance(value, bool):

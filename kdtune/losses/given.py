@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo
-
-from kdtune.settings import PathText, Settings
+from kdtune.settings import PathText, Settings, word_or
 
 
 class Given(Settings):
@@ -16,14 +13,8 @@ class Given(Settings):
     file: PathText
 
 
-def _word_or_file(value: Any, info: ValidationInfo) -> Any:
-    """Of a union each member would tell what is wrong."""
-    if isinstance(value, Mapping):
-        return Given.model_validate(value, context=info.context)
-    if isinstance(value, Given) or value in ("computed", "stored"):
-        return value
-    raise ValueError("computed, stored or {file: PATH} would do")
-
-
 Shuffle = Literal["class"]
-Responses = Annotated[Literal["computed", "stored"] | Given, BeforeValidator(_word_or_file)]
+Responses = Annotated[
+    Literal["computed", "stored"] | Given,
+    word_or(Given, ("computed", "stored"), "computed, stored or {file: PATH}"),
+]

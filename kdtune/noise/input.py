@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ValidationInfo, field_validator, model_validator
 
 from kdtune.noise.knob import Knob
-from kdtune.settings import Count, Flag, Pixels, Positive, Scale, Settings, Share, of_one
+from kdtune.settings import Count, Flag, Pixels, Positive, Scale, Settings, Share, of_one, word_or
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,13 +80,10 @@ class Jitter(Settings):
     gaussian: Annotated[Positive, AfterValidator(of_one)]  # standard deviation in pixel units
 
 
-def _word_or_jitter(value: Any, info: ValidationInfo) -> Any:
-    """Of a union each member would tell what is wrong."""
-    if isinstance(value, dict):
-        return Jitter.model_validate(value, context=info.context)
-    if isinstance(value, Jitter) or value in ("uniform", "clean"):
-        return value
-    raise ValueError("uniform, clean or {gaussian: 0.001} would do")
+Start = Annotated[
+    Literal["uniform", "clean"] | Jitter,
+    word_or(Jitter, ("uniform", "clean"), "uniform, clean or {gaussian: 0.001}"),
+]
 
 
 class PGD(InputKnob):
@@ -114,7 +111,7 @@ class PGD(InputKnob):
     eps: Scale  # radius of the ball in `norm`, pixel units, images in [0, 1]
     step: Positive  # how far a step goes, likewise
     steps: Count
-    start: Annotated[Literal["uniform", "clean"] | Jitter, BeforeValidator(_word_or_jitter)] = "uniform"
+    start: Start = "uniform"
     share: Share = 1.0  # of a batch's images; one at least
     climbs: Literal["labels", "clean", "teacher", "confidence"] = "labels"
 
