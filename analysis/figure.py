@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Sheet
+
+
+TITLE = 13  # characters of a panel's title to an inch: the last one ends where its panel does
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def draw(figure: Figure, rows: Sequence[Sequence[Panel | None]]) -> tuple[Sheet,
             if panel is None:
                 axes.set_axis_off()
             else:
-                drawn |= draw_panel(axes, figure, panel)
+                drawn |= draw_panel(axes, figure, panel, round(TITLE * figure.width / columns))
                 ticks(axes, panel, at)
         units = [unit(panel) if panel else "" for panel in line]
         for axes, words, before in zip(row, units, ["", *units], strict=False):
@@ -117,7 +121,8 @@ def unit(panel: Panel) -> str:
     return f"difference, {of.of_differences}" if panel.difference else of.unit
 
 
-def draw_panel(axes: Axes, figure: Figure, panel: Panel) -> Points:
+def draw_panel(axes: Axes, figure: Figure, panel: Panel, width: int) -> Points:
+    """`width`: characters of a line of its title; what is longer would run into the next panel, or off the page."""
     table = figure.table
     drawn: Points = {}
     short = 0
@@ -135,7 +140,7 @@ def draw_panel(axes: Axes, figure: Figure, panel: Panel) -> Points:
     for words, value in stated(table, panel):
         draw_stated(axes, value, words)
     frame(axes, panel)
-    axes.set_title(panel.title, pad=6 + 8 * short)
+    axes.set_title(textwrap.fill(panel.title, width, break_long_words=False), pad=6 + 8 * short)
     return drawn
 
 
