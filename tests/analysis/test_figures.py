@@ -741,3 +741,26 @@ def test_a_distance_is_no_percentage(builder: Any) -> None:
     ]
     assert metrics.scale("distance/median/unconditional") == metrics.scale("distance/median@eps=0.08") == scales[1][1]
     assert panels[1].title == "Distance to another answer, median"
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4])
+def test_a_title_ends_where_its_panel_does_or_before_the_next_one(builder: Any, columns: int) -> None:
+    """The last of four ran off the page."""
+    import figure
+    import matplotlib.pyplot as plt
+    import panels
+    import style
+
+    line = {"role": "student", "rate": 0.0, "seed": 0, "id": "s", "state": "done", "distance/median": 0.03}
+    table = pd.DataFrame([line, line | {"rate": 0.3, "id": "t"}])
+    words = "Distance to another answer, median: gain"
+    rows = [[panels.Panel("distance/median", words) for _ in range(columns)]]
+    series = [panels.Series("students", "role == 'student'", style.STUDENT)]
+    with plt.rc_context(style.LOOK):
+        sheet, _ = figure.draw(figure.Figure(table, "f", "f", "rate", "rate", series, rows), rows)
+        sheet.draw_without_rendering()
+        titles = [axes._left_title.get_window_extent() for axes in sheet.axes]
+        plt.close(sheet)
+    assert len(titles) == columns and all(title.width > 0 for title in titles)
+    limits = [*(title.x0 for title in titles[1:]), sheet.bbox.x1]
+    assert all(title.x1 < limit for title, limit in zip(titles, limits, strict=True))
