@@ -21,6 +21,7 @@ from torch.nn import functional
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [N, K], labels [N]) -> a scalar that the attack climbs
 Norm = Literal["linf", "l2"]
 Bounds = tuple[float, float] | None  # what a pixel can be; None: any number
+Confine = Callable[[Tensor], Tensor]  # the part of ways [N, C, H, W] in a subspace that a perturbation is to stay in
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,6 +69,11 @@ class Ball:
     radius: float | Tensor
     norm: Norm
     bounds: Bounds
+    confine: Confine | None = None  # None: every way from the image is open
+
+    def __post_init__(self) -> None:
+        if self.confine is not None and (self.norm != "l2" or self.bounds is not None):
+            raise ValueError("only the l2 ball without bounds is cut by a subspace in a ball again")
 
     def project(self, iterate: Tensor) -> Tensor:
         """The nearest points of the ball; then what is beyond the bounds is cut off."""
@@ -78,11 +84,13 @@ class Ball:
                 lowest, highest = lowest.clamp(min=low), highest.clamp(max=high)
             return iterate.clamp(lowest, highest)
         away = iterate - self.images
+        away = away if self.confine is None else self.confine(away)
         inside = self.images + away * (self.radius / length(away)).clamp(max=1)
         return inside if self.bounds is None else inside.clamp(low, high)
 
     def uphill(self, gradient: Tensor) -> Tensor:
         """The direction of a step: of length 1 in the ball's norm."""
+        gradient = gradient if self.confine is None else self.confine(gradient)
         return gradient.sign() if self.norm == "linf" else gradient / length(gradient)
 
 
@@ -103,13 +111,14 @@ def pgd(
     loss: Loss = cross_entropy,
     norm: Norm = "linf",
     bounds: Bounds = (0.0, 1.0),
+    confine: Confine | None = None,
 ) -> dict[int, Tensor]:
     """Iterates of PGD (Madry et al. 2018, equation 3) after each of the step counts `at` (default: the last only).
 
     images: [N, C, H, W] within `bounds`; labels: [N]; start: [N, C, H, W], where the search begins, usually
     images + U(-eps, eps), projected like every iterate; eps: the ball's radius and step: how far a step goes, both in
     pixel units and in `norm`, each one number or one per image [N]. `loss` must be a sum over images: none sees the
-    others.
+    others. `confine` projects ways on a linear subspace: perturbations stay in it (l2 without bounds).
     One pass serves all step counts: the iterates are those of separate attacks from the same start, exactly.
     The network is in eval mode meanwhile; its modes, buffers, parameters and their gradients stay as they are.
     Raises ValueError for a step count outside 0..steps, FloatingPointError where an image's gradient is not finite.
@@ -118,7 +127,7 @@ def pgd(
     if not wanted or wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
     radius, stride = (each.view(-1, 1, 1, 1) if isinstance(each, Tensor) else each for each in (eps, step))
-    ball = Ball(images, radius, norm, bounds)
+    ball = Ball(images, radius, norm, bounds, confine)
     iterate = ball.project(start.detach())
     iterates, finite = {0: iterate}, images.new_ones((), dtype=torch.bool)
     with evaluating(network):

@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdtune.attacks.space import Space
 from kdtune.data.error import DataError
 from kdtune.data.files import Arrays, decoded
 from kdtune.data.listing import Listing
@@ -74,7 +75,8 @@ class Data:
     """A dataset in memory. `shifted` holds further test sets, by name, whose images come from elsewhere.
 
     Where labels were corrupted, `corrupted` says which of `train` are wrong (bool [N], on the CPU), and `noise` holds
-    the measured strength of each knob in `train`, by path: {"labels.corruption": 0.09}.
+    the measured strength of each knob in `train`, by path: {"labels.corruption": 0.09}. `subspace` is that which inputs
+    fill, where it is known (`Space.subspace`).
     """
 
     title: str
@@ -86,10 +88,16 @@ class Data:
     shifted: dict[str, Split]
     corrupted: torch.Tensor | None = None
     noise: dict[str, float] = field(default_factory=dict)
+    subspace: torch.Tensor | None = None
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def space(self) -> Space:
+        """Where training inputs lie."""
+        return Space(self.train.bounds, self.subspace)
 
 
 def load(
