@@ -17,7 +17,8 @@ from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.shift import Cinic, Shift
 from kdtune.evaluation.subject import Context, Subject
 from kdtune.models.model import Model
-from kdtune.planning.plan import Place, Plan, build_plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.table import flat
 from kdtune.sweepfile.load import load_sweep
 from kdtune.training.network import build_network

@@ -20,7 +20,8 @@ import ray
 from kdtune.launch import node
 from kdtune.launch.node import Expected, Unfit
 from kdtune.launch.resources import Resources, fits, machines, words
-from kdtune.planning.plan import Place, data_sets
+from kdtune.planning.place import Place
+from kdtune.planning.plan import data_sets
 from kdtune.store import bucket
 from kdtune.training.provenance import TRAVELLED, origin
 

@@ -12,7 +12,7 @@ from kdtune.launch.interrupt import Interrupt
 from kdtune.launch.stopping import performed, reason_of
 from kdtune.launch.watchdog import Watchdog, write_down
 from kdtune.planning.dispatch import Dispatch, Watcher
-from kdtune.planning.plan import Place
+from kdtune.planning.place import Place
 from kdtune.planning.setbacks import Cause
 from kdtune.store.layout import run_folder
 from kdtune.store.objects import is_gone

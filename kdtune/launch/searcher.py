@@ -21,7 +21,7 @@ from kdtune.launch.causes import cause_of, in_words
 from kdtune.launch.heartbeats import Heartbeats
 from kdtune.launch.watchdog import Stuck
 from kdtune.planning.dispatch import Dispatch, Watcher
-from kdtune.planning.plan import Place
+from kdtune.planning.place import Place
 from kdtune.planning.setbacks import NOT_VISIBLE, Cause
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing

@@ -26,7 +26,8 @@ from kdtune.launch.node import Expected, NoCuda, Unfit
 from kdtune.launch.watchdog import Watchdog, end_process, write_down
 from kdtune.paths import data_folder, ensure_user, results_folder
 from kdtune.planning import profiles
-from kdtune.planning.plan import Place, Plan, build_plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan, build_plan
 from kdtune.run import Run
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.source import Source, read_source

@@ -26,7 +26,7 @@ from kdtune.launch.resources import Resources
 from kdtune.launch.searcher import Ending, PlanSearcher, Watching, keeping_processes
 from kdtune.launch.trainable import trial
 from kdtune.planning.dispatch import Dispatch, Watcher
-from kdtune.planning.plan import Place
+from kdtune.planning.place import Place
 from kdtune.planning.setbacks import Cause
 from kdtune.store.state import ENDED, PASSED_OVER
 

@@ -10,7 +10,8 @@ from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import Protocol
 
-from kdtune.planning.plan import Place, Plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan
 from kdtune.planning.setbacks import TRIES, Cause, Setbacks
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing

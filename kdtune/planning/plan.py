@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,77 +23,9 @@ from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
 from kdtune.planning.axes import refuse_idle_axes
+from kdtune.planning.place import Place
 from kdtune.run import Choice, Run
 from kdtune.sweepfile.load import SweepFile, SweepPoint
-from kdtune.sweepfile.values import comparable, word
-
-SPELLED = 4  # axes; of more, a label names those alone that differ from the sweep's first point
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a sweep asks for a run: a role, a point of the grid, a seed. A run may be asked for at several places."""
-
-    run: Run
-    role: str  # "teacher", "source" or "student"
-    parameters: dict[str, Any]  # only the axes that this run's part of the file uses
-    teacher_parameters: dict[str, Any] = field(default_factory=dict)
-    first: dict[str, Any] = field(default_factory=dict)  # the point of the sweep's first run of this role
-
-    @property
-    def id(self) -> str:
-        return self.run.id
-
-    @property
-    def waits_for(self) -> tuple[str, ...]:
-        return self.run.waits_for
-
-    @property
-    def point(self) -> dict[str, Any]:
-        """The axis values that lead to it: for a student its teacher's too."""
-        return self.teacher_parameters | self.parameters
-
-    @cached_property
-    def condition(self) -> Hashable:
-        """Role and point. Places of one condition differ in their seeds alone: what a mean is taken over."""
-        return self.role, comparable(self.teacher_parameters), comparable(self.parameters)
-
-    @property
-    def key(self) -> Hashable:
-        """What no other place of its sweep has."""
-        return self.id, self.condition
-
-    @cached_property
-    def label(self) -> str:
-        """Its condition in words: `student dropout=0.2`."""
-        told = self.point
-        if len(told) > SPELLED and self.first:
-            told = {axis: value for axis, value in told.items() if axis not in self.first or value != self.first[axis]}
-            if not told:
-                return f"{self.role} as first"
-        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in told.items())])
-
-    @cached_property
-    def name(self) -> str:
-        """What a person reads: `student dropout=0.2 seed=1`."""
-        return f"{self.label} seed={self.run.seed}" if self.run.seed is not None else self.label
-
-    def without(self, axis: str) -> Place:
-        """The same without an axis: as if it had not been one."""
-
-        def rest(point: dict[str, Any]) -> dict[str, Any]:
-            return {name: value for name, value in point.items() if name != axis}
-
-        own, teachers, first = map(rest, (self.parameters, self.teacher_parameters, self.first))
-        return replace(self, parameters=own, teacher_parameters=teachers, first=first)
-
-    def has(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether axes, seed, role and id are as wanted, by value or by the word that names have for it.
-
-        Numbers compare as numbers, mappings in any order. An axis that is not there is not one that is null.
-        """
-        known = {**self.point, "seed": self.run.seed, "role": self.role, "id": self.id}
-        return all(axis in known and _is(known[axis], value) for axis, value in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -293,8 +225,3 @@ def _digest_of(path: str, changed: int, size: int) -> str:
     """Read once for all points of a grid."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is(value: Any, wanted: Any) -> bool:
-    alike = comparable(value, in_order=False) == comparable(wanted, in_order=False)
-    return alike or (isinstance(wanted, str) and wanted.strip("{}") == word(value).strip("{}"))

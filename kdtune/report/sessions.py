@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from kdtune.planning.plan import Place, Plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan
 from kdtune.report.table import flat
 
 AGAIN = "+"  # between a run's id and the number of a further place of it, from 2

@@ -11,7 +11,8 @@ from typing import Any
 from kdtune.evaluation.flags import DEGENERATE, FLAGS, flags_of
 from kdtune.evaluation.metric import PERCENT, Metric
 from kdtune.planning.dispatch import Dispatch
-from kdtune.planning.plan import Place, Plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan
 from kdtune.planning.setbacks import said
 from kdtune.report import outdated
 from kdtune.report.charts import OPENING

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import flags_of as flags_of  # analysis asks here which numbers to mark
 from kdtune.paths import absolute
-from kdtune.planning.plan import Place, Plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan
 from kdtune.report.mirror import fetched, origin_of
 from kdtune.store.layout import HASH, RUN_ID
 from kdtune.store.objects import StorageError as StorageError  # so do commands of analysis

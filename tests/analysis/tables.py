@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import kdtune
-from kdtune.planning.plan import Place
+from kdtune.planning.place import Place
 from kdtune.report.table import rows as rows_of
 from kdtune.report.table import to_parquet
 from kdtune.store.state import State

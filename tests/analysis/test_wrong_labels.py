@@ -12,7 +12,7 @@ import yaml
 from analysis.tables import ANALYSIS, finished, mean_and_interval
 
 from kdtune.api import run_sweep
-from kdtune.planning.plan import Place
+from kdtune.planning.place import Place
 from kdtune.report.table import TableError
 
 SWEEPS = ANALYSIS.parent / "sweeps"

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from kdtune.planning import cost
 from kdtune.planning.cost import Work
-from kdtune.planning.plan import Place, Plan, build_plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan, build_plan
 from kdtune.report.progress import LINES, Progress, TimeLeft, cut, headline
 from kdtune.sweepfile.load import load_sweep
 

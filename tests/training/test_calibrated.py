@@ -20,7 +20,8 @@ from kdtune.__main__ import main
 from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.subject import Subject
 from kdtune.losses.kd import KD
-from kdtune.planning.plan import Place, Plan, build_plan
+from kdtune.planning.place import Place
+from kdtune.planning.plan import Plan, build_plan
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
