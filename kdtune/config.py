@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from kdtune.data.dataset import Dataset
+from kdtune.data.dataset import LABELS, Dataset
 from kdtune.data.moments import Moments
 from kdtune.evaluation.evaluation import Evaluation, declared, watched, written_twice
 from kdtune.losses.ce import CE
@@ -21,7 +21,7 @@ from kdtune.models.model import Model
 from kdtune.models.naming import Renaming
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
-from kdtune.settings import PathText, PlaceName, Seeds, Settings, Text, meant, refused_at
+from kdtune.settings import Flag, PathText, PlaceName, Seeds, Settings, Text, meant, refused_at
 
 
 class Normalization(Moments):
@@ -42,6 +42,10 @@ class Network(Settings):
     noise: Noise = Noise()
     normalization: Normalization | None = None
     loss: Loss | None = None  # None: cross-entropy, or for a student with `distillation` that
+
+    @property
+    def trained(self) -> bool:
+        return True
 
 
 class Student(Network):
@@ -70,6 +74,9 @@ class Student(Network):
         if knobs and self.objective.stored:
             told = f"responses: {self.objective.kept_as} are one answer to each view"
             raise ValueError(f"{told}; noise.teacher.{next(iter(knobs))} needs more")
+        if not self.objective.sees_targets and (blurred := self.noise.knobs("target")):
+            told = f"noise.target.{next(iter(blurred))} changes labels, and the loss {self.objective.key} sees none"
+            raise ValueError(f"{told}; remove it")
         if self.objective.shuffled and not self.objective.stored:
             raise ValueError("shuffle looks up what the teacher answered to other images; write responses: stored")
         if self.objective.stored and getattr(self.objective, "teacher_sees", "clean") == "shown":
@@ -103,7 +110,12 @@ class Teacher(Network):
     seeds: Seeds | None = None  # the pool; None: the students' own seeds
     select: Select | None = None
     checkpoint: PathText | None = None  # a teacher of one's own: loaded, evaluated, never trained
+    untrained: Flag = False  # it stays as its seed initialises it: an oracle, whose answers are what is right
     rename: Renaming = ()  # its names -> ours, where `models.naming` does not know them
+
+    @property
+    def trained(self) -> bool:
+        return self.checkpoint is None and not self.untrained
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -119,10 +131,13 @@ class Teacher(Network):
             raise ValueError("rename is about the names in a checkpoint, and there is no checkpoint")
         if self.checkpoint is not None and (self.select or self.seeds):
             raise ValueError("a teacher with a checkpoint is one network: it has neither seeds nor select")
+        if self.checkpoint is not None and self.untrained:
+            raise ValueError("a teacher with a checkpoint has the weights that stand there; remove untrained")
         noisy = [point for point in ("input", "target") if self.noise.knobs(point)]
-        if self.checkpoint is not None and (noisy or self.loss):
+        if not self.trained and (noisy or self.loss):
             what = f"noise.{noisy[0]}" if noisy else "loss"
-            raise ValueError(f"{what} is how a teacher is trained, and one with a checkpoint is not trained; remove it")
+            which = "untrained one" if self.untrained else "one with a checkpoint"
+            raise ValueError(f"{what} is how a teacher is trained, and {which} is not trained; remove it")
         return self
 
 
@@ -149,8 +164,7 @@ class Sweep(Settings):
             part = part if self.student.asks else f"dataset.{self.dataset_of(self.student).asking}"
             raise ValueError(f"student.{part} is set, but there is no teacher")
         if self.teacher and (asking := self.dataset_of(self.teacher).asking):
-            told = f"dataset.{asking} asks a teacher, and a teacher has none: write it below student.dataset"
-            raise refused_at(("teacher", "dataset") if self.teacher.dataset else ("dataset",), told, asking)
+            self._refuse_asking(self.teacher, asking)
         if self.student.objective.stored and self.dataset_of(self.student).floats:
             kept_as = self.student.objective.kept_as
             told = f"responses: {kept_as} are of images of 8 bits; those of this data set are moved or drawn"
@@ -161,8 +175,8 @@ class Sweep(Settings):
                 self._refuse_what_is_not_measured(part, network)
                 self._refuse_weights_that_are_not_kept(part, network)
                 comparing = network.loss.key if network.loss is not None and network.loss.compares else None
-                asks = network is self.student and self.student.asks
-                if why := network.noise.refusal(comparing, asks, self.dataset_of(network).bounded):
+                asks, dataset = network is self.student and self.student.asks, self.dataset_of(network)
+                if why := network.noise.refusal(comparing, asks, dataset.bounded, dataset.low_rank):
                     raise refused_at((part, "noise", "input"), why, comparing)
         select = self.teacher.select if self.teacher else None
         if self.teacher and select and select.metric:
@@ -183,6 +197,16 @@ class Sweep(Settings):
     def dataset_of(self, network: Network) -> Dataset:
         """What a network of this sweep is trained and tested on."""
         return network.dataset or self.dataset
+
+    def _refuse_asking(self, teacher: Teacher, asking: str) -> None:
+        """Raises ValidationError where a teacher would need a teacher. One that is not trained labels images itself."""
+        if asking == LABELS and not teacher.trained:
+            return
+        told = f"dataset.{asking} asks a teacher, and a teacher has none: write it below student.dataset"
+        if asking == LABELS:
+            told = f"{self.dataset_of(teacher).title} have the labels that a teacher gives them, and this one would be"
+            told += " trained on them: untrained: true or a checkpoint below teacher would do"
+        raise refused_at(("teacher", "dataset") if teacher.dataset else ("dataset",), told, asking)
 
     def _refuse_what_is_not_measured(self, part: str, network: Network) -> None:
         """Raises ValueError where something is asked of images that nobody holds out, or two entries write one name."""
@@ -213,13 +237,14 @@ class Sweep(Settings):
                 known = ", ".join(sorted(seen)) or "none so far"
                 told = "is measured by no entry of evaluation with on: val and every"
                 raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; these are: val/accuracy, {known}")
-        trained = not (isinstance(network, Teacher) and network.checkpoint)
         kept_by = {"last": ("keep", recipe.keep), "average": ("average", recipe.average)}
         for evaluator in self.evaluation:
             for which in sorted(evaluator.weights):
                 key, asked = kept_by[which]
-                if not (trained and asked):
-                    what = f"{part}.recipe.{key} is not set" if trained else f"a {part} from a file has none such"
+                if not (network.trained and asked):
+                    what = (
+                        f"{part}.recipe.{key} is not set" if network.trained else f"an untrained {part} has none such"
+                    )
                     raise ValueError(f"evaluation.{evaluator.key} looks at the {which} weights, but {what}")
 
     def _refuse_metric(self, name: str, dataset: Dataset) -> None:

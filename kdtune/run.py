@@ -42,7 +42,8 @@ NOT_STATED = {"dataset", "content", "checkpoint", "answers_digest", "watch"}
 class Run(Settings):
     """Everything one run needs. Its id is made of `description`, which holds no path.
 
-    A run has either a recipe and a seed, or the checkpoint it is loaded from.
+    A run has a recipe and a seed, or a seed alone, which then initialises it and that is all, or the checkpoint that it
+    is loaded from.
     """
 
     dataset: Dataset

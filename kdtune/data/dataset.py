@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -19,6 +19,11 @@ from kdtune.data.perturbed import Perturbed
 from kdtune.kinds import Kind, Several
 from kdtune.noise.labels import LabelsKnob
 from kdtune.settings import Count, Fraction, Settings, Whole, refused_at
+
+if TYPE_CHECKING:
+    import numpy
+
+LABELS = "labels"  # what a set asks a teacher that has none
 
 
 class Dataset(Kind, home="kdtune.data.sets"):
@@ -40,6 +45,7 @@ class Dataset(Kind, home="kdtune.data.sets"):
     image_shape: ClassVar[tuple[int, int, int] | None] = None  # where it is known without the files
     shape_is_known: ClassVar[bool] = False  # and so are `shape` and `classes`
     of_floats: ClassVar[bool] = False  # else of 8 bits
+    labelled: ClassVar[bool] = True  # else the labels, those of test images too, are the run's teacher's answers
 
     train_size: Count | None = None
     validation: Fraction | None = None
@@ -149,6 +155,15 @@ class Dataset(Kind, home="kdtune.data.sets"):
         """Splits `train`, `test` and, under names of their own, shifted ones. Errors: DataError where files are missing
         and cannot be had, or are damaged."""
 
+    @property
+    def low_rank(self) -> bool:
+        """Whether its inputs fill a subspace that is known (`subspace`), and no more."""
+        return False
+
+    def subspace(self) -> numpy.ndarray | None:
+        """Its orthonormal columns, [D, rank]."""
+        return None
+
     def read_test(self, data_dir: Path) -> Arrays:
         """`read`, or as much of it as the test images need."""
         return self.read(data_dir)
@@ -161,7 +176,9 @@ class Dataset(Kind, home="kdtune.data.sets"):
                 return f"labels.{name}"
         if self.perturbed is not None:
             return "perturbed"
-        return f"only: {self.only}" if self.only in ("errors", "correct") else None
+        if self.only in ("errors", "correct"):
+            return f"only: {self.only}"
+        return None if self.labelled and self.tested.labelled else LABELS
 
     @property
     def asks(self) -> bool:

@@ -132,6 +132,7 @@ def load(
     clean = splits.pop("train")
     classes = len(arrays.class_names)
     kept, held_out = _parts(clean, dataset, arrays.class_names)
+    clean = _answered(clean, dataset, answer)
     given, moved = _moved(clean, torch.cat([kept, held_out]), classes, dataset, teacher)
     answers = cache(lambda: answer(moved.attacked if moved else given.images)) if answer is not None else None
     stages = relabelled(given.labels, clean.labels, dataset, classes, answers)
@@ -146,6 +147,8 @@ def load(
     if dataset.test is not None:
         arrays = _tested(dataset, dataset.test, arrays, known.get("test", {}).get("digest"), data_dir)
         splits = {name: _tensors(*pair) for name, pair in arrays.splits.items() if name != "train"}
+    splits = {name: _answered(split, dataset.tested, answer) for name, split in splits.items()}
+    subspace = dataset.subspace() if dataset.low_rank else None
     _, channels, height, width = given.images.shape
     return Data(
         title=dataset.heading,
@@ -158,6 +161,7 @@ def load(
         corrupted=(stages[-1] != clean.labels)[kept] if dataset.relabels else None,
         noise=measured([labels[kept] for labels in stages], dataset)
         | ({"perturbed": float(moved.distance[kept].mean())} if moved else {}),
+        subspace=None if subspace is None else torch.tensor(subspace, dtype=torch.float32, device=device),
     )
 
 
@@ -199,6 +203,11 @@ def _parts(clean: Split, dataset: Dataset, class_names: Sequence[str]) -> tuple[
         held = f"dataset.validation: {dataset.validation} leaves" if dataset.validation else "there is"
         raise DataError(f"{dataset.title}: {held} no image to train on of {', '.join(unseen)}")
     return kept, held_out
+
+
+def _answered(split: Split, dataset: Dataset, answer: Callable[[torch.Tensor], torch.Tensor] | None) -> Split:
+    """The images of a set that has no labels of its own with those that the teacher gives."""
+    return split if dataset.labelled or answer is None else replace(split, labels=answer(split.images))
 
 
 def _moved(

@@ -19,6 +19,7 @@ class Loss(Kind, home="kdtune.losses"):
 
     needs_teacher: ClassVar[bool] = False  # it looks at a teacher's answers
     needs_features: ClassVar[bool] = False  # answers carry features, not logits alone
+    sees_targets: ClassVar[bool] = True  # labels, and what target knobs make of them
     compares: ClassVar[bool] = False  # what is shown with images as they are, so that it needs a knob at `input`
 
     @property

@@ -24,6 +24,7 @@ class RSLAD(Loss):
 
     needs_teacher: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    sees_targets: ClassVar[bool] = False
 
     clean: Rate  # weight of the answers to images as they are
 

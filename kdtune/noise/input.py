@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ValidationInfo, field_validator, model_validator
 
+from kdtune.attacks.space import PIXELS, Space, Within
 from kdtune.noise.knob import Knob
 from kdtune.settings import Count, Flag, Pixels, Positive, Scale, Settings, Share, of_one, word_or
 
@@ -23,26 +24,37 @@ if TYPE_CHECKING:
 class InputKnob(Knob, home="kdtune.noise.input"):
     """The family of knobs at `input`."""
 
-    needs_bounds: ClassVar[bool] = False  # it keeps images in [0, 1]: inputs that are no pixels have no such bounds
+    needs_bounds: ClassVar[bool] = False  # it takes images that lie within the bounds of their data set, if it has any
 
     @property
     def keeps_bounds(self) -> bool:
-        """Whether what it makes of images in [0, 1] is there again, for knobs after it that need this."""
+        """Whether what it makes of images within bounds is there again, for knobs after it that need this."""
         return False
 
     @property
+    def confined_to(self) -> Within | None:
+        """The part of space that what it adds lies in: the data set's subspace must be known then."""
+        return getattr(self, "within", None)
+
+    @property
     def asks_teacher(self) -> bool:
-        """Whether it cannot do without one. It is asked once for each batch, without the noise of teacher knobs."""
+        """Whether it cannot do without one. It is asked without the noise of teacher knobs."""
         return False
+
+    @property
+    def teacher_passes(self) -> float:
+        """Forward passes of the teacher that an image costs; one with its gradient counts three."""
+        return float(self.asks_teacher)
 
     @abstractmethod
     def __call__(
-        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None
+        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None, space: Space
     ) -> Tensor:
-        """What is shown instead of images float [N, C, H, W] in [0, 1].
+        """What is shown instead of images float [N, C, H, W].
 
         labels: the dataset's, int64 [N]; network: the one in training and teacher: the one it learns from, if any (for
-        perturbations found with their help); draw: the knob's stream of random numbers.
+        perturbations found with their help); draw: the knob's stream of random numbers; space: where images lie, pixels
+        in [0, 1].
         """
 
 
@@ -52,21 +64,32 @@ class Gaussian(InputKnob):
     With a teacher this is Soft Randomization, without one Gaussian augmentation (Arani et al., arXiv 1910.05057,
     section 4.2, figures 4 and 5). The sum may leave [0, 1]: it is not clamped, as the equation stands (the paper does
     not say; papers A.7, row 16). `clamp: true` cuts it off at 0 and 1, and what is measured is what that leaves.
+
+    `within: complement` leaves of delta what is off the subspace that the data fill, `subspace` what is in it, where
+    that is known (`gaussian` data). What is measured is smaller by the root of the share of dimensions left.
     """
 
     strength: ClassVar[str] = "sigma"
     draws_globally: ClassVar[bool] = False
     sigma: Pixels  # standard deviation in pixel units, images in [0, 1]
     clamp: Flag = False
+    within: Within | None = None
 
     @property
     def keeps_bounds(self) -> bool:
         return self.clamp
 
     def __call__(
-        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        network: nn.Module,
+        draw: Draw,
+        teacher: nn.Module | None = None,
+        space: Space = PIXELS,
     ) -> Tensor:
-        shown = images + self.sigma * draw.normal(images)
+        noise = self.sigma * draw.normal(images)
+        shown = images + (noise if self.within is None else space.part(noise, self.within))
         return shown.clamp(0, 1) if self.clamp else shown
 
     def measure(self, before: Tensor, after: Tensor) -> float:
@@ -94,8 +117,10 @@ class PGD(InputKnob):
     0.001}. `climbs` is what is raised: `labels`, the cross-entropy of the data's labels; `clean`, KL(answer to the
     clean image || answer) with the first held fast (TRADES, arXiv 1901.08573); `teacher`, the same with the teacher's
     answer to the clean image (RSLAD, arXiv 2108.07969); `confidence`, the largest wrong class's log-probability (CCAT,
-    arXiv 1910.06259). FGSM with a random start is one step of 1.25 eps (Wong et al. 2020, arXiv 2001.03994). With
-    `share` below 1 the others of a batch, which is in random order, are shown as they are.
+    arXiv 1910.06259); `mse`, half the squared distance of the outputs to the teacher's for the clean image; `oracle`,
+    the same to what the teacher says of the image as it is moved (papers C.2). FGSM with a random start is one step of
+    1.25 eps (Wong et al. 2020, arXiv 2001.03994). With `share` below 1 the others of a batch, which is in random order,
+    are shown as they are.
 
     Both networks are in eval mode (as in the code of papers D.1) and in float32 meanwhile, whatever the run's
     precision: a run in bfloat16 learns from examples as exact as those it is evaluated by. At every strength one start
@@ -113,7 +138,7 @@ class PGD(InputKnob):
     steps: Count
     start: Start = "uniform"
     share: Share = 1.0  # of a batch's images; one at least
-    climbs: Literal["labels", "clean", "teacher", "confidence"] = "labels"
+    climbs: Literal["labels", "clean", "teacher", "confidence", "mse", "oracle"] = "labels"
 
     @field_validator("eps", "step")
     @classmethod
@@ -133,14 +158,24 @@ class PGD(InputKnob):
 
     @property
     def asks_teacher(self) -> bool:
-        return self.climbs == "teacher"
+        return self.climbs in ("teacher", "mse", "oracle")
+
+    @property
+    def teacher_passes(self) -> float:
+        return self.share * (3 * self.steps if self.climbs == "oracle" else self.asks_teacher)
 
     @property
     def student_passes(self) -> float:
         return self.share * (3 * self.steps + (self.climbs == "clean"))
 
     def __call__(
-        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        network: nn.Module,
+        draw: Draw,
+        teacher: nn.Module | None = None,
+        space: Space = PIXELS,
     ) -> Tensor:
         import torch
 
@@ -148,9 +183,10 @@ class PGD(InputKnob):
 
         moved = max(1, round(self.share * len(images)))
         clean, right, start = images[:moved], labels[:moved], self._start(images, draw)[:moved]
-        loss = self._climbed(network, teacher, clean)
+        attacked, loss = self._climbed(network, teacher, clean)
         try:
-            found = pgd(network, clean, right, start, self.eps, self.step, self.steps, loss=loss, norm=self.norm)
+            far, bounds = (self.eps, self.step, self.steps), space.bounds
+            found = pgd(attacked, clean, right, start, *far, loss=loss, norm=self.norm, bounds=bounds)
         except FloatingPointError:
             return torch.full_like(images, math.nan)
         return torch.cat([found[self.steps], images[moved:]])
@@ -169,23 +205,26 @@ class PGD(InputKnob):
         far = draw.uniform(images[:, :1, :1, :1]) ** (1 / images[0].numel())
         return images + self.eps * far * way / length(way)
 
-    def _climbed(self, network: nn.Module, teacher: nn.Module | None, clean: Tensor) -> Loss:
-        """Raises ValueError where a teacher is to be asked, and there is none."""
+    def _climbed(self, network: nn.Module, teacher: nn.Module | None, clean: Tensor) -> tuple[nn.Module, Loss]:
+        """What is attacked, and what is climbed. Raises ValueError where there is no teacher that is to be asked."""
         import torch
-        from torch.nn import functional
 
+        from kdtune.attacks.oracle import Pair, climbing, divergence, squared
         from kdtune.attacks.pgd import cross_entropy, evaluating, wrong
 
         if self.climbs == "labels":
-            return cross_entropy
+            return network, cross_entropy
         if self.climbs == "confidence":
-            return lambda logits, labels: wrong(logits.log_softmax(1), labels).sum()
+            return network, lambda logits, labels: wrong(logits.log_softmax(1), labels).sum()
         asked = network if self.climbs == "clean" else teacher
         if asked is None:
-            raise ValueError("noise.input.pgd: climbs: teacher, but this run has no teacher")
+            raise ValueError(f"noise.input.pgd: climbs: {self.climbs}, but this run has no teacher")
+        if self.climbs == "oracle":
+            return Pair(network, asked), climbing(squared)
         with evaluating(asked), torch.no_grad():
-            fixed = asked(clean).log_softmax(1)
-        return lambda logits, labels: functional.kl_div(logits.log_softmax(1), fixed, reduction="sum", log_target=True)
+            fixed = asked(clean)
+        apart = squared if self.climbs == "mse" else divergence
+        return network, lambda logits, labels: apart(logits, fixed)
 
     def measure(self, before: Tensor, after: Tensor) -> float:
         """The furthest that an image was moved, in `norm`: eps where the ball's edge is reached. In the l2 ball images

@@ -39,21 +39,27 @@ class Noise(Settings):
                 )
         return knobs
 
-    def refusal(self, comparing: str | None, asks: bool, bounded: bool) -> str | None:
-        """Why these input knobs do not go with the rest, if so: at most one reason.
+    def refusal(self, comparing: str | None, asks: bool, bounded: bool, low_rank: bool) -> str | None:
+        """Why these knobs do not go with the rest, if so: at most one reason.
 
         comparing: a loss that compares clean images with what is shown; asks: whether there is a teacher that the loss
-        asks; bounded: whether training images are in [0, 1].
+        asks; bounded: whether training images are in [0, 1]; low_rank: whether they fill a subspace that is known.
         """
+        hanging = [name for name, knob in self.knobs("target").items() if knob.needs_moved]
+        if hanging and not self.knobs("input"):
+            return f"noise.target.{hanging[0]} hangs on how far noise.input moves an image, and no knob there does"
         if comparing is not None and not self.input:
             return f"the loss {comparing} compares clean images with what noise.input makes of them, and it has no knob"
         leaves: str | None = None  # the first knob after which images may lie outside [0, 1]
         for name, knob in self.knobs("input").items():
             if knob.asks_teacher and not asks:
                 return f"noise.input.{name} asks a teacher, and there is none that the loss asks"
-            if knob.needs_bounds and not bounded:
-                return f"noise.input.{name} keeps images in [0, 1], and those of this data set have no bounds"
-            if knob.needs_bounds and leaves is not None:
+            if knob.keeps_bounds and not knob.needs_bounds and not bounded:
+                return f"noise.input.{name} cuts images off at 0 and 1, and those of this data set have no bounds"
+            if knob.confined_to is not None and not low_rank:
+                told = f"noise.input.{name}.within: {knob.confined_to}: this data set fills no subspace that is known"
+                return f"{told}; gaussian with a rank below its dimension does"
+            if knob.needs_bounds and bounded and leaves is not None:
                 return f"{name} keeps images in [0, 1], and {leaves} moves them beyond: write {leaves} after {name}"
             leaves = leaves or (None if knob.keeps_bounds else name)
         return None

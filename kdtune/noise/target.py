@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdtune.noise.knob import Knob
 from kdtune.noise.redraw import DrawnFrom, redraw, share_changed
-from kdtune.settings import Rate
+from kdtune.settings import Positive, Rate, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 class TargetKnob(Knob, home="kdtune.noise.target"):
     """The family of knobs at `target`. One that makes soft targets can only be the last of them."""
+
+    needs_moved: ClassVar[bool] = False  # it hangs on what input knobs do
 
     @abstractmethod
     def __call__(self, labels: Tensor, classes: int, draw: Draw, moved: Tensor | None) -> Tensor:
@@ -71,6 +73,42 @@ class Smoothing(TargetKnob):
             raise ValueError(f"came labels of {classes} class: there is no other class to share with")
         soft = torch.full((len(labels), classes), self.rate / (classes - 1), device=labels.device)
         return soft.scatter_(1, labels[:, None], 1 - self.rate)
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        """What is missing on the labels' own classes, mean over the batch."""
+        return float(1 - after.double().gather(1, before[:, None]).mean())
+
+
+class Calibrated(TargetKnob):
+    """Targets of confidence-calibrated adversarial training: weight lambda = (1 - min(1, |x' - x| / eps))^rho on the
+    label, the rest uniform over all classes, for an image that input knobs moved from x to x' (Stutz, Hein & Schiele
+    2020, arXiv 1910.06259, equations 7 and 8; papers C.2). Nothing is random.
+
+    Theirs is `noise.input: {pgd: {climbs: confidence, share: 0.5, ...}}`, with the same norm and eps.
+    """
+
+    strength: ClassVar[str] = "rho"
+    softens: ClassVar[bool] = True
+    needs_moved: ClassVar[bool] = True
+
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Positive  # where nothing is left of the label, in `norm`
+    rho: Weight  # how fast: 10 in the paper, 12 in code of one of the authors
+
+    def __call__(self, labels: Tensor, classes: int, draw: Draw, moved: Tensor | None) -> Tensor:
+        """Labels int64 [N] to targets float32 [N, classes]; at rho 0 the labels as they came, bit for bit."""
+        from torch.nn import functional
+
+        if self.off:
+            return labels
+        if labels.is_floating_point():
+            raise ValueError("came soft targets, but calibrated makes them from labels: only the last knob may soften")
+        if moved is None:
+            raise ValueError("no input knob moves an image, which targets could hang on")
+        flat = moved.flatten(1)
+        distance = flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
+        weight = ((1 - distance / self.eps).clamp(min=0) ** self.rho)[:, None]
+        return weight * functional.one_hot(labels, classes) + (1 - weight) / classes
 
     def measure(self, before: Tensor, after: Tensor) -> float:
         """What is missing on the labels' own classes, mean over the batch."""

@@ -177,7 +177,7 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     asks = max((knob.asks for knob in run.noise.knobs("teacher").values()), default=1) * answering(run)
     listened = teaching * asks if run.loss is not None and run.loss.asks and not run.loss.stored else 0
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
-    listened += teaching * answering(run) * sum(knob.asks_teacher for knob in run.noise.knobs("input").values())
+    listened += teaching * answering(run) * sum(knob.teacher_passes for knob in run.noise.knobs("input").values())
     told = seen.train * _asked(run.dataset) * teaching * answering(run)
     shown = seen.train * seen.repeat
     watched = sum(ceil(run.recipe.epochs / (each.every or 1)) * passes([each], seen) for each in run.watch)

@@ -173,7 +173,8 @@ def _teachers(sweep: Sweep, teacher: Teacher, contents: Contents, epochs: int | 
         )
         return
     for seed in teacher.seeds or sweep.seeds:
-        yield _trained(sweep, teacher, contents, seed, epochs)
+        run = _trained(sweep, teacher, contents, seed, epochs)
+        yield run if teacher.trained else run.model_copy(update={"recipe": None, "watch": ()})
 
 
 def _trained(sweep: Sweep, network: Network, contents: Contents, seed: int, epochs: int | None) -> Run:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kdtune.attacks.space import PIXELS, Space
 from kdtune.losses.views import Answer, Views
 from kdtune.randomness import GlobalStream, draw, set_global
 from kdtune.training.stopwatch import Stopwatch
@@ -52,6 +53,7 @@ class Lesson:
         teacher: nn.Module | None = None,
         precision: str = "float32",
         device: torch.device | str = "cpu",
+        space: Space = PIXELS,
     ) -> None:
         if loss.asks and teacher is None:
             raise ValueError(f"the loss {loss.key} needs a teacher, and this run has none")
@@ -62,7 +64,7 @@ class Lesson:
         if teacher is None and (asking := [name for name, knob in noise.knobs("input").items() if knob.asks_teacher]):
             raise ValueError(f"noise.input.{asking[0]} asks a teacher, but this run has no teacher")
         self.classes, self.seed, self.device = classes, seed, device
-        self.loss, self.teacher = loss, teacher
+        self.loss, self.teacher, self.space = loss, teacher, space
         self.knobs: dict[str, dict[str, Knob]] = {point: noise.knobs(point) for point in ("input", "teacher", "target")}
         if (temperature := loss.softens_at) is not None:
             self.knobs["teacher"] = {
@@ -112,7 +114,9 @@ class Lesson:
         given. `stored`: the teacher's logits for these images, [N, K], which is then not asked."""
         with self.asides.resumed() if self._draws_globally("input") else nullcontext():
             shown = self._apply(
-                "input", images, lambda knob, images, draw: knob(images, labels, network, draw, self.teacher)
+                "input",
+                images,
+                lambda knob, images, draw: knob(images, labels, network, draw, self.teacher, self.space),
             )
         moved = shown - images if self.knobs["input"] and self.knobs["target"] else None
         targets = self._apply("target", labels, lambda knob, labels, draw: knob(labels, self.classes, draw, moved))

@@ -18,13 +18,14 @@ from kdtune.training import weights
 
 
 def starting_network(run: Run, shape: Shape, classes: int) -> nn.Module:
-    """As the run's seed initialises it, or with the weights of a file of the user's own; on the CPU.
+    """As the run's seed initialises it, which is all of an untrained one, or with the weights of a file of the user's
+    own; on the CPU.
 
     Raises ValueError where normalization or weights do not fit.
     """
     network = build_network(run.model, run.normalization, run.seed or 0, shape, classes)
-    if run.recipe is None:
-        weights.load_foreign(network, run.checkpoint or "", run.rename, run.checkpoint_digest)
+    if run.checkpoint is not None:
+        weights.load_foreign(network, run.checkpoint, run.rename, run.checkpoint_digest)
     return network
 
 

@@ -116,7 +116,7 @@ def step(run: Run, teacher: Run | None, data: Data, images: int) -> None:
             others_of_a_class(data.train.labels, draw(0, "preflight"))
         if teacher and loss.asks:
             teaching = build_network(teacher.model, teacher.normalization, 0, data.shape, data.classes)
-        lesson = Lesson(data.classes, run.seed, run.noise, loss, teaching, run.recipe.precision)
+        lesson = Lesson(data.classes, run.seed, run.noise, loss, teaching, run.recipe.precision, space=data.space)
         optimizer = run.recipe.optimizer.build(network.parameters())
         answers = answers_given(run, data)
         shown = replace(data.train, answers=answers)[torch.arange(images)]

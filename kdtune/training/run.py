@@ -174,7 +174,7 @@ def train_and_evaluate(
         try:
             took = evaluate(subject, evaluation, context, attempt.evaluations(digest(file)))
         except NotFinite as broken:
-            if not history:  # a teacher from a file
+            if not history:  # a teacher that nobody trained
                 raise
             raise Diverged(len(history), history) from broken
     except Diverged as diverged:
@@ -196,7 +196,7 @@ def trained(
         return [], {}
     loss, precision = loss_of(run, chosen[1]), run.recipe.precision
     listens = chosen[0] if loss.asks else None  # else it has told what to train on, and that was all
-    lesson = Lesson(data.classes, run.seed, run.noise, loss, listens, precision, context.device)
+    lesson = Lesson(data.classes, run.seed, run.noise, loss, listens, precision, context.device, data.space)
     each_epoch = EpochEnd(run, run.recipe, subject, attempt, context, made_by)
     if start := last_state(run.id, network, run.recipe, context.store, made_by):
         each_epoch.resume(start)

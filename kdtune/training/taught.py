@@ -17,17 +17,21 @@ from kdtune.randomness import Draw, draw
 from kdtune.run import Run
 from kdtune.store.store import Store
 from kdtune.training.given import given_answers
+from kdtune.training.network import placed, starting_network
 from kdtune.training.responses import refuse, stored_answers
 from kdtune.training.teacher import Chosen
 
 
 def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str) -> Data:
-    """The run's data, on its device; `choose` gives its teacher, for a run that is finished the one that it had. Raises
-    RuntimeError where there is none to ask, and what `choose` and `load` raise."""
+    """The run's data, on its device; `choose` gives its teacher, for a run that is finished the one that it had. A
+    network that is not trained gives the labels itself, where there are no others. Raises RuntimeError where there is
+    none to ask, and what `choose` and `load` raise."""
     load = partial(loading.load, run.dataset, data_dir, device, run.content)
     if not run.dataset.asks:
         return load()
     teacher, _ = choose()
+    if teacher is None and run.recipe is None:
+        teacher = placed(starting_network(run, run.dataset.shape(), run.dataset.classes()), device)
     if teacher is None:
         raise RuntimeError(f"{run.dataset.title} asks a teacher what there is to train on, and the run has none")
     return load(answers_of(teacher, device), teacher)

@@ -17,6 +17,7 @@ from kdtune.losses.ce import CE
 from kdtune.losses.dkd import DKD
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.losses.loss import Loss
+from kdtune.losses.mse import MSE
 from kdtune.losses.rslad import RSLAD
 from kdtune.losses.trades import TRADES
 from kdtune.losses.views import Answer, Views
@@ -38,6 +39,7 @@ FIELDS: dict[str, list[dict[str, Any]]] = {
     ],
     "trades": [{"beta": 6}],
     "rslad": [{"clean": 0.1667}],
+    "mse": [{}, {"teacher_sees": "shown"}],
 }
 every_loss = pytest.mark.parametrize(
     "loss",
@@ -423,3 +425,35 @@ def test_where_nothing_is_moved_trades_is_cross_entropy_and_rslad_has_one_term()
 def test_weights_out_of_range_are_refused(kind: type[Loss], fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"weights are in|less than or equal to 1"):
         kind(**fields)
+
+
+@pytest.mark.parametrize("teacher_sees", ["clean", "shown"])
+def test_one_step_of_mse_is_the_theory_s(teacher_sees: str) -> None:
+    """Tian's equations in float64: dW2 = mean of (s - t) h', db2 of s - t, dW1 of 1[h > 0] W2' (s - t) x'."""
+    numbers = torch.Generator().manual_seed(0)
+    w1, w2 = (torch.randn(*of, generator=numbers, dtype=torch.float64) for of in ((5, 7), (3, 5)))
+    x, delta = (torch.randn(8, 7, generator=numbers, dtype=torch.float64) for _ in range(2))
+    answers = {"clean": torch.randn(8, 3, generator=numbers, dtype=torch.float64)}
+    answers["shown"] = answers["clean"] + 1
+
+    weights = [w1.clone().requires_grad_(), w2.clone().requires_grad_()]
+
+    def student(which: str) -> Answer:
+        return Answer(((x + delta * (which == "shown")) @ weights[0].T).relu() @ weights[1].T)
+
+    views = Views(labels(0, 8, 3), labels(0, 8, 3), 0, student, lambda which: Answer(answers[which]))
+    loss, _ = MSE(teacher_sees=teacher_sees)(views)
+    loss.backward()
+
+    shown = x + delta
+    hidden = (shown @ w1.T).clamp(min=0)
+    apart = hidden @ w2.T - answers[teacher_sees]
+    torch.testing.assert_close(loss.detach(), apart.square().sum() / 16)
+    torch.testing.assert_close(weights[1].grad, apart.T @ hidden / 8)
+    torch.testing.assert_close(weights[0].grad, ((apart @ w2) * (hidden > 0)).T @ shown / 8)
+
+
+def test_mse_is_half_the_outputs_times_torch_s() -> None:
+    student, teacher = logits(1), logits(2)
+    loss, _ = MSE()(Asked(student, teacher, labels(3)).views)
+    torch.testing.assert_close(loss, CLASSES / 2 * functional.mse_loss(student, teacher))

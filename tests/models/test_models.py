@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdtune.models.model import Model
 from kdtune.models.residual import PreActResNet18, ResNet18, WideResNet
 from kdtune.models.small import CNN, MLP, LeNet
+from kdtune.models.two_layer import TwoLayer
 from kdtune.settings import Settings
 
 CIFAR = (3, 32, 32)
@@ -33,8 +34,10 @@ EVERY = [
     {"cnn": {"width": 8, "dropout": 0.3}},
     {"lenet": {"width": 32, "hidden": 128, "dropout": 0.1}},
     {"mlp": {"hidden": [32, 16], "dropout": 0.3}},
+    {"two-layer": {"width": 32, "init": {"normal": 0.1}}},
+    {"two-layer": {"width": 32, "init": {"grid": {"strength": 1.0}}}},
 ]
-OWN = {WideResNet, ResNet18, PreActResNet18, CNN, LeNet, MLP}
+OWN = {WideResNet, ResNet18, PreActResNet18, CNN, LeNet, MLP, TwoLayer}
 EVERY += [key for key, kind in Model.kinds().items() if kind not in OWN]  # one that was added
 WITH_DROPOUT = [
     {"wrn-16-1": {"dropout": 0.4}},
@@ -306,6 +309,7 @@ small_model = st.one_of(
     st.sampled_from(["resnet-18", "preact-resnet-18"]),
     st.builds(lambda width: {"cnn": {"width": width}}, st.integers(1, 40)),
     st.builds(lambda hidden: {"mlp": {"hidden": hidden}}, st.lists(st.integers(1, 40), min_size=1, max_size=3)),
+    st.builds(lambda width: {"two-layer": {"width": width, "init": {"normal": 0.1}}}, st.integers(1, 40)),
 )
 
 
@@ -428,6 +432,46 @@ def test_small_networks_are_as_described(training: bool) -> None:
         x = F.dropout((x @ linear.weight.T).relu(), 0.3, training)
     torch.manual_seed(1)
     torch.testing.assert_close(mlp(images), x @ mlp.classifier.weight.T)
+
+
+def test_two_layers_are_the_theory_s() -> None:
+    network = seeded({"two-layer": {"width": 5, "init": {"normal": 0.2}}}, (6, 1, 1), 3).double()
+    state, points = network.state_dict(), torch.randn(4, 6, 1, 1, dtype=torch.float64)
+    hidden = (points.flatten(1) @ state["hidden.weight"].T + state["hidden.bias"]).clamp(min=0)
+    wanted = hidden @ state["classifier.weight"].T + state["classifier.bias"]
+    torch.testing.assert_close(network(points), wanted)
+
+
+def test_a_teacher_s_weights_are_of_the_grid_and_its_first_nodes_are_strong() -> None:
+    strong, plain = (
+        seeded({"two-layer": {"width": 40, "init": {"grid": {"strength": p}}}}, (30, 1, 1), 20).state_dict()
+        for p in (2.0, 0.0)
+    )
+    rows = plain["hidden.weight"]
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(40))
+    assert len({tuple(row.tolist()) for row in rows}) == 40
+    assert torch.equal(rows, strong["hidden.weight"])
+    for row in rows:  # every row is a multiple of quarters up to 1
+        quarters = [row / row.abs().max() * largest for largest in (1, 2, 3, 4)]
+        assert any((multiple - multiple.round()).abs().max() < 1e-4 for multiple in quarters)
+    assert set((4 * plain["classifier.weight"]).flatten().tolist()) <= set(range(-4, 5))
+    factor = torch.arange(1, 41) ** 2.0
+    torch.testing.assert_close(strong["classifier.weight"] * factor, plain["classifier.weight"])
+    assert all(
+        (state[f"{layer}.bias"] == -0.1).all() for state in (strong, plain) for layer in ("hidden", "classifier")
+    )
+
+
+def test_rows_that_cannot_differ_are_refused() -> None:
+    assert seeded({"two-layer": {"width": 2, "init": {"grid": {"strength": 1.0}}}}, (1, 1, 1), 2)
+    with pytest.raises(ValueError, match="there are not 3 rows of 1 weights that differ; a smaller width would do"):
+        seeded({"two-layer": {"width": 3, "init": {"grid": {"strength": 1.0}}}}, (1, 1, 1), 2)
+
+
+@pytest.mark.parametrize("init", [{}, {"normal": 0.1, "grid": {"strength": 1.0}}])
+def test_weights_begin_in_one_way(init: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="one of grid"):
+        read({"two-layer": {"width": 3, "init": init}})
 
 
 # Dropout

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
+from kdtune.attacks.space import PIXELS, Space
 from kdtune.kinds import Kind
 from kdtune.noise.input import Gaussian, InputKnob
 from kdtune.noise.knob import POINTS, Knob
 from kdtune.noise.labels import LabelsKnob
-from kdtune.noise.target import TargetKnob
+from kdtune.noise.target import Calibrated, TargetKnob
 from kdtune.noise.teacher import Dropout, TeacherKnob
 from kdtune.randomness import Draw, draw, seeded
 
@@ -52,12 +53,19 @@ OTHER_FIELDS: dict[str, list[dict[str, Any]]] = {
     "teacher.signal_noise": [{}, {"per": "sample"}],
     "teacher.dropout": [{}, {"passes": 3}],
     "target.variability": [{}, {"classes": "any"}],
+    "target.calibrated": [{"eps": 1.0}, {"eps": 1.0, "norm": "l2"}],
     "labels.corruption": [{}, {"classes": "wrong"}],
     "labels.teacher": [{}, {"shuffle": "class"}],
 }
 # The measured strength over the stated one: a class drawn from all ten is the label itself in one case of ten.
-MEASURED = {"target.variability any": 0.9, "labels.corruption": 0.9}
-NOT_RANDOM = ("target.smoothing",)
+# Where images were moved by 1 - exp(-0.001) of its radius, calibrated leaves exp(-0.001 rho) and a tenth of the rest.
+MEASURED = {
+    "target.variability any": 0.9,
+    "labels.corruption": 0.9,
+    "target.calibrated": 0.9e-3,
+    "target.calibrated l2": 0.9e-3,
+}
+NOT_RANDOM = ("target.smoothing", "target.calibrated")
 
 
 def path(point: str, kind: type[Knob], others: dict[str, Any]) -> str:
@@ -96,14 +104,17 @@ def apply(point: str, knob: Any, before: Tensor, epoch: int = 0) -> tuple[Tensor
         labels = torch.arange(len(before)) % CLASSES
         with seeded(7, "networks"):
             network, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(before[0].numel(), CLASSES)) for _ in range(2))
-        return knob(before, labels, network.to(before.dtype), numbers, teacher.to(before.dtype)), numbers
+        return knob(before, labels, network.to(before.dtype), numbers, teacher.to(before.dtype), PIXELS), numbers
     if point == "teacher":
         teacher = nn.Sequential(nn.Dropout(0.0)).eval()
         knob.prepare(teacher)
         with seeded(7, "dropout", epoch):
             return knob(teacher(before), numbers), numbers
-    answers = (lambda: (before + 1) % CLASSES) if point == "labels" else None  # of a teacher that is always wrong
-    return knob(before, CLASSES, numbers, answers), numbers
+    if point == "labels":
+        return knob(before, CLASSES, numbers, lambda: (before + 1) % CLASSES), numbers  # a teacher that is always wrong
+    moved = torch.zeros(len(before), 3, 8, 8)
+    moved[:, 0, 0, 0] = -math.expm1(-0.001)
+    return knob(before, CLASSES, numbers, moved), numbers
 
 
 def test_knobs_are_found_by_point_and_snake_case_name() -> None:
@@ -280,6 +291,44 @@ def test_clamped_gaussian_noise_is_the_same_noise_cut_off() -> None:
     free, clamped = (apply("input", Gaussian(sigma=0.3, clamp=clamp), images)[0] for clamp in (False, True))
     assert torch.equal(clamped, free.clamp(0, 1)) and not torch.equal(clamped, free)
     assert Gaussian(sigma=0.3, clamp=True).measure(images, clamped) < 0.28  # what is left of it
+
+
+def test_noise_within_a_subspace_is_its_part_of_the_same_noise() -> None:
+    columns, _ = torch.linalg.qr(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)))
+    space, points = Space(None, columns), torch.randn(50, 12, 1, 1, generator=torch.Generator().manual_seed(1))
+    noise = {}
+    for within in (None, "subspace", "complement"):
+        knob = Gaussian(sigma=0.3, within=within)
+        noise[within] = knob(points, torch.zeros(50), nn.Identity(), draw(7, "input.gaussian"), None, space) - points
+    torch.testing.assert_close(noise["subspace"] + noise["complement"], noise[None], atol=1e-6, rtol=0)
+    assert (noise["complement"].flatten(1) @ columns).abs().max() < 1e-6
+    torch.testing.assert_close(space.part(noise[None], "subspace"), noise["subspace"], atol=1e-6, rtol=0)
+
+
+# target.calibrated
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_calibrated_targets_by_hand(norm: str) -> None:
+    """Nothing is taken away at 0; at half the radius (1/2)^10 is left; from the radius on all classes are alike."""
+    moved = torch.zeros(4, 1, 2, 2)
+    moved[:, 0, 0, 1] = torch.tensor([0.0, -0.1, 0.2, 0.5])
+    targets = Calibrated(norm=norm, eps=0.2, rho=10.0)(torch.tensor([0, 1, 2, 3]), 4, draw(0, "x"), moved)
+    half = 0.5**10
+    wanted = torch.full((4, 4), 0.25)
+    wanted[0] = torch.tensor([1.0, 0, 0, 0])
+    wanted[1] = (1 - half) / 4
+    wanted[1, 1] += half
+    torch.testing.assert_close(targets, wanted, atol=1e-6, rtol=0)
+
+
+def test_calibrated_targets_measure_in_their_norm() -> None:
+    moved = torch.full((1, 1, 2, 2), 0.1)  # 0.1 in l-infinity, 0.2 in l2
+    weight = {
+        norm: Calibrated(norm=norm, eps=0.4, rho=1.0)(torch.tensor([0]), 2, draw(0, "x"), moved)[0, 1]
+        for norm in ("linf", "l2")
+    }
+    assert weight == {"linf": pytest.approx(0.125), "l2": pytest.approx(0.25)}
 
 
 # teacher.dropout

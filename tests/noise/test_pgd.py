@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtune.attacks.pgd import wrong
+from kdtune.attacks.space import Space
 from kdtune.models.small import CNN
 from kdtune.noise.input import PGD
 from kdtune.noise.noise import Noise
@@ -20,6 +21,7 @@ from kdtune.randomness import Draw, draw, seeded
 CLASSES = 10
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 NEAR: Any = {"gaussian": 0.001}
+CLIMBED = ("labels", "clean", "teacher", "confidence", "mse", "oracle")
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
@@ -94,7 +96,7 @@ def test_images_stay_in_the_ball_and_are_pixels(shape: Any, norm: Any, start: An
     assert knob.measure(images, found) == pytest.approx(float(furthest))
 
 
-@pytest.mark.parametrize("climbs", ["labels", "clean", "teacher", "confidence"])
+@pytest.mark.parametrize("climbs", CLIMBED)
 def test_networks_and_random_numbers_are_left_alone(climbs: Any) -> None:
     """Modes, a mixture of them too, buffers, parameters and their gradients; dropout is off and draws nothing."""
     student, teacher, (images, labels) = network(dropout=0.5), network(seed=1, dropout=0.5), batch()
@@ -122,7 +124,7 @@ def divergence(student: nn.Module, reference: nn.Module, images: Tensor) -> Call
     return lambda seen: (p * (p.log() - student(seen).log_softmax(1))).sum()
 
 
-@pytest.mark.parametrize("climbs", ["labels", "clean", "teacher", "confidence"])
+@pytest.mark.parametrize("climbs", CLIMBED)
 @torch.no_grad()
 def test_each_objective_is_raised_and_by_more_than_by_any_other(climbs: str) -> None:
     student, teacher, (images, labels) = network().eval(), network(seed=1).eval(), batch(size=64)
@@ -131,10 +133,12 @@ def test_each_objective_is_raised_and_by_more_than_by_any_other(climbs: str) -> 
         "clean": divergence(student, student, images),
         "teacher": divergence(student, teacher, images),
         "confidence": lambda seen: wrong(student(seen).softmax(1), labels).log().sum(),
+        "mse": lambda seen: (student(seen) - teacher(images)).square().sum() / 2,
+        "oracle": lambda seen: (student(seen) - teacher(seen)).square().sum() / 2,
     }
     found = {
         one: shown(attack(eps=0.1, step=0.02, start=NEAR, climbs=one), images, labels, student, teacher)
-        for one in ("labels", "clean", "teacher", "confidence")
+        for one in CLIMBED
     }
     reached = {one: objectives[climbs](seen) for one, seen in found.items()}
     assert reached[climbs] > objectives[climbs](images) + 1
@@ -209,13 +213,27 @@ def test_passes_are_three_a_step_and_image() -> None:
     assert attack(**fields).student_passes == 30
     assert attack(**fields, steps=4, share=0.5).student_passes == 6
     assert attack(**fields, climbs="clean").student_passes == 31
-    assert [attack(**fields, climbs=each).asks_teacher for each in ("labels", "teacher")] == [False, True]
+    asked = {each: attack(**fields, climbs=each).teacher_passes for each in CLIMBED}
+    assert asked == {"labels": 0, "clean": 0, "teacher": 1, "confidence": 0, "mse": 1, "oracle": 30}
+    assert all(attack(**fields, climbs=each).asks_teacher == (asked[each] > 0) for each in CLIMBED)
 
 
-def test_without_a_teacher_to_ask_it_says_so() -> None:
+@pytest.mark.parametrize("climbs", ["teacher", "mse", "oracle"])
+def test_without_a_teacher_to_ask_it_says_so(climbs: Any) -> None:
     images, labels = batch()
-    with pytest.raises(ValueError, match="climbs: teacher, but this run has no teacher"):
-        shown(attack(eps=0.1, step=0.02, climbs="teacher"), images, labels, network())
+    with pytest.raises(ValueError, match=f"climbs: {climbs}, but this run has no teacher"):
+        shown(attack(eps=0.1, step=0.02, climbs=climbs), images, labels, network())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_inputs_without_bounds_are_cut_off_nowhere(norm: Any) -> None:
+    images, labels = batch()
+    points = 10 * images - 5
+    knob = attack(norm=norm, eps=0.3, step=0.1)
+    found = knob(points, labels, network(), stream(), None, Space(bounds=None))
+    assert found.min() < -4.9 and found.max() > 4.9
+    furthest = (found - points).abs().max() if norm == "linf" else lengths(found - points).max()
+    assert 0.25 < furthest <= 0.3 + 1e-5
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,12 @@ def planned(write_sweep):
         (written(TAUGHT), "the loss rslad compares clean images with what noise.input"),
         (written({}, TAUGHT), "the loss rslad needs a teacher, and a teacher has none"),
         (
-            written(noise(), dataset={"digits": {}, "train_size": 100, "moments": {"mean": [0.5], "std": [0.2]}}),
-            r"keeps images in \[0, 1\], and those of this data set have no bounds",
+            written(noise("clamped"), dataset={"digits": {}, "train_size": 100, "moments": {"mean": [0.5], "std": [0.2]}}),
+            r"gaussian cuts images off at 0 and 1, and those of this data set have no bounds",
         ),
         (
-            written(noise(), dataset={"points": {"count": 32, "dimension": 2, "classes": 2}}),
-            r"keeps images in \[0, 1\], and those of this data set have no bounds",
+            written(noise("clamped"), dataset={"points": {"count": 32, "dimension": 2, "classes": 2}}),
+            r"gaussian cuts images off at 0 and 1, and those of this data set have no bounds",
         ),
         (written(noise("gaussian", "pgd")), "gaussian moves them beyond: write gaussian after pgd"),
         (written(noise() | {"distillation": {"alpha": 0.9, "temperature": 4}, **TAUGHT}), "exactly one of them"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdtune.attacks.space import PIXELS, Space
 from kdtune.data.dataset import Dataset
 from kdtune.data.loading import Split
 from kdtune.data.split import measured, relabelled
@@ -75,9 +76,16 @@ def apart_from_the_teacher() -> Any:
             return 3
 
         def __call__(
-            self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None
+            self,
+            images: Tensor,
+            labels: Tensor,
+            network: nn.Module,
+            draw: Draw,
+            teacher: nn.Module | None,
+            space: Space,
         ) -> Tensor:
             self.given.append((labels, network, teacher))
+            assert space == PIXELS
             moved = (images + 1e-3 * draw.normal(images)).requires_grad_()
             said = network(moved) - (teacher(moved) if teacher else 0)
             (slope,) = torch.autograd.grad(said.square().sum(), moved)
@@ -143,7 +151,7 @@ def test_an_input_knob_is_handed_labels_network_and_teacher() -> None:
     lesson.begin(0)
     lesson(student, images, labels)
     assert [(given[1], given[2]) for given in kind.given] == [(student, teacher)] and kind.given[0][0] is labels
-    expected = kind(size=0.1)(images, labels, student, draw(5, "learns.input.apart"), teacher)
+    expected = kind(size=0.1)(images, labels, student, draw(5, "learns.input.apart"), teacher, PIXELS)
     assert torch.equal(seen[1], expected)  # the first was the knob's own question
     assert lesson.end()["noise/input.apart"] == pytest.approx(0.1)
     assert all(p.grad is None for p in (*teacher.parameters(), *student.parameters()))
