@@ -44,7 +44,8 @@ MAY = {
     "store": "identity",
     "sweepfile": "settings kinds recipe config evaluation",
     "planning": "config data evaluation models run store sweepfile",
-    "training": "archive attacks config extensions recipe data evaluation losses models noise randomness run sources store",
+    "training": "archive attacks config extensions recipe data evaluation losses models noise randomness run sources"
+    " store",
     # where runs are computed, what a person sees, what is typed
     "launch": "data evaluation extensions paths planning run sources store sweepfile training",
     "report": "evaluation extensions paths planning sources statistics store sweepfile",

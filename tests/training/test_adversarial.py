@@ -79,7 +79,7 @@ def planned(write_sweep):
         (written(TAUGHT), "the loss rslad compares clean images with what noise.input"),
         (written({}, TAUGHT), "the loss rslad needs a teacher, and a teacher has none"),
         (
-            written(noise("clamped"), dataset={"digits": {}, "train_size": 100, "moments": {"mean": [0.5], "std": [0.2]}}),
+            written(noise("clamped"), dataset={"digits": {}, "moments": {"mean": [0.5], "std": [0.2]}}),
             r"gaussian cuts images off at 0 and 1, and those of this data set have no bounds",
         ),
         (
