@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cross_domain
+import double_descent
 import errors
 import fixed_label_corruption
 import robust_overfitting
@@ -45,6 +46,7 @@ PREPARED = {
     "cross_domain": cross_domain.prepared,
     "two_dimensional": two_dimensional.prepared,
     "robust_overfitting": robust_overfitting.prepared,
+    "double_descent": double_descent.prepared,
 }
 
 

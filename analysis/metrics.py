@@ -19,10 +19,14 @@ IMAGES = "fit/images"
 WORST = "masking/worst"  # of images right when clean, those that every attack within the radius leaves as they are
 AUTOATTACK = "robust/autoattack"
 GAP = "robust/gap"  # of the best epoch less that of the last: robust_overfitting.py
+FALL, RISE, DOUBLE_DESCENT = "robust/fall", "robust/rise", "robust/double_descent"  # double_descent.py
 FOOLED = "teacher/fooled"
 OTHER_WEIGHTS = {"last": "last epoch", "average": "mean weights"}  # of the same run, behind `of`
 TITLES = {
     GAP: "Gap, best to last",
+    FALL: "Fall after the first peak",
+    RISE: "Rise, trough to end",
+    DOUBLE_DESCENT: "Lesser of both",
     FOOLED: "Teacher fooled",
     "calibrated.temperature": "Temperature",
     "calibrated.alpha": "Weight of the teacher",
@@ -60,6 +64,7 @@ class Scale:
 
 SCALES = {
     GAP: Scale("points"),
+    **dict.fromkeys((FALL, RISE, DOUBLE_DESCENT), Scale("points")),
     DISTANCE: Scale("pixel units", digits=4, least=0.01),
     "output/entropy": Scale("nats", digits=3, least=0.1),
     "output/confidence": Scale(least=0.1),

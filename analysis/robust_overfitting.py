@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +19,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figure import command, key, save
 from forest import Arm, Comparison, forest, levels
-from histories import histories_of
+from histories import curve, histories_of
 from metrics import ACCURACY, GAP, attacked
 from outputs import arrays_of
 from panels import Panel
 from points import Contrast, need
-from style import ALONE, FURTHER, HINTON, PAGE, STUDENT, TEACHER, VERMILLION, Look
+from style import ALONE, FURTHER, HINTON, PAGE, STUDENT, TEACHER, VERMILLION
 from words import heading, remarks
 
 from kdtune.report.table import TableError
-from kdtune.statistics import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 TEMPERATURE, WEIGHT = "calibrated.temperature", "calibrated.alpha"
 NLL = "val/calibration/nll"
@@ -127,28 +124,6 @@ def drawn_at(table: pd.DataFrame, query: str) -> dict[str, list[str]]:
     """Ids of the finished students by arm."""
     here = table[(table["state"] == "done") & (table["role"] == "student")].query(query)
     return {arm: [*here.loc[here["arm"] == arm, "id"]] for arm in LOOKS if (here["arm"] == arm).any()}
-
-
-def curve(
-    axes: Axes, histories: Sequence[list[dict[str, Any]]], name: str, look: Look, place: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Draws the mean over runs at the epochs where all have a value; its rows for the CSV."""
-    values: dict[int, list[float]] = {}
-    for rows in histories:
-        for row in rows:
-            if name in row:
-                values.setdefault(int(row["epoch"]), []).append(float(row[name]))
-    epochs = sorted(epoch for epoch, of in values.items() if len(of) == len(histories))
-    found = [mean_interval(values[epoch]) for epoch in epochs]
-    axes.plot(epochs, [each.mean for each in found], color=look.colour, linestyle=look.dash)
-    if len(histories) > 1:
-        low = [each.mean if each.low is None else each.low for each in found]
-        high = [each.mean if each.high is None else each.high for each in found]
-        axes.fill_between(epochs, low, high, color=look.colour, alpha=0.12, linewidth=0)
-    return [
-        place | {"epoch": epoch, "mean": each.mean, "low": each.low, "high": each.high, "n": len(histories)}
-        for epoch, each in zip(epochs, found, strict=True)
-    ]
 
 
 def rows_of(table: pd.DataFrame) -> list[Arm]:

@@ -25,7 +25,8 @@ from kdtune.training.network import build_network
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-OTHERS = ("errors", "cross_domain", "two_dimensional", "soft_robustness", "robust_overfitting", "robust_anchors")
+WALLACE, DONG = ("errors", "cross_domain", "two_dimensional"), ("robust_overfitting", "double_descent")
+OTHERS = (*WALLACE, *DONG, "soft_robustness", "robust_anchors")
 OF_NOISE = [name for name in NAMES if name not in OTHERS]  # the first paper's
 PROFILES = ("paper", "quick", "laptop")
 

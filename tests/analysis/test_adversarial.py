@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import importlib
+import math
+import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,96 @@ def test_curves_levels_gaps_and_calibration_are_those_of_the_runs(overfitting: P
 def test_arms_are_told_apart(monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], arm: str) -> None:
     monkeypatch.syspath_prepend(str(ANALYSIS))
     assert importlib.import_module("robust_overfitting").arm_of(row) == arm
+
+
+# --- double descent ---
+
+EPOCHS = range(10, 1001, 10)
+
+
+def piecewise(*corners: tuple[float, float]) -> dict[int, float]:
+    """A curve through (epoch, percent), straight in between on a log axis."""
+    found = {}
+    for epoch in EPOCHS:
+        for (left, low), (right, high) in pairwise(corners):
+            if left <= epoch <= right:
+                found[epoch] = low + (high - low) * math.log(epoch / left) / math.log(right / left)
+    return found
+
+
+TWICE = piecewise((10, 40), (30, 50), (200, 35), (700, 46), (1000, 46))
+ONCE = piecewise((10, 40), (30, 50), (200, 35), (1000, 35))  # falls, and stays there
+FALLING = piecewise((10, 50), (1000, 30))
+RISING = piecewise((10, 30), (1000, 50))
+
+
+def seeds(curve: dict[int, float], noise: float, count: int = 5, seed: int = 0) -> dict[str, dict[int, float]]:
+    """As several seeds would have it watched, with a fluctuation from epoch to epoch, in points."""
+    random_ = random.Random(seed)
+    return {f"{i}": {epoch: value + random_.gauss(0, noise) for epoch, value in curve.items()} for i in range(count)}
+
+
+@pytest.fixture
+def rule(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    return importlib.import_module("double_descent")
+
+
+def test_smoothed_is_the_mean_over_a_ratio_of_epochs(rule: Any) -> None:
+    curve = {10: 1.0, 20: 2.0, 24: 6.0, 100: 4.0, 119: 8.0, 121: 100.0}
+    assert rule.smoothed(curve) == {
+        10: 1.0,
+        20: 4.0,
+        24: 4.0,
+        100: 6.0,
+        119: pytest.approx(112 / 3),
+        121: 54.0,
+    }
+    assert rule.smoothed(TWICE)[1000] == pytest.approx(46)  # of 840 to 1000
+
+
+def test_peak_and_trough_are_where_a_curve_falls_most(rule: Any) -> None:
+    assert rule.turns({1: 5.0, 2: 9.0, 3: 6.0, 4: 8.0, 5: 2.0, 6: 10.0}) == (2, 5)
+    assert rule.turns({1: 5.0, 2: 6.0, 3: 8.0}) == (1, 2)  # rises least
+    assert rule.turns({1: 5.0, 2: 5.0, 3: 5.0}) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("curve", "fall", "rise", "both"),
+    [(TWICE, 15, 11, 11), (ONCE, 15, 0, 0), (FALLING, 20, 0, 0), (RISING, 0, 20, 0)],
+    ids=["twice", "once", "falling", "rising"],
+)
+def test_the_lesser_of_fall_and_rise_tells_two_descents_from_one(
+    rule: Any, curve: dict[int, float], fall: float, rise: float, both: float
+) -> None:
+    """Smoothing takes something off at the corners."""
+    for own in rule.moves(dict.fromkeys("abc", curve)).values():
+        assert own["robust/fall"] == pytest.approx(fall, abs=1.7)
+        assert own["robust/rise"] == pytest.approx(rise, abs=1.7) or curve is RISING
+        assert own["robust/double_descent"] == pytest.approx(both, abs=1.7) and own["robust/double_descent"] <= both
+
+
+@pytest.mark.parametrize("curve", [ONCE, FALLING, RISING], ids=["once", "falling", "rising"])
+def test_a_fluctuation_is_no_second_descent(rule: Any, curve: dict[int, float]) -> None:
+    """Over 40 sweeps of five seeds: were the trough looked for in the same curve, the rise would always be above 0."""
+    found, naive = [], []
+    for sweep in range(40):
+        curves = seeds(curve, 3.0, seed=sweep)
+        found += [each["robust/double_descent"] for each in rule.moves(curves).values()]
+        for each in map(rule.smoothed, curves.values()):
+            _, trough = rule.turns(each)
+            naive.append(each[1000] - each[trough])
+    assert sum(found) / len(found) < 0.1
+    assert sum(naive) / len(naive) > 0.15 and min(naive) >= 0
+
+
+def test_a_second_descent_is_seen_through_a_fluctuation(rule: Any) -> None:
+    found = [each["robust/double_descent"] for each in rule.moves(seeds(TWICE, 3.0)).values()]
+    assert min(found) > 5 and max(found) < 15
+
+
+def test_one_run_has_no_value_and_shorter_ones_are_read_as_far_as_they_go(rule: Any) -> None:
+    assert rule.moves({"a": TWICE}) == {}
+    assert rule.moves({"a": {10: 5.0}, "b": {10: 6.0}}) == {}
+    short = {epoch: value for epoch, value in TWICE.items() if epoch <= 200}
+    assert rule.moves({"a": TWICE, "b": short})["a"]["robust/rise"] == 0
