@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 from figure import command, key, save
 from forest import Arm, levels
 from histories import curve, histories_of
-from metrics import DOUBLE_DESCENT, FALL, RISE, attacked
+from metrics import DOUBLE_DESCENT, FALL, RISE
 from panels import Panel
 from points import need, refuse_mixtures
 from robust_overfitting import unconditional
@@ -119,7 +119,7 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
 
 def arms(table: pd.DataFrame) -> list[Arm]:
     shares = sorted(map(float, table.loc[table["role"] == "student", "c"].dropna().unique()))
-    return [Arm("Share of labels drawn anew", f"{100 * c:g} %", f"role == 'student' and c == {c!r}") for c in shares]
+    return [Arm(f"{100 * c:g} % of the labels drawn anew", "", f"role == 'student' and c == {c!r}") for c in shares]
 
 
 def double_descent(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -144,10 +144,10 @@ def double_descent(table: pd.DataFrame, folder: Path) -> list[Path]:
     )
     paragraphs = [heading(table), about, " ".join(remarks(table, [robust]))]
     text = "\n\n".join(["# Double descent over epochs", *(textwrap.fill(each, 100) for each in paragraphs)])
-    told = ["| labels drawn anew | first peak, epoch | trough, epoch |", "|---|---|---|"]
+    told = ["| setting | first peak, epoch | trough, epoch |", "|---|---|---|"]
     for arm, each in there.items():
         peak, trough = turns_of(watched(each, robust))
-        told.append(f"| {arm.setting} | {peak} | {trough} |")
+        told.append(f"| {arm.question} | {peak} | {trough} |")
     return save(sheet, rows, f"{text}\n\n" + "\n".join(told) + "\n", folder, "double_descent")
 
 
@@ -164,12 +164,12 @@ def drawn(there: Mapping[Arm, Histories], robust: str) -> tuple[Sheet, list[dict
     rows: list[dict[str, Any]] = []
     for column, (arm, histories) in enumerate(there.items()):
         for name, (_, look, line) in lines.items():
-            place = {"at": arm.setting, "metric": name}
+            place = {"at": arm.question, "metric": name}
             rows += curve(grid[line][column], [*histories.values()], name, look, place)
         for axes_ in grid[:, column]:
             for epoch in turns_of(watched(histories, robust)):
                 axes_.axvline(epoch, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        grid[0][column].set_title(f"{arm.setting} of the labels drawn anew")
+        grid[0][column].set_title(arm.question)
         grid[1][column].set(xscale="log", xlabel="epoch")
     grid[0][0].set_ylabel("Accuracy under PGD, %")
     grid[1][0].set_ylabel("Training accuracy, %")
@@ -185,7 +185,7 @@ def how_far(table: pd.DataFrame, folder: Path) -> list[Path]:
         " to the trough; rise: from there to the end; both at epochs that the other seeds say, so that neither is above"
         " 0 because it was looked for. Double descent: the lesser of both."
     )
-    panels = [Panel(FALL, ""), Panel(RISE, ""), Panel(DOUBLE_DESCENT, ""), Panel(attacked(table), "")]
+    panels = [Panel(FALL, ""), Panel(RISE, ""), Panel(DOUBLE_DESCENT, ""), Panel(unconditional(table), "")]
     title = "How far robust accuracy fell, and rose again"
     return levels(table, "double_descent-moves", title, arms(table), panels, about, folder, {"no change": 0.0})
 

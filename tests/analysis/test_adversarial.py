@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import math
 import random
 import subprocess
@@ -97,6 +98,57 @@ def test_arms_are_told_apart(monkeypatch: pytest.MonkeyPatch, row: dict[str, Any
 
 
 # --- double descent ---
+
+
+@pytest.fixture(scope="module")
+def descent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The laptop profile of double_descent with a smaller network, for 15 epochs."""
+    results = tmp_path_factory.mktemp("results")
+    overrides = {"recipe.epochs": 15, "student.model": SMALL}
+    file = ROOT / "sweeps/double_descent.yaml"
+    assert kdtune.run_sweep(file, overrides, profile="laptop", results=str(results), here=True) == 0
+    return results / "double_descent"
+
+
+def test_curves_and_moves_are_those_of_the_histories(descent: Path, tmp_path: Path) -> None:
+    found = drawn("double_descent", descent, tmp_path)
+    assert set(found) == {"double_descent", "double_descent-moves"}
+    robust = "robust/pgd10/unconditional"
+    curves: dict[str, dict[int, float]] = {}  # of the histories themselves, by id
+    for path in descent.parent.glob("runs/*/*/history.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        curves[path.parts[-3]] = {int(row["epoch"]): row[robust] for row in rows if robust in row}
+    assert len(curves) == 6 and all(set(each) == {5, 10, 15} for each in curves.values())
+    table = kdtune.table(descent)
+    assert isinstance(table, pd.DataFrame)
+    lines = found["double_descent"]
+    assert {row["metric"] for row in lines} == {robust, f"val/{robust}", "train/accuracy"}
+    wrong = "40 % of the labels drawn anew"
+    ids = set(table.loc[table["c"] == 0.4, "id"])
+    (at_10,) = [row for row in lines if (row["metric"], row["at"], row["epoch"]) == (robust, wrong, "10")]
+    assert float(at_10["mean"]) == pytest.approx(sum(curves[id][10] for id in ids) / 3) and at_10["n"] == "3"
+    moves = [row for row in found["double_descent-moves"] if row["mark"] == "run"]
+    told = {(row["id"], row["metric"]): float(row["value"]) for row in moves}
+    for id, own in curves.items():  # a ratio of 1.2 smooths nothing at 5, 10 and 15
+        alike = ids if id in ids else set(curves) - ids
+        mean = {epoch: sum(curves[other][epoch] for other in alike - {id}) / 2 for epoch in own}
+        fall = max(mean[peak] - mean[trough] for peak, trough in ((5, 10), (5, 15), (10, 15)))
+        there = [pair for pair in ((5, 10), (5, 15), (10, 15)) if mean[pair[0]] - mean[pair[1]] == fall]
+        peak, trough = there[0]
+        assert told[id, "robust/fall"] == pytest.approx(own[peak] - own[trough])
+        assert told[id, "robust/rise"] == pytest.approx(own[15] - own[trough])
+        assert told[id, "robust/double_descent"] == min(told[id, "robust/fall"], told[id, "robust/rise"])
+
+
+def test_d3_is_judged_on_them(descent: Path, tmp_path: Path) -> None:
+    asked = [sys.executable, str(ANALYSIS / "claims.py"), str(descent), "--output", str(tmp_path)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    rows = [*csv.DictReader((tmp_path / "claims.csv").open(newline=""))]
+    assert {row["claim"] for row in rows} == {"D3"}
+    assert {row["metric"] for row in rows} == {"robust/fall", "robust/double_descent"}
+    assert {row["pairs"] for row in rows} == {"3"} and not any(row["lacks"] for row in rows)
+
 
 EPOCHS = range(10, 1001, 10)
 
