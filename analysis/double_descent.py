@@ -134,7 +134,7 @@ def double_descent(table: pd.DataFrame, folder: Path) -> list[Path]:
         if watched(found, robust):
             there[arm] = found
     if not there:
-        raise TableError("double_descent: no finished run was watched while it trained")
+        raise TableError("double_descent: no finished run was watched twice while it trained")
     sheet, rows = drawn(there, robust)
     about = (
         "Means over seeds, bands: 95 % Student-t intervals; as watched, not smoothed. Above: of all images; it chooses"
