@@ -154,49 +154,84 @@ class Sweep(Settings):
     dataset: Dataset
     seeds: Seeds
     teacher: Teacher | None = None
+    source: Student | None = None  # what students with dataset.robust have their images from; it learns as they do
     student: Student
     evaluation: Evaluation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.asks and not self.teacher:
-            part = "distillation" if self.student.distillation else f"loss.{self.student.objective.key}"
-            part = part if self.student.asks else f"dataset.{self.dataset_of(self.student).asking}"
-            raise ValueError(f"student.{part} is set, but there is no teacher")
+        for part, learner in self.learners.items():
+            self._refuse_what_is_not_there(part, learner)
         if self.teacher and (asking := self.dataset_of(self.teacher).asking):
             self._refuse_asking(self.teacher, asking)
-        if self.student.objective.stored and self.dataset_of(self.student).floats:
-            kept_as = self.student.objective.kept_as
-            told = f"responses: {kept_as} are of images of 8 bits; those of this data set are moved or drawn"
-            raise refused_at(("student",), told, self.student.objective.key)
-        networks = {"teacher": self.teacher, "student": self.student}
-        for part, network in networks.items():
-            if network is not None:
-                self._refuse_what_is_not_measured(part, network)
-                self._refuse_weights_that_are_not_kept(part, network)
-                comparing = network.loss.key if network.loss is not None and network.loss.compares else None
-                asks, dataset = network is self.student and self.student.asks, self.dataset_of(network)
-                if why := network.noise.refusal(comparing, asks, dataset.bounded, dataset.low_rank):
-                    raise refused_at((part, "noise", "input"), why, comparing)
+        self._refuse_images_of_a_source()
+        for part, network in self.networks.items():
+            self._refuse_what_is_not_measured(part, network)
+            self._refuse_weights_that_are_not_kept(part, network)
+            comparing = network.loss.key if network.loss is not None and network.loss.compares else None
+            asks, dataset = isinstance(network, Student) and network.asks, self.dataset_of(network)
+            if why := network.noise.refusal(comparing, asks, dataset.bounded, dataset.low_rank):
+                raise refused_at((part, "noise", "input"), why, comparing)
         select = self.teacher.select if self.teacher else None
         if self.teacher and select and select.metric:
             self._refuse_metric(select.metric, self.dataset_of(self.teacher))
         pool = self.teacher.seeds if self.teacher else None
-        if select and select.rule == "average" and self.student.objective.needs_features:
-            told = f"the loss {self.student.objective.key} needs features, and rule: average has logits alone"
-            raise refused_at(("teacher", "select", "rule"), told, select.rule)
+        for learner in self.learners.values():
+            if select and select.rule == "average" and learner.objective.needs_features:
+                told = f"the loss {learner.objective.key} needs features, and rule: average has logits alone"
+                raise refused_at(("teacher", "select", "rule"), told, select.rule)
         if select and select.rule == "paired" and pool and not set(self.seeds) <= set(pool):
             raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {self.seeds}")
         return self
 
     @property
+    def networks(self) -> dict[str, Network]:
+        """Those that runs of this point are of, by the part of the file that they stand in."""
+        return {**({"teacher": self.teacher} if self.teacher else {}), **self.learners}
+
+    @property
+    def learners(self) -> dict[str, Student]:
+        """The student, and before it the source of its images, where it has one."""
+        has_source = self.source is not None and self.dataset_of(self.student).robust is not None
+        return {**({"source": self.source} if self.source and has_source else {}), "student": self.student}
+
+    @property
     def asks(self) -> bool:
-        """Whether its students have a teacher: for their loss, or for what they are trained on."""
-        return self.student.asks or self.dataset_of(self.student).asks
+        """Whether anybody has a teacher."""
+        return any(self.asks_teacher(learner) for learner in self.learners.values())
+
+    def asks_teacher(self, learner: Student) -> bool:
+        """Whether it has a teacher: for its loss, or for what it is trained on."""
+        return learner.asks or self.dataset_of(learner).asks
 
     def dataset_of(self, network: Network) -> Dataset:
         """What a network of this sweep is trained and tested on."""
         return network.dataset or self.dataset
+
+    def _refuse_what_is_not_there(self, part: str, learner: Student) -> None:
+        """Raises ValueError where a student, or a source, would ask a teacher that is not there, or look up answers to
+        images that change."""
+        dataset, loss = self.dataset_of(learner), learner.objective
+        if self.asks_teacher(learner) and not self.teacher:
+            asking = "distillation" if learner.distillation else f"loss.{loss.key}"
+            asking = asking if learner.asks else f"dataset.{dataset.asking}"
+            raise ValueError(f"{part}.{asking} is set, but there is no teacher")
+        if loss.stored and dataset.floats:
+            told = f"responses: {loss.kept_as} are of images of 8 bits; those of this data set are moved or drawn"
+            raise refused_at((part,), told, loss.key)
+
+    def _refuse_images_of_a_source(self) -> None:
+        """Raises ValidationError where `dataset.robust` stands where nobody is to ask, or there is no source."""
+        beside: dict[str, Network | None] = {"teacher": self.teacher, "source": self.source}
+        for part, network in beside.items():
+            if network is not None and self.dataset_of(network).robust is not None:
+                told = (
+                    f"dataset.robust takes images from a source, and a {part} has none: write it below student.dataset"
+                )
+                raise refused_at((part, "dataset") if network.dataset else ("dataset",), told, "robust")
+        if self.source is None and self.dataset_of(self.student).robust is not None:
+            told = "robust takes images from a source, and there is none: write source:, a network as student: has it"
+            raise refused_at(("student", "dataset") if self.student.dataset else ("dataset",), told, "robust")
 
     def _refuse_asking(self, teacher: Teacher, asking: str) -> None:
         """Raises ValidationError where a teacher would need a teacher. One that is not trained labels images itself."""

@@ -13,6 +13,7 @@ import click
 
 from kdtune.cli.refused import status_of
 from kdtune.planning.cost import duration
+from kdtune.planning.place import ROLES
 from kdtune.report.mirror import results_of
 from kdtune.report.table import plan_of, profile_folder
 from kdtune.store.standing import Standing
@@ -33,9 +34,10 @@ def _print_status(place: Path) -> int:
     states = standing.states(run["id"] for run in plan["runs"])
     names = {each["id"]: each["name"] for each in reversed(plan.get("places", []))}
     click.echo(f"{plan['sweep']} on {plan['dataset']}, profile {plan['profile']}: {len(plan['runs'])} runs")
-    for role in ("teacher", "student"):
+    for role in ROLES:
         now = Counter(_word(states[run["id"]]) for run in plan["runs"] if run["role"] == role)
-        click.echo(f"  {role}s: " + (", ".join(f"{count} {state}" for state, count in now.items()) or "none"))
+        if now or role != "source":
+            click.echo(f"  {role}s: " + (", ".join(f"{count} {state}" for state, count in now.items()) or "none"))
     working = standing.store.owner(f"sweep/{place.parent.name}/{place.name}")
     if working:
         click.echo(f"  this sweep is being run by process {working.get('pid')} on {working.get('host')}")
@@ -92,7 +94,7 @@ def waiting(runs: list[dict[str, Any]], states: Mapping[str, State], names: Mapp
 def left(runs: list[dict[str, Any]], states: Mapping[str, State], standing: Standing) -> Iterator[str]:
     """What is left will take, judged by what finished runs of the same role took."""
     total, unknown = 0.0, 0
-    for role in ("teacher", "student"):
+    for role in ROLES:
         mine = [run["id"] for run in runs if run["role"] == role]
         took = [standing.look(id).provenance.get("seconds") for id in mine if states[id] is State.DONE]
         unfinished = sum(states[id] not in FINISHED for id in mine)

@@ -25,6 +25,7 @@ from kdtune.cli.start import estimate_of, launch, observe, prepare
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import cost, profiles
 from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.place import ROLES
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.profiles import LOCAL
 from kdtune.report import summary
@@ -91,9 +92,10 @@ def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -
         print_json({**about(plan), "counts": Counter(now.values()), **described(plan, now)})
         return 0
     click.echo(f"{plan.name} on {plan.dataset}, profile {plan.profile}")
-    for role in ("teacher", "student"):
+    for role in ROLES:
         mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
-        click.echo(f"  {len(mine):4d} {role}{'s' * (len(mine) != 1)}: {summary.words(Counter(mine.values()))}")
+        if mine or role != "source":
+            click.echo(f"  {len(mine):4d} {role}{'s' * (len(mine) != 1)}: {summary.words(Counter(mine.values()))}")
     if plan.shared:
         click.echo(f"  {plan.shared} of them are asked for at more than one place: trained once, a row for each")
     click.echo("  what other sweeps finished is done")

@@ -16,6 +16,7 @@ from kdtune.data.error import DataError
 from kdtune.data.files import Arrays
 from kdtune.data.moments import Moments
 from kdtune.data.perturbed import Perturbed
+from kdtune.data.robust import Robust
 from kdtune.kinds import Kind, Several
 from kdtune.noise.labels import LabelsKnob
 from kdtune.settings import Count, Fraction, Settings, Whole, refused_at
@@ -38,7 +39,8 @@ class Dataset(Kind, home="kdtune.data.sets"):
 
     Before a label is looked at, `moments` moves all training images, those held out too, and `perturbed` attacks the
     teacher with them. `test` names another set, of images as large and as many classes, whose test images stand for
-    this one's: what is learned here is measured there. An epoch shows every image `repeat` times.
+    this one's: what is learned here is measured there. `robust` puts in the place of each image that is trained on one
+    that the run's source sees the same in. An epoch shows every image `repeat` times.
     """
 
     shifted: ClassVar[tuple[str, ...]] = ()  # names of the shifted sets that it holds beside train and test
@@ -55,6 +57,7 @@ class Dataset(Kind, home="kdtune.data.sets"):
     moments: Moments | None = None
     perturbed: Perturbed | None = None
     test: Dataset | None = None
+    robust: Robust | None = None
     repeat: Count | None = None
 
     @field_validator("test")
@@ -103,7 +106,7 @@ class Dataset(Kind, home="kdtune.data.sets"):
     @property
     def floats(self) -> bool:
         """Whether training images are no bytes: the set's own are not, or they are moved."""
-        return self.of_floats or self.moments is not None or self.perturbed is not None
+        return self.of_floats or any(moved is not None for moved in (self.moments, self.perturbed, self.robust))
 
     @property
     def bounded(self) -> bool:
@@ -220,7 +223,7 @@ class Dataset(Kind, home="kdtune.data.sets"):
         asked["only"] = self.only if self.only != "clean" or self.relabels else None
         asked["repeat"] = self.repeat if self.repeat != 1 else None
         asked["labels"] = self.stated_labels() or None
-        for name in ("moments", "perturbed"):
+        for name in ("moments", "perturbed", "robust"):
             stated: Settings | None = getattr(self, name)
             asked[name] = stated and stated.model_dump(mode="json", exclude_defaults=True)
         if self.test is not None:

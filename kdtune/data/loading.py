@@ -107,11 +107,13 @@ def load(
     planned: Mapping[str, Any] | None = None,
     answer: Callable[[torch.Tensor], torch.Tensor] | None = None,
     teacher: nn.Module | None = None,
+    source: nn.Module | None = None,
 ) -> Data:
     """The dataset's images on `device`, downloaded or decoded first where this machine has not done so.
 
     `answer` gives a teacher's classes, int64 [N] on the CPU, of images; `teacher` is the network that answers so, for
-    `perturbed` to attack. Without an answer, what only a teacher can say is left out (`Dataset.untaught`).
+    `perturbed` to attack. Without an answer, what only a teacher can say is left out (`Dataset.untaught`), and without
+    `source` what `robust` makes of images.
 
     `planned` is what a run's description says of the data's content, its digest and its labels. What is decoded is
     kept for the life of the process, by that digest: files are not even looked at again. Nobody may write into these
@@ -154,7 +156,7 @@ def load(
         title=dataset.heading,
         class_names=arrays.class_names,
         shape=(channels, height, width),
-        train=(given if len(kept) == len(given) else given[kept]).to(device),  # a mapped file is not copied
+        train=_as_seen_by(source, dataset, given if len(kept) == len(given) else given[kept]).to(device),
         validation=given[held_out].to(device) if len(held_out) else None,
         test=splits.pop("test").to(device),
         shifted={name: split.to(device) for name, split in splits.items()},
@@ -203,6 +205,13 @@ def _parts(clean: Split, dataset: Dataset, class_names: Sequence[str]) -> tuple[
         held = f"dataset.validation: {dataset.validation} leaves" if dataset.validation else "there is"
         raise DataError(f"{dataset.title}: {held} no image to train on of {', '.join(unseen)}")
     return kept, held_out
+
+
+def _as_seen_by(source: nn.Module | None, dataset: Dataset, split: Split) -> Split:
+    """Those trained on as `robust` leaves them. Whatever is not moved is no copy: it may be a mapped file."""
+    if dataset.robust is None or source is None:
+        return split
+    return replace(split, images=dataset.robust(inputs(split.images), source, dataset.seed, split.bounds))
 
 
 def _answered(split: Split, dataset: Dataset, answer: Callable[[torch.Tensor], torch.Tensor] | None) -> Split:

@@ -157,19 +157,21 @@ def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable
     if evaluators is not None:
         wanted = set(evaluators)
         chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
-    teacher = plan.runs[run.teacher.runs[0]].run if run.teacher and run.teacher.runs[0] in plan.runs else None
+    teacher, source = (
+        plan.runs[choice.runs[0]].run if choice and choice.runs[0] in plan.runs else None
+        for choice in (run.teacher, run.source)
+    )
     _, forward = model_cost(run.model, seen.shape, seen.classes)
     shown = passes(chosen, seen)
     return Work(
-        training=training(run, seen, teacher) / device.rate + steps(run, seen) * device.step,
+        training=training(run, seen, teacher, source) / device.rate + steps(run, seen) * device.step,
         evaluation=shown * (forward / device.rate + device.step / TRAINING / BATCH),
     )
 
 
-def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
+def training(run: Run, seen: Images, teacher: Run | None = None, source: Run | None = None) -> float:
     """Multiply-adds of training; an epoch ends with a forward pass over the held-out images, and what it is watched by
-    is part of it. Answers that are stored
-    count as free: what they cost, their students share (`estimate`)."""
+    is part of it. Answers that are stored count as free: what they cost, their students share (`estimate`)."""
     if run.recipe is None:
         return 0.0
     _, own = model_cost(run.model, seen.shape, seen.classes)
@@ -179,6 +181,8 @@ def training(run: Run, seen: Images, teacher: Run | None = None) -> float:
     besides = sum(knob.student_passes for knob in run.noise.knobs("input").values())
     listened += teaching * answering(run) * sum(knob.teacher_passes for knob in run.noise.knobs("input").values())
     told = seen.train * _asked(run.dataset) * teaching * answering(run)
+    if source is not None and run.dataset.robust is not None:
+        told += seen.train * GRADIENT * run.dataset.robust.steps * model_cost(source.model, seen.shape, seen.classes)[1]
     shown = seen.train * seen.repeat
     watched = sum(ceil(run.recipe.epochs / (each.every or 1)) * passes([each], seen) for each in run.watch)
     epoch = shown * ((TRAINING + besides) * own + listened) + seen.validation * own

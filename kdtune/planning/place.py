@@ -10,6 +10,7 @@ from typing import Any
 from kdtune.run import Run
 from kdtune.sweepfile.values import comparable, word
 
+ROLES = ("teacher", "source", "student")
 SPELLED = 4  # axes; of more, a label names those alone that differ from the sweep's first point
 
 
@@ -18,7 +19,7 @@ class Place:
     """Where a sweep asks for a run: a role, a point of the grid, a seed. A run may be asked for at several places."""
 
     run: Run
-    role: str  # "teacher", "source" or "student"
+    role: str  # one of ROLES
     parameters: dict[str, Any]  # only the axes that this run's part of the file uses
     teacher_parameters: dict[str, Any] = field(default_factory=dict)
     first: dict[str, Any] = field(default_factory=dict)  # the point of the sweep's first run of this role

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdtune.config import Network, Sweep, Teacher
+from kdtune.config import Network, Student, Sweep, Teacher
 from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
@@ -129,34 +129,51 @@ Contents = Mapping[Dataset, dict[str, Any]]  # what a run's description says of 
 
 
 def _datasets(sweep: Sweep) -> list[Dataset]:
-    """The student's first: it is what the sweep is about. DataError where its teacher cannot answer for its images."""
+    """The student's first: it is what the sweep is about. DataError where a network cannot answer for its images."""
     student = sweep.dataset_of(sweep.student)
-    if sweep.teacher is None or not sweep.asks:
-        return [student]
-    teacher = sweep.dataset_of(sweep.teacher)
-    if teacher != student and not teacher.alike(student):
-        told = f"{teacher.told} and {student.told}"
-        raise DataError(f"a teacher answers for its student's images: {told}; both must be alike")
-    return [student, teacher]
+    others = {part: sweep.dataset_of(network) for part, network in sweep.networks.items() if part != "student"}
+    if not sweep.asks:
+        others.pop("teacher", None)
+    for part, other in others.items():
+        if other != student and not other.alike(student):
+            told = f"{other.told} and {student.told}"
+            raise DataError(f"a {part} answers for its student's images: {told}; both must be alike")
+    return [student, *others.values()]
 
 
 def _places_of(point: SweepPoint, contents: Contents, epochs: int | None) -> Iterator[Place]:
     sweep = point.sweep
     pool: list[Run] = []
-    asks = sweep.asks
-    if sweep.teacher is not None and asks:
+    if sweep.teacher is not None and sweep.asks:
         pool = list(_teachers(sweep, sweep.teacher, contents, epochs))
         yield from (Place(run, "teacher", point.teacher_parameters) for run in pool)
-    loss = sweep.student.objective
-    loss = loss.read_from(named(sweep.evaluation, loss.calibration).hash) if loss.calibration is not None else loss
-    given = loss.given and _file_digest(loss.given.file, "the teacher's answers")
-    for seed in sweep.seeds:
-        run = _trained(sweep, sweep.student, contents, seed, epochs)
-        if asks or loss.needs_teacher:
-            run = run.model_copy(update={"loss": loss, "answers_digest": given})
-        if asks:
-            run = run.model_copy(update={"teacher": _choice(sweep, pool, seed)})
-        yield Place(run, "student", point.student_parameters, point.teacher_parameters if asks else {})
+    source: dict[int, Run] = {}
+    for part, learner in sweep.learners.items():
+        runs = {seed: _learning(sweep, learner, pool, contents, seed, epochs) for seed in sweep.seeds}
+        parameters, led_by = point.student_parameters, point.teacher_parameters if sweep.asks_teacher(learner) else {}
+        if part == "source":
+            source, parameters = runs, point.source_parameters
+        elif source:
+            led_by = led_by | point.source_parameters
+            runs = {seed: run.model_copy(update={"source": _alone(source[seed])}) for seed, run in runs.items()}
+        yield from (Place(run, part, parameters, led_by) for run in runs.values())
+
+
+def _learning(
+    sweep: Sweep, learner: Student, pool: list[Run], contents: Contents, seed: int, epochs: int | None
+) -> Run:
+    """A run of a student or of a source, which may have a teacher."""
+    run = _trained(sweep, learner, contents, seed, epochs)
+    asks, loss = sweep.asks_teacher(learner), learner.objective
+    if asks or loss.needs_teacher:
+        loss = loss.read_from(named(sweep.evaluation, loss.calibration).hash) if loss.calibration is not None else loss
+        given = loss.given and _file_digest(loss.given.file, "the teacher's answers")
+        run = run.model_copy(update={"loss": loss, "answers_digest": given})
+    return run.model_copy(update={"teacher": _choice(sweep, pool, seed)}) if asks else run
+
+
+def _alone(run: Run) -> Choice:
+    return Choice(runs=(run.id,), rule="paired")
 
 
 def _teachers(sweep: Sweep, teacher: Teacher, contents: Contents, epochs: int | None) -> Iterator[Run]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kdtune.planning.place import ROLES
 from kdtune.report.settings import by_setting, measured, plain
 from kdtune.report.table import FIRST, TableError, axes, headlines
 from kdtune.statistics import Difference, paired_difference
@@ -81,7 +82,7 @@ def _name(table: pd.DataFrame) -> str:
 def _settings(first: pd.DataFrame, second: pd.DataFrame) -> Iterator[Setting]:
     """Keys of runs' descriptions, role by role."""
     names = [name for name in dict.fromkeys([*first, *second]) if "/" not in str(name) and name not in NO_SETTINGS]
-    for role in ("teacher", "student"):
+    for role in ROLES:
         for name in names:
             one, other = (_values_of(table, role, name) for table in (first, second))
             if one != other:

@@ -21,7 +21,7 @@ from kdtune.store.standing import Standing, members_of
 @dataclass(frozen=True)
 class Outdated:
     """Of the finished runs of a plan: ids of those trained by other code, with where it came from; ids by evaluator
-    whose results were measured by other code; ids of students whose teacher has other weights by now."""
+    whose results were measured by other code; ids of those whose teacher, or source, has other weights by now."""
 
     trained: dict[str, str] = field(default_factory=dict)
     measured: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -69,8 +69,9 @@ def _differs(id: str, run: Any, standing: Standing) -> bool:
 
 
 def _has_another_teacher(id: str, standing: Standing) -> bool:
-    chosen = standing.look(id).provenance.get("teacher")
-    had = members_of(chosen) if chosen else {}
+    origin = standing.look(id).provenance
+    chosen = [origin[part] for part in ("teacher", "source") if origin.get(part)]
+    had = {id: digest for each in chosen for id, digest in members_of(each).items()}
     now = {each: standing.look(each).done for each in had}
     return any(done and had[each] != done.files.get(WEIGHTS) for each, done in now.items())
 

@@ -20,6 +20,7 @@ from kdtune.sweepfile.size import MAX_RUNS, refuse_too_many
 from kdtune.sweepfile.source import PAPER as PAPER
 from kdtune.sweepfile.source import Source, read_source
 from kdtune.sweepfile.tree import (
+    NETWORKS,
     Problem,
     SweepFileError,
     YamlList,
@@ -37,11 +38,12 @@ SHARED = ("recipe", "dataset")  # what the sweep says for all its networks, and 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The sweep at one point of its grid, with the axis values that the teacher and the student use there."""
+    """The sweep at one point of its grid, with the axis values that its networks use there."""
 
     sweep: Sweep
     at: grid.GridPoint
     teacher_parameters: dict[str, Any]
+    source_parameters: dict[str, Any]
     student_parameters: dict[str, Any]
 
 
@@ -86,10 +88,10 @@ def load_sweep(
     whole = _with_whole_networks(body)
     beneath = {
         part: {name for key in SHARED for name in _beneath(body.get(key), body[part].get(key), (key,))}
-        for part in ("teacher", "student")
+        for part in NETWORKS
         if isinstance(body.get(part), YamlMap)
     }
-    used = {part: _axes_of(whole, part) | beneath.get(part, set()) for part in ("teacher", "student")}
+    used = {part: _axes_of(whole, part) | beneath.get(part, set()) for part in NETWORKS}
     blocks, problems = grid.blocks(tree, read.name)
     found = []
     if max_runs is not None:
@@ -141,13 +143,13 @@ def _without(tree: YamlMap, key: str) -> YamlMap:
 
 
 def _with_whole_networks(tree: YamlMap) -> YamlMap:
-    """The sweep's recipe laid under the teacher's and the student's own: from here on each network has all of it. So
+    """The sweep's recipe laid under the networks' own: from here on each network has all of it. So
     with the data set, where a network has something of its own to say of it.
 
     Once more at every point, since what the sweep or a network says may be an axis.
     """
     result = copy.deepcopy(tree)
-    networks = [network for part in ("teacher", "student") if isinstance(network := result.get(part), YamlMap)]
+    networks = [network for part in NETWORKS if isinstance(network := result.get(part), YamlMap)]
     shared, dataset = result.get("recipe"), result.get("dataset")
     if isinstance(dataset, str) and not grid.is_name(dataset):  # a bare name, which others may be laid over
         dataset = YamlMap({dataset: YamlMap()}, {dataset: tree.lines.get("dataset")})
@@ -165,9 +167,9 @@ def _with_whole_networks(tree: YamlMap) -> YamlMap:
 
 
 def _axes_of(tree: YamlMap, part: str) -> set[str]:
-    """The `$names` that decide the runs of one part; what is beside both parts decides both, but the data set only
+    """The `$names` that decide the runs of one part; what is beside all parts decides all, but the data set only
     where a part has none of its own."""
-    others = {"teacher", "student"} - {part}
+    others = set(NETWORKS) - {part}
     if isinstance(network := tree.get(part), YamlMap) and network.get("dataset") is not None:
         others |= {"dataset"}
     return {name for name, path in grid.names(tree) if path[0] not in others}

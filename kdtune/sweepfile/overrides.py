@@ -9,6 +9,7 @@ from kdtune.settings import TypedText, folded, nearest
 from kdtune.sweepfile.reader import DEPTH, parse_value
 from kdtune.sweepfile.tree import (
     COMMAND_LINE,
+    NETWORKS,
     KeyPath,
     Problem,
     SweepFileError,
@@ -53,7 +54,7 @@ def _with_own(tree: YamlMap, parts: tuple[str, ...]) -> YamlMap:
     Else what the override does not name would be gone: `student.recipe.optimizer.sgd.lr=0.05` without the momentum.
     """
     shared, network = tree.get("recipe"), tree.get(parts[0])
-    if len(parts) < 5 or parts[0] not in ("teacher", "student") or parts[1] != "recipe" or not names_a_kind(parts[:3]):
+    if len(parts) < 5 or parts[0] not in NETWORKS or parts[1] != "recipe" or not names_a_kind(parts[:3]):
         return tree
     if not isinstance(shared, YamlMap) or not isinstance(network, YamlMap):
         return tree

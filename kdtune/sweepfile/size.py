@@ -16,11 +16,13 @@ class TooManyRuns(Exception):
 
 
 def refuse_too_many(tree: YamlMap, blocks: Collection[Block], of_teachers: Collection[str], at_most: int) -> None:
-    """Raises TooManyRuns where teachers and students are more than `at_most`. `of_teachers`: axes that decide teachers.
+    """Raises TooManyRuns where teachers, sources and students may be more than `at_most`. `of_teachers`: axes that
+    decide teachers.
 
     What points have in common counts once a block where the teachers' axes say so, and else again.
     """
     students = sum(block.points() * _seeds(tree, ("seeds",), block) for block in blocks)
+    students *= 1 + (tree.get("source") is not None)
     teachers = 0
     if tree.get("teacher") is not None:
         for block in blocks:

@@ -16,6 +16,7 @@ KeyPath = tuple[str | int, ...]
 
 COMMAND_LINE = "command line"
 NAMING = frozenset({"optimizer", "schedule", "dataset", "model", "loss"})  # keys whose mapping names a kind
+NETWORKS = ("teacher", "source", "student")
 POINTS = frozenset({"input", "teacher", "target", "labels"})  # injection points, directly under `noise`
 
 

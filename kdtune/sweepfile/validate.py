@@ -14,7 +14,7 @@ from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.evaluation import named
 from kdtune.settings import UNKNOWN
 from kdtune.sweepfile.source import PAPER, Source
-from kdtune.sweepfile.tree import KeyPath, Problem, YamlMap, child, names_a_kind, problem_at
+from kdtune.sweepfile.tree import NETWORKS, KeyPath, Problem, YamlMap, child, names_a_kind, problem_at
 from kdtune.sweepfile.values import comparable, word
 
 
@@ -80,7 +80,7 @@ def _problem(error: ErrorDetails, tree: YamlMap, written: YamlMap, read: Source)
         message = f"a mapping replaces the whole {path[-1]}; name it again: {again}"
     problem = problem_at(tree, read.name, path, message)
     if (
-        path[:1] in (("teacher",), ("student",))
+        path[:1] in {(part,) for part in NETWORKS}
         and path[1:2] in (("recipe",), ("dataset",))
         and not _stands(written, path)
     ):

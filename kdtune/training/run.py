@@ -38,7 +38,7 @@ from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
 from kdtune.training.taught import data_of, with_responses
-from kdtune.training.teacher import Chosen, choose_teacher, loss_of, taught_by, teacher_had, teacher_of
+from kdtune.training.teacher import Chosen, choose_source, choose_teacher, loss_of, taught_by, teacher_had, teacher_of
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ def _performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome
         try:
             choose = cache(lambda: choose_teacher(run, context.store, context.device))
             had = cache(lambda: teacher_had(run.id, context.store, context.device) or choose())
-            data = data_of(run, had, context.data_dir, context.device)
+            source = cache(lambda: choose_source(run, context.store, context.device))
+            data = data_of(run, had, context.data_dir, context.device, source)
             if not measured_late(run.id, evaluation, data, context):
-                train_and_evaluate(run, evaluation, data, choose, attempt, context)
+                train_and_evaluate(run, evaluation, data, choose, attempt, context, source()[1])
         except Stopped:
             return Outcome(State.STOPPED)
         except Exception as error:
@@ -152,9 +153,16 @@ def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunConte
 
 
 def train_and_evaluate(
-    run: Run, evaluation: Evaluation, data: Data, choose: Callable[[], Chosen], attempt: Attempt, context: RunContext
+    run: Run,
+    evaluation: Evaluation,
+    data: Data,
+    choose: Callable[[], Chosen],
+    attempt: Attempt,
+    context: RunContext,
+    source: dict[str, Any] | None = None,
 ) -> None:
-    """A run that is not done yet. Divergence is a result too: it is kept, without weights, and not tried again."""
+    """A run that is not done yet. Divergence is a result too: it is kept, without weights, and not tried again.
+    `source` is what the provenance keeps of the run that its images come from."""
     began = time.monotonic()
     attempt.write_description(run.description)
     for name, text in texts_of(run).items():
@@ -162,9 +170,9 @@ def train_and_evaluate(
     if data.corrupted is not None and run.recipe is not None:
         attempt.write_labels(data.corrupted.numpy(), data.train.labels.cpu().numpy() if run.dataset.asks else None)
     teacher, chosen = choose()
-    trained_by = sources.of_training(run)
+    trained_by, images_of = sources.of_training(run), {"source": source} if source else {}
     try:
-        made_by = f"{trained_by} {taught_by(chosen)}"
+        made_by = " ".join([f"{trained_by} {taught_by(chosen)}", *([source["weights_sha256"]] if source else [])])
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
         network = placed(starting_network(run, data.shape, data.classes), context.device)
         subject = Subject(network, data, context.measuring, lambda: teacher)
@@ -178,10 +186,10 @@ def train_and_evaluate(
                 raise
             raise Diverged(len(history), history) from broken
     except Diverged as diverged:
-        origin = provenance(data, context.device, began, chosen, sources=trained_by)
+        origin = provenance(data, context.device, began, chosen, sources=trained_by) | images_of
         attempt.finish(State.DIVERGED, None, diverged.history, origin)
     else:
-        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took)
+        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took) | images_of
         further = {BESIDE[name]: weights.save(other) for name, other in others.items()}
         attempt.finish(State.DONE, file, history, origin, further)
 

@@ -22,11 +22,17 @@ from kdtune.training.responses import refuse, stored_answers
 from kdtune.training.teacher import Chosen
 
 
-def data_of(run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str) -> Data:
+def data_of(
+    run: Run, choose: Callable[[], Chosen], data_dir: Path, device: str, source: Callable[[], Chosen] | None = None
+) -> Data:
     """The run's data, on its device; `choose` gives its teacher, for a run that is finished the one that it had. A
-    network that is not trained gives the labels itself, where there are no others. Raises RuntimeError where there is
-    none to ask, and what `choose` and `load` raise."""
-    load = partial(loading.load, run.dataset, data_dir, device, run.content)
+    network that is not trained gives the labels itself, where there are no others. `source` gives the network that
+    images come from (`Dataset.robust`). Raises RuntimeError where there is none to ask, and what all of these raise.
+    """
+    seen_by = source()[0] if source is not None else None
+    if run.dataset.robust is not None and seen_by is None:
+        raise RuntimeError(f"{run.dataset.title} with robust takes its images from a source, and the run has none")
+    load = partial(loading.load, run.dataset, data_dir, device, run.content, source=seen_by)
     if not run.dataset.asks:
         return load()
     teacher, _ = choose()

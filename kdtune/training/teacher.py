@@ -58,6 +58,21 @@ def choose_teacher(run: Run, store: Store, device: str) -> Chosen:
     return teacher, about | ({"calibrated": calibrated} if calibrated else {})
 
 
+def choose_source(run: Run, store: Store, device: str) -> Chosen:
+    """The run that this one has its images from, and what the provenance keeps of it; nothing where it has none.
+
+    Raises RuntimeError where that run has no network.
+    """
+    if run.source is None:
+        return None, {}
+    (id,) = run.source.runs
+    done = store.done(id)
+    if done is None or done.outcome != State.DONE:
+        raise RuntimeError(f"its source {id} is {done.outcome if done else 'not done any more'}: it has no network")
+    network, weights_digest = load_teacher(id, store, device)
+    return network, {"id": id, "weights_sha256": weights_digest}
+
+
 def calibration_of(run: Run, teacher: str, standing: Standing) -> dict[str, float]:
     """The alpha and the temperature that were measured of the teacher, where the run's loss reads them; else empty.
 
