@@ -38,15 +38,16 @@ class Subject:
     ask_teacher: Callable[[], nn.Module | None] = lambda: None
     seed: int = 0
     part: str = "test"  # "val": the images held out
-    ask_weights: Callable[[str], nn.Module] = _one_set  # other weights of the same run: "last" or "average"
+    # Other weights of the same run: "last", "average", or "initial", as its seed initialised it.
+    ask_weights: Callable[[str], nn.Module] = _one_set
 
     def on(self, part: str | None) -> Self:
         """The same network on other images; None: as it is."""
         return replace(self, part=part) if part else self
 
     def of(self, which: str | None) -> Self:
-        """Other weights of the same run, "last" or "average", on the same images; None: as it is. ValueError where it
-        has kept none such."""
+        """Other weights of the same run, "last", "average" or "initial", on the same images; None: as it is. ValueError
+        where it has none such."""
         return replace(self, network=self.ask_weights(which)) if which else self
 
     @property

@@ -77,7 +77,7 @@ def _performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome
             had = cache(lambda: teacher_had(run.id, context.store, context.device) or choose())
             source = cache(lambda: choose_source(run, context.store, context.device))
             data = data_of(run, had, context.data_dir, context.device, source)
-            if not measured_late(run.id, evaluation, data, context):
+            if not measured_late(run, evaluation, data, context):
                 train_and_evaluate(run, evaluation, data, choose, attempt, context, source()[1])
         except Stopped:
             return Outcome(State.STOPPED)
@@ -125,9 +125,9 @@ def torch_for(run: Run, context: RunContext) -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
 
 
-def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunContext) -> bool:
+def measured_late(run: Run, evaluation: Evaluation, data: Data, context: RunContext) -> bool:
     """Measures what is missing of a run that is finished already; False if it is not, or is not whole any more."""
-    standing = Standing(context.store)
+    id, standing = run.id, Standing(context.store)
     standing.refresh(id)
     done = standing.look(id).done
     if done is None:
@@ -143,13 +143,30 @@ def measured_late(id: str, evaluation: Evaluation, data: Data, context: RunConte
         return False
     ask_teacher = teacher_of(standing.look(id).provenance.get("teacher"), context.store, context.device)
 
-    @cache  # one network, which is heard while it is measured
-    def ask_weights(which: str) -> nn.Module:
+    def load_other(which: str) -> nn.Module:
         return placed(load_finished(id, context.store, done, BESIDE[which]), context.device)
 
+    ask_weights = weights_of(run, data, context, load_other)
     subject = Subject(network, data, context.measuring, ask_teacher, ask_weights=ask_weights)
     evaluate(subject, evaluation, context, context.store.evaluations(id, done))
     return True
+
+
+def weights_of(
+    run: Run, data: Data, context: RunContext, load_other: Callable[[str], nn.Module]
+) -> Callable[[str], nn.Module]:
+    """`ask_weights` of a subject: the network as the run's seed initialised it, and what `load_other` has.
+    ValueError for the first where weights came from a file."""
+
+    @cache  # one network each, which is heard while it is measured
+    def ask_weights(which: str) -> nn.Module:
+        if which != "initial":
+            return load_other(which)
+        if run.checkpoint is not None:
+            raise ValueError("the weights came from a file; how they were initialised is not known")
+        return placed(starting_network(run, data.shape, data.classes), context.device)
+
+    return ask_weights
 
 
 def train_and_evaluate(
@@ -175,10 +192,12 @@ def train_and_evaluate(
         made_by = " ".join([f"{trained_by} {taught_by(chosen)}", *([source["weights_sha256"]] if source else [])])
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
         network = placed(starting_network(run, data.shape, data.classes), context.device)
-        subject = Subject(network, data, context.measuring, lambda: teacher)
-        history, others = trained(run, subject, (teacher, chosen), attempt, context, made_by)
+        others: dict[str, nn.Module] = {}  # there once it is trained
+        ask_weights = weights_of(run, data, context, others.__getitem__)
+        subject = Subject(network, data, context.measuring, lambda: teacher, ask_weights=ask_weights)
+        history, beside = trained(run, subject, (teacher, chosen), attempt, context, made_by)
+        others |= beside
         file = weights.save(network)
-        subject = replace(subject, ask_weights=others.__getitem__)
         try:
             took = evaluate(subject, evaluation, context, attempt.evaluations(digest(file)))
         except NotFinite as broken:

@@ -31,8 +31,8 @@ from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.training.context import RunContext
 from kdtune.training.loop import TrainingState
-from kdtune.training.network import build_network, load_finished
-from kdtune.training.run import heard, perform
+from kdtune.training.network import build_network, load_finished, starting_network
+from kdtune.training.run import heard, perform, weights_of
 from kdtune.training.teacher import best
 
 MASKING = "{masking: {eps: 0.1, step: 0.05, images: 30, queries: 5}}"
@@ -615,6 +615,18 @@ def test_every_step_and_every_batch_of_an_evaluation_is_heard(plan_of, place):
     assert perform(first.run, plan.evaluation, replace(place, pulse=lambda: pulses.append(1) or 7)).state == "done"
     steps, held_out, evaluated = 3 * 4, 3 * 2, 2 + 2  # 80 images in batches of 20; `predict` asks its first batch twice
     assert len(pulses) >= steps + held_out + evaluated
+
+
+def test_an_evaluator_may_ask_for_the_network_as_its_seed_initialised_it(plan_of, place):
+    run = next(iter(plan_of().runs.values())).run
+    data, kept = load(run.dataset, place.data_dir), {"last": nn.Identity()}
+    ask = weights_of(run, data, place, kept.__getitem__)
+    started = starting_network(run, data.shape, data.classes).state_dict()
+    found = ask("initial").state_dict()
+    assert found.keys() == started.keys() and all(torch.equal(found[name], started[name]) for name in started)
+    assert ask("initial") is ask("initial") and ask("last") is kept["last"]
+    with pytest.raises(ValueError, match="the weights came from a file"):
+        weights_of(run.model_copy(update={"recipe": None}), data, place, kept.__getitem__)("initial")
 
 
 @pytest.mark.parametrize("standardised", [False, True])
