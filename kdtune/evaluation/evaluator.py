@@ -77,6 +77,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     conditional: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = False  # images of 8 bits, which are in [0, 1] whatever is done to them
     needs_last: ClassVar[bool] = False  # looks at the last epoch's weights beside those that `recipe.keep` kept
+    needs_teacher: ClassVar[bool] = False  # says nothing of a network that learned alone
 
     on: Literal["val"] | None = None
     of: Literal["last", "average"] | None = None

@@ -54,7 +54,9 @@ SMALL = {  # keys, to be quick
     "calibration": {"eps": 0.1, "step": 0.05, "steps": 3},
     "corruptions": {"severities": [1, 4], "images": 20},
     "fooled": {"eps": 0.1, "step": 0.05, "steps": 3, "images": 30},
+    "specialization": {"subspace": {"pca": 5}},
 }
+WITH_A_TEACHER = ("agreement", "fooled", "specialization")  # without one these have nothing to say
 
 
 def split(count: int, seed: int) -> Split:
@@ -68,11 +70,18 @@ def small_data(test: int = 60) -> Data:
     return Data("Blots", CLASSES, (1, 6, 6), **parts, shifted={"elsewhere": split(33, 4)})
 
 
+class Chain(nn.Sequential):
+    """Layers, the last of which is the classifier."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return self[:-1](images)
+
+
 def small_network(seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Dropout(0.5), nn.Flatten()]
-        return nn.Sequential(*layers, nn.Linear(6 * 16, len(CLASSES)))
+        return Chain(*layers, nn.Linear(6 * 16, len(CLASSES)))
 
 
 def every_evaluator() -> list[Evaluator]:
@@ -151,7 +160,7 @@ def keys_of(evaluator_: Evaluator) -> list[str]:
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
     values = [3, 30, 0.7, [0.5], [3], "x", True, *folders, [], None]
-    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean", "test"]
+    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean", "test", "data"]
     now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
     for key in keys_of(evaluator_):
         for value in values:
@@ -301,15 +310,17 @@ class Beheaded(nn.Module):
         super().__init__()
         self.way, self.network = way, small_network()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def front(self, images: Tensor) -> Tensor:
         if self.way == "inference":
             with torch.inference_mode():
-                images = images * 0.99
-        elif self.way == "numpy":
-            images = torch.from_numpy(0.99 * images.numpy())
-        else:
-            images = images.detach() * 0.99
-        return self.network(images)
+                return images * 0.99
+        return torch.from_numpy(0.99 * images.numpy()) if self.way == "numpy" else images.detach() * 0.99
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.network.features(self.front(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.front(images))
 
 
 @each_evaluator
@@ -318,7 +329,7 @@ def test_a_front_end_without_a_gradient_fails_no_run(evaluator_, way, installed)
     """Row D11: torch's RuntimeError was all that was told."""
     network, data = Beheaded(way), small_data()
     data = dataclasses.replace(data, test=labelled_by(network, data.test))
-    teacher = network if evaluator_.key in ("agreement", "fooled") else None  # without one these have nothing to say
+    teacher = network if evaluator_.key in WITH_A_TEACHER else None
     found = evaluator_.measured(subject(network, data, teacher=teacher)).metrics
     if evaluator_.key == "masking":
         assert found["flags/zero_gradient"] == 1
@@ -464,7 +475,12 @@ def test_on_val_is_the_same_on_the_images_held_out(evaluator_, installed):
 
 def test_which_evaluators_take_held_out_images():
     attacked = {"pgd", "masking", "planted", "autoattack", "corruptions", "distance"}
-    assert {each.key for each in held_out} == attacked | {"agreement", "fooled"}
+    assert {each.key for each in held_out} == attacked | {*WITH_A_TEACHER}
+
+
+def test_which_evaluators_say_nothing_without_a_teacher():
+    """Those that say so are refused before the start where a network learns alone."""
+    assert {key for key, kind in Evaluator.kinds().items() if kind.needs_teacher} == {"specialization"}
 
 
 @pytest.mark.parametrize("entry", [{"accuracy": {}}, {"shift": {}}])
@@ -489,7 +505,7 @@ def test_on_val_without_images_held_out_says_what_to_set():
 @each_evaluator
 def test_of_other_weights_is_the_same_of_that_network(evaluator_, of, installed):
     network, other, teacher, data = small_network(), small_network(2), small_network(1), small_data()
-    ask_weights = {"last": network, of: other}.__getitem__
+    ask_weights = {"initial": network, "last": network, of: other}.__getitem__
     given, to = (
         dataclasses.replace(subject(each, data, teacher=teacher), ask_weights=ask_weights) for each in (network, other)
     )
@@ -894,7 +910,7 @@ def test_what_an_evaluator_costs():
     assert GRID.passes(60, 40) == 3 * 8 * 4 * (3 * 2 * 2) * 60 + 100
     assert Shift().passes(10, 5) == 15
     # as many as were shown: a step asks once, and its gradient counts as two
-    data, network, shown = small_data(), small_network(), []
+    data, network, shown = small_data(), nn.Sequential(*small_network()), []  # without `features`: all goes forward
     network.register_forward_pre_hook(
         lambda _, given: shown.append(len(given[0]) * (3 if given[0].requires_grad else 1))
     )

@@ -34,6 +34,9 @@ from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.planted import Planted
 from kdtune.evaluation.shift import Shift
 from kdtune.evaluation.softness import Softness
+from kdtune.evaluation.specialization import Specialization
+from kdtune.evaluation.subspace import Principal
+from kdtune.models.networks.network import Network
 
 DIGITS = TypeAdapter(Dataset).validate_python({"digits": {}, "train_size": 100, "validation": 0.2})
 WHOLE = TypeAdapter(Dataset).validate_python("digits")
@@ -53,6 +56,8 @@ ENTRIES: list[Evaluator] = [
     Fit(),
     Softness(temperature=4.0),
     Calibration(eps=0.05, step=0.02, steps=3),
+    Specialization(),
+    Specialization(subspace=Principal(pca=5), every=2),
 ]
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda each: each.key)
 
@@ -65,9 +70,10 @@ class Fixed(nn.Module):
         self.layer = nn.Linear(64, 10)
         nn.init.zeros_(self.layer.weight)
         self.layer.bias.data = 5 * nn.functional.one_hot(torch.tensor(answer), 10).float()
+        self.features = nn.Flatten()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layer(images.flatten(1))
+        return self.layer(self.features(images))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def trained(digits: Data) -> nn.Module:
     """A linear classifier that is right on most digits."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    network = Network(nn.Flatten(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     for _ in range(150):
         optimizer.zero_grad()
@@ -175,6 +181,7 @@ def test_headlines_are_of_test_images_and_of_the_entry_without_a_label(entry: Ev
         (Distance(), ["distance/median", "distance/median/unconditional"]),
         (Masking(), []),
         (Planted(), []),
+        (Specialization(subspace="data"), ["specialization/best"]),
     ],
 )
 def test_the_headline_is_what_the_evaluator_says(entry: Evaluator, names: list[str]) -> None:
