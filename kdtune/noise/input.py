@@ -209,7 +209,7 @@ class PGD(InputKnob):
         """What is attacked, and what is climbed. Raises ValueError where there is no teacher that is to be asked."""
         import torch
 
-        from kdtune.attacks.oracle import Pair, climbing, divergence, squared
+        from kdtune.attacks.pair import Pair, distance, divergence
         from kdtune.attacks.pgd import cross_entropy, evaluating, wrong
 
         if self.climbs == "labels":
@@ -220,11 +220,11 @@ class PGD(InputKnob):
         if asked is None:
             raise ValueError(f"noise.input.pgd: climbs: {self.climbs}, but this run has no teacher")
         if self.climbs == "oracle":
-            return Pair(network, asked), climbing(squared)
+            return Pair(network, asked), distance
         with evaluating(asked), torch.no_grad():
             fixed = asked(clean)
-        apart = squared if self.climbs == "mse" else divergence
-        return network, lambda logits, labels: apart(logits, fixed)
+        apart = distance if self.climbs == "mse" else divergence
+        return network, lambda logits, labels: apart(torch.cat([logits, fixed], dim=1), labels)
 
     def measure(self, before: Tensor, after: Tensor) -> float:
         """The furthest that an image was moved, in `norm`: eps where the ball's edge is reached. In the l2 ball images

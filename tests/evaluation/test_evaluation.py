@@ -55,8 +55,9 @@ SMALL = {  # keys, to be quick
     "corruptions": {"severities": [1, 4], "images": 20},
     "fooled": {"eps": 0.1, "step": 0.05, "steps": 3, "images": 30},
     "specialization": {"subspace": {"pca": 5}},
+    "oracle": {"steps": 3, "images": 30},
 }
-WITH_A_TEACHER = ("agreement", "fooled", "specialization")  # without one these have nothing to say
+WITH_A_TEACHER = ("agreement", "fooled", "specialization", "oracle")  # without one these have nothing to say
 
 
 def split(count: int, seed: int) -> Split:
@@ -160,7 +161,7 @@ def keys_of(evaluator_: Evaluator) -> list[str]:
 def other_values(evaluator_, folders):
     """(key, a valid value other than the one it has), for every key."""
     values = [3, 30, 0.7, [0.5], [3], "x", True, *folders, [], None]
-    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean", "test", "data"]
+    values += ["worst", "minimum", ["brightness"], "margin", "val", "last", "clean", "test", "data", "linf"]
     now = {name: getattr(evaluator_, name) for name in type(evaluator_).model_fields}
     for key in keys_of(evaluator_):
         for value in values:
@@ -334,7 +335,7 @@ def test_a_front_end_without_a_gradient_fails_no_run(evaluator_, way, installed)
     if evaluator_.key == "masking":
         assert found["flags/zero_gradient"] == 1
         assert found["masking/zero_gradient"] == 100 and "masking/square" in found
-    elif evaluator_.key in ("pgd", "autoattack", "distance", "fooled", "calibration"):
+    elif evaluator_.key in ("pgd", "autoattack", "distance", "fooled", "calibration", "oracle"):
         assert found.keys() - {f"flags/{name}" for name in DEGENERATE} == {"flags/zero_gradient"}
         assert found["flags/zero_gradient"] == 1
     else:
@@ -480,7 +481,7 @@ def test_which_evaluators_take_held_out_images():
 
 def test_which_evaluators_say_nothing_without_a_teacher():
     """Those that say so are refused before the start where a network learns alone."""
-    assert {key for key, kind in Evaluator.kinds().items() if kind.needs_teacher} == {"specialization"}
+    assert {key for key, kind in Evaluator.kinds().items() if kind.needs_teacher} == {"specialization", "oracle"}
 
 
 @pytest.mark.parametrize("entry", [{"accuracy": {}}, {"shift": {}}])

@@ -30,6 +30,7 @@ from kdtune.evaluation.fit import Fit
 from kdtune.evaluation.fooled import Fooled
 from kdtune.evaluation.masking import Masking
 from kdtune.evaluation.metric import Metric
+from kdtune.evaluation.oracle import Oracle
 from kdtune.evaluation.pgd import PGD
 from kdtune.evaluation.planted import Planted
 from kdtune.evaluation.shift import Shift
@@ -58,6 +59,8 @@ ENTRIES: list[Evaluator] = [
     Calibration(eps=0.05, step=0.02, steps=3),
     Specialization(),
     Specialization(subspace=Principal(pca=5), every=2),
+    Oracle(steps=2, images=20),
+    Oracle(steps=2, images=20, subspace=Principal(pca=5)),
 ]
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda each: each.key)
 
@@ -154,7 +157,7 @@ def test_a_declared_metric_has_a_unit_and_rates_rank(entry: Evaluator) -> None:
         unranked = "zero_gradient" in name or name.startswith(("planted/chance", "distance/unbroken", "teacher/fooled"))
         if metric.unit == "%" and not missed and not unranked:
             assert metric.better == "higher", name
-        assert (metric.better == "lower") == (missed or name.endswith(("nll", "ece")))
+        assert (metric.better == "lower") == (missed or name.endswith(("nll", "ece")) or "/gap" in name)
 
 
 @each_entry
@@ -182,6 +185,7 @@ def test_headlines_are_of_test_images_and_of_the_entry_without_a_label(entry: Ev
         (Masking(), []),
         (Planted(), []),
         (Specialization(subspace="data"), ["specialization/best"]),
+        (Oracle(subspace="data"), ["oracle/pgd20"]),
     ],
 )
 def test_the_headline_is_what_the_evaluator_says(entry: Evaluator, names: list[str]) -> None:
