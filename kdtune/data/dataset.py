@@ -160,11 +160,11 @@ class Dataset(Kind, home="kdtune.data.sets"):
 
     @property
     def low_rank(self) -> bool:
-        """Whether its inputs fill a subspace that is known (`subspace`), and no more."""
+        """Whether its inputs fill a known subspace that is less than the whole space."""
         return False
 
     def subspace(self) -> numpy.ndarray | None:
-        """Its orthonormal columns, [D, rank]."""
+        """Orthonormal columns, [D, rank], of the subspace that its inputs fill; None: nothing is known of it."""
         return None
 
     def read_test(self, data_dir: Path) -> Arrays:

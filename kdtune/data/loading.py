@@ -150,7 +150,7 @@ def load(
         arrays = _tested(dataset, dataset.test, arrays, known.get("test", {}).get("digest"), data_dir)
         splits = {name: _tensors(*pair) for name, pair in arrays.splits.items() if name != "train"}
     splits = {name: _answered(split, dataset.tested, answer) for name, split in splits.items()}
-    subspace = dataset.subspace() if dataset.low_rank else None
+    subspace = dataset.subspace()
     _, channels, height, width = given.images.shape
     return Data(
         title=dataset.heading,

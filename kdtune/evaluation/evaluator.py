@@ -76,6 +76,7 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     # robust, and the flags of `flags.degenerate` stand beside its numbers.
     conditional: ClassVar[bool] = False
     needs_pixels: ClassVar[bool] = False  # images of 8 bits, which are in [0, 1] whatever is done to them
+    needs_features: ClassVar[bool] = False  # of the teacher, which several that answer as one do not have
     needs_last: ClassVar[bool] = False  # looks at the last epoch's weights beside those that `recipe.keep` kept
     needs_teacher: ClassVar[bool] = False  # says nothing of a network that learned alone
 

@@ -68,6 +68,7 @@ class Specialization(Evaluator):
 
     version: ClassVar[int] = 1
     needs_teacher: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
 
     def metrics(self, dataset: Dataset) -> tuple[Metric, ...]:
         found = [

@@ -29,7 +29,7 @@ def validated(
         sweep = Sweep.model_validate(dict(tree), context=context)
     except ValidationError as failure:
         return None, [_problem(error, tree, written, read) for error in failure.errors() if not _told(error, tree)]
-    refused = [*_chosen_by_test_data(sweep, profile), *_not_calibrated(sweep, profile)]
+    refused = [*_chosen_by_test_data(sweep, profile), *_not_calibrated(sweep, profile), *_compared_with_nobody(sweep)]
     return None if refused else sweep, [problem_at(tree, read.name, path, message) for path, message in refused]
 
 
@@ -58,6 +58,18 @@ def _not_calibrated(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, str]]
         yield path, f"came {name!r}: only the paper profile may fit to test data; remove fitted_on: test there"
     if teacher.select is not None and teacher.select.rule == "average":
         yield path, f"came {name!r}; rule: average has no single teacher that was calibrated; best or paired would do"
+
+
+def _compared_with_nobody(sweep: Sweep) -> Iterator[tuple[KeyPath, str]]:
+    """What compares networks with their teachers, where there are none, or where those are a whole pool."""
+    pooled = sweep.teacher is not None and sweep.teacher.select is not None and sweep.teacher.select.rule == "average"
+    for place, entry in enumerate(sweep.evaluation):
+        if entry.needs_teacher and sweep.teacher is None:
+            told = "compares networks with their teacher, and there is none; remove it"
+            yield ("evaluation", place), f"{entry.key} {told}"
+        elif entry.needs_features and pooled:
+            told = "looks at a teacher's features, and rule: average has logits alone; best or paired would do"
+            yield ("evaluation", place), f"{entry.key} {told}"
 
 
 def _told(error: ErrorDetails, tree: YamlMap) -> bool:

@@ -145,8 +145,12 @@ class Gaussian(Generated):
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def subspace(self) -> numpy.ndarray | None:
+        """Where `moments` moves all points, nobody says where to."""
+        return self._columns() if self.moments is None else None
+
+    def _columns(self) -> numpy.ndarray:
         if self.rank is None or self.rank == self.dimension:
-            return None
+            return numpy.eye(self.dimension)
         columns, upper = numpy.linalg.qr(self._stream("subspace").standard_normal((self.dimension, self.rank)))
         return columns * numpy.sign(upper.diagonal())  # of the two signs of each, the same on every machine
 
@@ -156,10 +160,8 @@ class Gaussian(Generated):
         return Arrays(self.class_names, {part: (self._points(part), labels) for part in ("train", "test")})
 
     def _points(self, part: str) -> numpy.ndarray:
-        subspace = self.subspace()
-        rank = self.dimension if subspace is None else subspace.shape[1]
-        found = self.std * self._stream(part).standard_normal((self.count, rank))
-        found = found if subspace is None else found @ subspace.T
+        columns = self._columns()
+        found = self.std * self._stream(part).standard_normal((self.count, columns.shape[1])) @ columns.T
         return found.astype(numpy.float32).reshape(self.count, *self.shape())
 
     def _stream(self, part: str) -> numpy.random.Generator:
