@@ -166,9 +166,9 @@ def legend(figure: Figure) -> list[Line2D]:
     ]
 
 
-def key(label: str, look: Look, *, mark: bool = True) -> Line2D:
+def key(label: str, look: Look, *, mark: bool = True, line: bool = True) -> Line2D:
     marks = look.marks() if mark else {"color": look.colour}
-    return Line2D([], [], label=literal(label), linestyle=look.dash, **marks)
+    return Line2D([], [], label=literal(label), linestyle=look.dash if line else "none", **marks)
 
 
 def records(figure: Figure, drawn: Points) -> Iterator[dict[str, Any]]:

@@ -26,9 +26,15 @@ def histories_of(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 
 
 def curve(
-    axes: Axes, histories: Sequence[list[dict[str, Any]]], name: str, look: Look, place: dict[str, Any]
+    axes: Axes,
+    histories: Sequence[list[dict[str, Any]]],
+    name: str,
+    look: Look,
+    place: dict[str, Any],
+    *,
+    band: bool = True,
 ) -> list[dict[str, Any]]:
-    """Draws the mean over runs at the epochs where all have a value; its rows for the CSV."""
+    """Draws the mean over runs where all have a value, with a band for its interval; its rows for the CSV."""
     values: dict[int, list[float]] = {}
     for rows in histories:
         for row in rows:
@@ -37,7 +43,7 @@ def curve(
     epochs = sorted(epoch for epoch, of in values.items() if len(of) == len(histories))
     found = [mean_interval(values[epoch]) for epoch in epochs]
     axes.plot(epochs, [each.mean for each in found], color=look.colour, linestyle=look.dash)
-    if len(histories) > 1:
+    if band and len(histories) > 1:
         low = [each.mean if each.low is None else each.low for each in found]
         high = [each.mean if each.high is None else each.high for each in found]
         axes.fill_between(epochs, low, high, color=look.colour, alpha=0.12, linewidth=0)

@@ -21,6 +21,15 @@ AUTOATTACK = "robust/autoattack"
 GAP = "robust/gap"  # of the best epoch less that of the last: robust_overfitting.py
 FALL, RISE, DOUBLE_DESCENT = "robust/fall", "robust/rise", "robust/double_descent"  # double_descent.py
 FOOLED = "teacher/fooled"
+# specialization.py: three measures, each with a rule of what is right under attack; made there are the last three.
+SPECIALIZED, MOVED, COS_OUT = "specialization/best", "specialization/best@moved", "specialization/cos_out"
+ORACLE, LABEL = "oracle/pgd20", "oracle/pgd20/label"
+OUT_GAIN, IN_OVER_OUT = "specialization/cos_out_gain", "oracle/in_over_out"
+RANKS = {
+    f"spearman/{measure.partition('/')[2]}{'/label' if rule == LABEL else ''}": (measure, rule)
+    for rule in (ORACLE, LABEL)
+    for measure in (SPECIALIZED, MOVED, COS_OUT)
+}
 OTHER_WEIGHTS = {"last": "last epoch", "average": "mean weights"}  # of the same run, behind `of`
 TITLES = {
     GAP: "Gap, best to last",
@@ -28,6 +37,19 @@ TITLES = {
     RISE: "Rise, trough to end",
     DOUBLE_DESCENT: "Lesser of both",
     FOOLED: "Teacher fooled",
+    SPECIALIZED: "Best correlation",
+    "specialization/strong": "Best correlation, strong nodes",
+    MOVED: "Best correlation, off the subspace",
+    "specialization/cos_in": "Cosine, in",
+    COS_OUT: "Cosine, out",
+    OUT_GAIN: "Cosine, out, gained",
+    ORACLE: "Agreement under attack",
+    LABEL: "Old answer under attack",
+    f"{ORACLE}@in": "Agreement, attack in",
+    f"{ORACLE}@out": "Agreement, attack out",
+    IN_OVER_OUT: "Agreement, in over out",
+    "oracle/mismatch": "Old answer wrong",
+    **{name: f"Spearman, {name.partition('/')[2].replace('/', ', ')}" for name in RANKS},
     "calibrated.temperature": "Temperature",
     "calibrated.alpha": "Weight of the teacher",
     ACCURACY: "Test accuracy",
@@ -69,6 +91,10 @@ SCALES = {
     "output/entropy": Scale("nats", digits=3, least=0.1),
     "output/confidence": Scale(least=0.1),
     "test/ece": Scale("points", least=0.1),
+    **dict.fromkeys((SPECIALIZED, MOVED, "specialization/strong"), Scale("correlation", least=0.1)),
+    **dict.fromkeys((COS_OUT, OUT_GAIN, "specialization/cos_in"), Scale("cosine", least=0.1)),
+    IN_OVER_OUT: Scale("points"),
+    **dict.fromkeys(RANKS, Scale("correlation", least=0.5)),
     "calibrated.temperature": Scale("", least=0.5),
     "calibrated.alpha": Scale("", least=0.1),
 }
@@ -124,11 +150,11 @@ def title(metric: str) -> str:
     kind, _, name = metric.partition("/")
     if kind in OTHER_WEIGHTS:
         return f"{title(name)}, {OTHER_WEIGHTS[kind]}"
+    if metric in TITLES:
+        return TITLES[metric]
     if kind == "shift":
         return f"Accuracy, {SHIFTED.get(name, name)}" if name else "Accuracy under shift"
     if found := re.match(r"pgd(\d+)(?:@([^/]+))?(.*)", name):
         setting = f", {found[2].replace('=', ' ')}" if found[2] else ""
         return f"PGD-{found[1]} accuracy{setting}" + found[3].replace("/", ", ").replace("_", " ")
-    if metric in TITLES:
-        return TITLES[metric]
     return (name or kind).replace("_", " ").capitalize().replace("Jpeg", "JPEG")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal
 
-from kdtune.config import Normalization
 from kdtune.data.dataset import Dataset
 from kdtune.evaluation.evaluation import declared
 from kdtune.evaluation.evaluator import Evaluator
@@ -16,6 +15,7 @@ from kdtune.losses.kd import KD
 from kdtune.losses.loss import Loss
 from kdtune.models.model import Model
 from kdtune.models.naming import Entries
+from kdtune.networks import Normalization
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
 from kdtune.settings import Settings, Text, Whole

@@ -102,6 +102,41 @@ def holm(p_values: Sequence[float]) -> list[float]:
         gc.unfreeze()
 
 
+Pairs = Sequence[tuple[float, float]]
+DRAWS = 2000  # of a bootstrap
+
+
+def rank_correlation(pairs: Pairs) -> float | None:
+    """Spearman's; None where either side has one value alone, or there are fewer than three pairs."""
+    from scipy.stats import spearmanr
+
+    _check([value for pair in pairs for value in pair], least=0)
+    xs, ys = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if len(pairs) < 3 or len(set(xs)) == 1 or len(set(ys)) == 1:
+        return None
+    return float(spearmanr(xs, ys).statistic)
+
+
+def resampled_rank_correlation(pairs: Mapping[int, Pairs], level: float = LEVEL) -> tuple[float, float] | None:
+    """An interval of Spearman's correlation over the pairs of all seeds: percentiles over whole seeds drawn with
+    replacement, always the same draws. Of few seeds it is too narrow: three give ten different draws. None for one
+    seed, and where most draws have no correlation.
+    """
+    import numpy as np
+
+    seeds = sorted(pairs)
+    if len(seeds) < 2:
+        return None
+    generator = np.random.default_rng(0)
+    drawn = [generator.choice(len(seeds), len(seeds)) for _ in range(DRAWS)]
+    found = [rank_correlation([pair for at in places for pair in pairs[seeds[at]]]) for places in drawn]
+    known = [value for value in found if value is not None]
+    if len(known) < DRAWS / 2:
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def smallest_visible_effect(sd: float, n: int, level: float = LEVEL, power: float = POWER) -> float | None:
     """The smallest true difference that a paired two-sided t-test of n pairs would find with probability `power`.
 

@@ -38,13 +38,14 @@ MAY = {
     "recipe": "settings optimization",
     "data": "attacks kinds settings randomness noise recipe",
     "evaluation": "extensions kinds settings randomness attacks data store",
-    "config": "settings noise models losses recipe data evaluation",
-    "run": "config data evaluation extensions identity losses models noise recipe settings",
+    "networks": "settings noise models losses recipe data",
+    "config": "settings networks data evaluation",
+    "run": "networks data evaluation extensions identity losses models noise recipe settings",
     # a file, a plan, a run, a memory
     "store": "identity",
-    "sweepfile": "settings kinds recipe config evaluation",
-    "planning": "config data evaluation models run store sweepfile",
-    "training": "archive attacks config extensions recipe data evaluation losses models noise randomness run sources"
+    "sweepfile": "settings kinds recipe config networks data evaluation",
+    "planning": "config networks data evaluation models run store sweepfile",
+    "training": "archive attacks extensions networks recipe data evaluation losses models noise randomness run sources"
     " store",
     # where runs are computed, what a person sees, what is typed
     "launch": "data evaluation extensions paths planning run sources store sweepfile training",

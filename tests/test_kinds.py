@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar, get_args
 import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
-from kdtune.config import Student, Sweep
+from kdtune.config import Sweep
 from kdtune.data.dataset import Dataset
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.kinds import Kind, Several, snake_case
 from kdtune.losses.loss import Loss
 from kdtune.models.model import Model
+from kdtune.networks import Student
 from kdtune.noise.input import InputKnob
 from kdtune.noise.labels import LabelsKnob
 from kdtune.noise.target import TargetKnob

@@ -17,13 +17,13 @@ from stand_ins import subject
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Select
 from kdtune.data.loading import Data, Split
 from kdtune.evaluation.accuracy import Accuracy
 from kdtune.evaluation.evaluator import EvaluationError, predict
 from kdtune.losses.ce import CE
 from kdtune.losses.kd import KD, kd_loss
 from kdtune.models.networks.normalized import Normalized
+from kdtune.networks import Select
 from kdtune.noise.input import Gaussian
 from kdtune.noise.labels import Corruption
 from kdtune.noise.noise import Noise

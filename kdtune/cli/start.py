@@ -24,6 +24,7 @@ from kdtune.planning import cost, profiles, space
 from kdtune.planning.devices import CPU_CORE, GPU, available, has_usable_gpu
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import Plan
+from kdtune.planning.twins import on_twins
 from kdtune.report.folder import View
 from kdtune.store.claims import Claim
 from kdtune.store.standing import Standing
@@ -52,6 +53,8 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
         except CannotConnect as error:
             raise no_ray(options, error) from error
     dispatch.standing.store.objects.probe()
+    if warning := on_twins(plan):
+        click.echo(f"warning: {warning}", err=True)
     estimate = estimate_of(options, plan, dispatch.states, dispatch.standing)
     if options.max_cost is not None and (estimate.dollars or 0) > options.max_cost:
         raise Refused(f"{estimate}; --max-cost {options.max_cost:g} is less")

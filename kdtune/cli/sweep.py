@@ -28,6 +28,7 @@ from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import ROLES
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.profiles import LOCAL
+from kdtune.planning.twins import on_twins
 from kdtune.report import summary
 from kdtune.report.folder import View, described
 from kdtune.store.objects import StorageError
@@ -104,8 +105,9 @@ def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -
     estimate = estimate_of(options, plan, now, standing)
     click.echo(f"  {estimate}")
     untrained = [id for id in now if standing.look(id).done is None]
-    if advice := cost.on_responses(plan, untrained, estimate):
-        click.echo(f"  {advice}")
+    for advice in (cost.on_responses(plan, untrained, estimate), on_twins(plan)):
+        if advice:
+            click.echo(f"  {advice}")
     for place in plan.places if options.verbosity > 0 else ():
         click.echo(f"  {now[place.id]:9s} {place.id} {place.name}")
     return 0

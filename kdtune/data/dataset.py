@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     import numpy
 
 LABELS = "labels"  # what a set asks a teacher that has none
+
+
+def names_a_set(dataset: Mapping[str, Any]) -> bool:
+    """Whether a mapping at `dataset` says which set it is; else it is laid over one that does."""
+    return any(key not in Dataset.model_fields for key in dataset)
 
 
 class Dataset(Kind, home="kdtune.data.sets"):

@@ -17,11 +17,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdtune.config import Network, Student, Sweep, Teacher
+from kdtune.config import Sweep
 from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
+from kdtune.networks import Network, Student, Teacher
 from kdtune.planning.axes import refuse_idle_axes
 from kdtune.planning.place import Place
 from kdtune.run import Choice, Run
@@ -189,7 +190,7 @@ def _teachers(sweep: Sweep, teacher: Teacher, contents: Contents, epochs: int | 
             rename=teacher.rename,
         )
         return
-    for seed in teacher.seeds or sweep.seeds:
+    for seed in sweep.pool:
         run = _trained(sweep, teacher, contents, seed, epochs)
         yield run if teacher.trained else run.model_copy(update={"recipe": None, "watch": ()})
 
@@ -215,7 +216,7 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
     if sweep.teacher is None or select is None:
         return Choice(runs=(pool[0].id,), rule="given")
     if select.rule == "paired":
-        return Choice(runs=tuple(run.id for run in pool if run.seed == seed), rule="paired")
+        return Choice(runs=tuple(run.id for run in pool if run.seed == select.paired_with(seed)), rule="paired")
     if select.rule == "average":
         return Choice(runs=tuple(run.id for run in pool), rule="average")
     evaluator, metric = declared(sweep.evaluation, sweep.dataset_of(sweep.teacher))[select.metric or ""]

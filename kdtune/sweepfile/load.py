@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdtune.config import Sweep, names_a_set
+from kdtune.config import Sweep
+from kdtune.data.dataset import names_a_set
 from kdtune.sweepfile import grid
 from kdtune.sweepfile.overrides import Override, assign
 from kdtune.sweepfile.size import MAX_RUNS, refuse_too_many

@@ -22,8 +22,9 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from kdtune import settings
-from kdtune.config import Student, Sweep
+from kdtune.config import Sweep
 from kdtune.kinds import Kind, Several, words
+from kdtune.networks import Student
 from kdtune.recipe import Recipe
 from kdtune.settings import Settings, unknown
 from kdtune.sweepfile.values import word

@@ -6,8 +6,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from kdtune.config import Normalization
 from kdtune.models.model import Model, Shape
+from kdtune.networks import Normalization
 from kdtune.randomness import seeded
 from kdtune.run import Run
 from kdtune.store.encoding import from_json, from_yaml

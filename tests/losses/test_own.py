@@ -10,12 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Student
 from kdtune.data.loading import Split
 from kdtune.losses.loss import Loss
 from kdtune.losses.views import Views
 from kdtune.models.model import Model
 from kdtune.models.networks.normalized import Normalized
+from kdtune.networks import Student
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
 from kdtune.settings import Scale

@@ -23,9 +23,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kdtune.cli.sweep import Options, Refused, read
-from kdtune.config import Sweep, Teacher
+from kdtune.config import Sweep
 from kdtune.data.error import DataError
 from kdtune.kinds import Kind
+from kdtune.networks import Teacher
 from kdtune.planning import cost
 from kdtune.planning.plan import build_plan
 from kdtune.recipe import Recipe

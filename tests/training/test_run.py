@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 import kdtune.training.run
-from kdtune.config import Normalization
 from kdtune.data.loading import load
 from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.flags import flags_of
 from kdtune.models.model import Model
 from kdtune.models.small import MLP
+from kdtune.networks import Normalization
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.report import summary, table

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtune.config import Network, Student
 from kdtune.data.loading import Split
 from kdtune.losses.ce import CE
 from kdtune.losses.dkd import DKD
 from kdtune.losses.kd import KD
 from kdtune.losses.loss import Loss
 from kdtune.models.model import Model
+from kdtune.networks import Network, Student
 from kdtune.noise.noise import Noise
 from kdtune.randomness import draw, stream_seed
 from kdtune.recipe import Recipe
