@@ -1,5 +1,5 @@
 """What sweeps say of claims, of paper.yaml: A1 to A14 (arXiv 1910.05057), B1 to B4 (Wallace, Distill 2019),
-D1 to D4 (Dong et al., arXiv 2110.03135).
+C1 to C5 (Yang et al., arXiv 2102.13170), D1 to D5 (Dong et al., arXiv 2110.03135).
 
     python analysis/claims.py results/ [--profile laptop] [--output DIR]
 

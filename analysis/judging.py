@@ -15,6 +15,7 @@ import double_descent
 import errors
 import fixed_label_corruption
 import robust_overfitting
+import specialization
 import two_dimensional
 from metrics import DISTANCE, attacked, shifted
 from outputs import with_outputs
@@ -47,6 +48,7 @@ PREPARED = {
     "two_dimensional": two_dimensional.prepared,
     "robust_overfitting": robust_overfitting.prepared,
     "double_descent": double_descent.prepared,
+    "specialization": specialization.prepared,
 }
 
 

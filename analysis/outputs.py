@@ -58,9 +58,10 @@ def arrays_of(table: pd.DataFrame, name: str) -> dict[str, dict[str, np.ndarray]
             for id in table.loc[table["state"] == "done", "id"].unique():
                 with suppress(DamagedError):
                     arrays = store.evaluation_arrays(id, hash)
-                    if name not in arrays:
-                        break  # nor do other runs
-                    found[id] = arrays
+                    if arrays and name not in arrays:
+                        break  # nor do other runs; those that nobody taught may have none at all
+                    if arrays:
+                        found[id] = arrays
     return found
 
 

@@ -61,7 +61,8 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
     the rank correlation over that seed's runs of low rank."""
     need(table, "eps", "sigma", "climbs", "init", "rank", "loss")
     records = table.to_dict("records")
-    table = table.assign(arm=[arm_of(row) for row in records], low=[low_rank(row) for row in records])
+    low = [low_rank(row, full=float(table["rank"].max())) for row in records]
+    table = table.assign(arm=[arm_of(row) for row in records], low=low)
     table["teaching"] = table["teacher.strength"] if "teacher.strength" in table else float("nan")
     differences = {IN_OVER_OUT: (f"{ORACLE}@in", f"{ORACLE}@out"), OUT_GAIN: (COS_OUT, f"{COS_OUT}_initial")}
     for name, (one, other) in differences.items():
@@ -81,22 +82,26 @@ def arm_of(row: Mapping[Any, Any]) -> str:
     return "noise" if row["sigma"] > 0 else "usual" if row["init"] > 0.01 else "standard"
 
 
-def low_rank(row: Mapping[Any, Any]) -> bool:
-    """Whether something lies off the subspace of the run's data."""
+def low_rank(row: Mapping[Any, Any], full: float) -> bool:
+    """Whether something lies off the subspace of a student's data; of one that is not measured, by the largest rank."""
+    if row["role"] != "student":
+        return False
+    if row["state"] != "done":
+        return bool(row["rank"] < full)
     value = row.get("specialization/norm_out")
-    return row["role"] == "student" and value is not None and value == value
+    return value is not None and value == value
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """The six columns, at each seed's first student of low rank; empty elsewhere."""
+    """The six columns, at each seed's first student of low rank, which is `ranked`; empty elsewhere."""
     found: dict[str, dict[Any, float]] = {name: {} for name in RANKS}
-    students = table[table["low"]].drop_duplicates("id")
-    for _, runs in students.groupby("seed"):
+    groups = [runs for _, runs in table[table["low"]].drop_duplicates("id").groupby("seed")]
+    for runs in groups:
         for name, (measure, rule) in RANKS.items():
-            pairs = pairs_of(runs, measure, rule)
-            if (value := rank_correlation(pairs)) is not None:
+            if (value := rank_correlation(pairs_of(runs, measure, rule))) is not None:
                 found[name][runs.index[0]] = value
-    return table.assign(**{name: pd.Series(values, dtype=float) for name, values in found.items()})
+    columns: dict[str, Any] = {name: pd.Series(values, dtype=float) for name, values in found.items()}
+    return table.assign(ranked=table.index.isin([runs.index[0] for runs in groups]), **columns)
 
 
 def pairs_of(runs: pd.DataFrame, measure: str, rule: str) -> list[tuple[float, float]]:

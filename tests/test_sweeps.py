@@ -26,7 +26,8 @@ from kdtune.training.network import build_network
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 WALLACE, DONG = ("errors", "cross_domain", "two_dimensional"), ("robust_overfitting", "double_descent")
-OTHERS = (*WALLACE, *DONG, "soft_robustness", "robust_anchors")
+YANG = ("specialization", "specialization_images")
+OTHERS = (*WALLACE, *YANG, *DONG, "soft_robustness", "robust_anchors")
 OF_NOISE = [name for name in NAMES if name not in OTHERS]  # the first paper's
 PROFILES = ("paper", "quick", "laptop")
 

@@ -137,12 +137,13 @@ def on_responses(plan: Plan, ids: Collection[str], about: Estimate) -> str | Non
 
 
 def compared(plan: Plan, states: Mapping[str, State], standing: Standing, device: Device) -> list[float]:
-    """Seconds that finished runs took on this kind of device, each over what was estimated. A diverged one was cut."""
+    """Seconds that finished runs took on this kind of device, each over what was estimated. A diverged one was cut, and
+    one that is not trained says nothing of training."""
     ratios: list[float] = []
     for id in (id for id, state in states.items() if state == State.DONE):
         record = standing.look(id).provenance
         on_cpu = str(record.get("device", "")).endswith("CPU")
-        if record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
+        if plan.runs[id].run.recipe is not None and record.get("seconds") and on_cpu == (device.name == CPU_CORE.name):
             ratios.append(record["seconds"] / work_of(plan, id, device).seconds)
         if len(ratios) == COMPARED:
             break
@@ -157,6 +158,7 @@ def work_of(plan: Plan, id: str, device: Device = CPU_CORE, evaluators: Iterable
     if evaluators is not None:
         wanted = set(evaluators)
         chosen = [evaluator for evaluator in plan.evaluation if evaluator.hash in wanted]
+    chosen = [evaluator for evaluator in chosen if run.teacher is not None or not evaluator.needs_teacher]
     teacher, source = (
         plan.runs[choice.runs[0]].run if choice and choice.runs[0] in plan.runs else None
         for choice in (run.teacher, run.source)

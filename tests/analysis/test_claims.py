@@ -23,7 +23,7 @@ from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 
 ATTACKS = ("robust/pgd20", "masking/margin20", "masking/square", "masking/transfer", "robust/autoattack")
-OTHERS = ("errors", "cross_domain", "two_dimensional", "robust_overfitting", "double_descent")  # Wallace's, Dong's
+OTHERS = ("errors", "cross_domain", "two_dimensional", "robust_overfitting", "double_descent", "specialization")
 SWEEPS = ("fickle", "softrand", "messy", "fixed_label_corruption", "noisy_labels", "signal_noise", "swap", *OTHERS)
 UP, DOWN, NONE = (0.4, 0.5, 0.6, 0.45, 0.55), (-0.4, -0.5, -0.6, -0.45, -0.55), (0.01, -0.02, 0.03, 0.0, 0.01)
 OPEN = (-1.0, 2.0, 0.5, -0.4, 1.2)  # mean 0.46, half of its interval 1.5
@@ -584,7 +584,7 @@ def test_a_link_is_not_followed(scripts: Any, tmp_path: Path, capsys: pytest.Cap
 def test_the_claims_are_whole() -> None:
     paper = yaml.safe_load((ANALYSIS / "paper.yaml").read_text(encoding="utf-8"))
     numbers = [*(f"A{number}" for number in range(1, 15)), *(f"B{number}" for number in range(1, 5))]
-    numbers += ["D1", "D2", "D3", "D4"]
+    numbers += [f"{letter}{number}" for letter in "CD" for number in range(1, 6)]
     assert list(paper["claims"]) == numbers
     assert {claim["sweep"] for claim in paper["claims"].values()} == set(SWEEPS)
     assert [paper["smallest"][kind] for kind in ("test", "shift", "robust", "masking", "corruption")] == [
