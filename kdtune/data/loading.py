@@ -134,7 +134,7 @@ def load(
     clean = splits.pop("train")
     classes = len(arrays.class_names)
     kept, held_out = _parts(clean, dataset, arrays.class_names)
-    clean = _answered(clean, dataset, answer)
+    clean = _answered(_stretched(clean, dataset), dataset, answer)
     given, moved = _moved(clean, torch.cat([kept, held_out]), classes, dataset, teacher)
     answers = cache(lambda: answer(moved.attacked if moved else given.images)) if answer is not None else None
     stages = relabelled(given.labels, clean.labels, dataset, classes, answers)
@@ -219,23 +219,27 @@ def _answered(split: Split, dataset: Dataset, answer: Callable[[torch.Tensor], t
     return split if dataset.labelled or answer is None else replace(split, labels=answer(split.images))
 
 
+def _stretched(split: Split, dataset: Dataset) -> Split:
+    """The training images as `moments` leaves them."""
+    from kdtune.data.moments import moved_to
+
+    if dataset.moments is None:
+        return split
+    return replace(split, images=moved_to(dataset.moments, inputs(split.images)), bounds=None)
+
+
 def _moved(
     clean: Split, places: torch.Tensor, classes: int, dataset: Dataset, teacher: nn.Module | None
 ) -> tuple[Split, Moved | None]:
-    """The training images as `moments` and `perturbed` leave those at `places`, with the labels that an attack aims at;
-    and how it moved them."""
-    from kdtune.data.moments import moved_to
-
-    split = clean
-    if dataset.moments is not None:
-        split = replace(clean, images=moved_to(dataset.moments, inputs(clean.images)), bounds=None)
+    """The training images as `perturbed` leaves those at `places`, with the labels that an attack aims at; and how it
+    moved them."""
     if dataset.perturbed is None:
-        return split, None
+        return clean, None
     if teacher is None:
         raise DataError(f"dataset.perturbed on {dataset.title}: there is no teacher to attack")
-    images = inputs(split.images)
-    moved = dataset.perturbed(images, split.labels, places, classes, teacher, dataset.seed, split.bounds)
-    return replace(split, images=moved.images, labels=moved.labels), moved
+    images = inputs(clean.images)
+    moved = dataset.perturbed(images, clean.labels, places, classes, teacher, dataset.seed, clean.bounds)
+    return replace(clean, images=moved.images, labels=moved.labels), moved
 
 
 def _tested(dataset: Dataset, test: Dataset, trained: Arrays, digest: str | None, data_dir: Path) -> Arrays:

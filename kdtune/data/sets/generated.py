@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import abstractmethod
 from math import prod
 from pathlib import Path
@@ -140,9 +141,10 @@ class Gaussian(Generated):
         return self.count, self.count
 
     def digest(self, data_dir: Path) -> str:
-        """Of what defines it, not of its numbers: products of matrices differ in their last bits between machines."""
-        told = f"{self.key} 1 {self.bare.model_dump_json()}"
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        """Of what defines it, not of its numbers: products of matrices differ in their last bits between machines. Of
+        the set's own settings alone: those that all sets have do not change what is drawn."""
+        drawn = [self.dimension, self.rank or self.dimension, self.std, self.of, self.count, self.seed]
+        return hashlib.sha256(f"{self.key} 1 {json.dumps(drawn)}".encode()).hexdigest()[:16]
 
     def subspace(self) -> numpy.ndarray | None:
         """Where `moments` moves all points, nobody says where to."""
