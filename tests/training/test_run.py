@@ -626,7 +626,7 @@ def test_an_evaluator_may_ask_for_the_network_as_its_seed_initialised_it(plan_of
     assert found.keys() == started.keys() and all(torch.equal(found[name], started[name]) for name in started)
     assert ask("initial") is ask("initial") and ask("last") is kept["last"]
     with pytest.raises(ValueError, match="the weights came from a file"):
-        weights_of(run.model_copy(update={"recipe": None}), data, place, kept.__getitem__)("initial")
+        weights_of(run.model_copy(update={"checkpoint": "own.pt"}), data, place, kept.__getitem__)("initial")
 
 
 @pytest.mark.parametrize("standardised", [False, True])
