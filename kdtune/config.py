@@ -132,7 +132,7 @@ class Sweep(Settings):
         held_out = [evaluator.key for evaluator in self.evaluation if evaluator.looks_at_held_out]
         if held_out and dataset.validation is None:
             raise ValueError(f"{held_out[0]} is measured on: val, but nothing is held out: {lacking}")
-        if network.recipe.keep and dataset.validation is None:
+        if network.trained and network.recipe.keep and dataset.validation is None:
             raise ValueError(
                 f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
             )
@@ -159,9 +159,8 @@ class Sweep(Settings):
             for which in sorted(evaluator.weights):
                 key, asked = kept_by[which]
                 if not (network.trained and asked):
-                    what = (
-                        f"{part}.recipe.{key} is not set" if network.trained else f"an untrained {part} has none such"
-                    )
+                    lacks = f"a {part} that is not trained here has none such"
+                    what = f"{part}.recipe.{key} is not set" if network.trained else lacks
                     raise ValueError(f"evaluation.{evaluator.key} looks at the {which} weights, but {what}")
 
     def _refuse_metric(self, name: str, dataset: Dataset) -> None:

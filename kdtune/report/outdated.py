@@ -59,7 +59,7 @@ def lines(plan: Plan, standing: Standing, evaluators: Mapping[str, Evaluator], f
     for hash, runs in found.measured.items():
         said.append(f"{evaluators[hash].key} measured {len(runs)} runs by other code{_from(runs)}")
     if found.taught:
-        said.append(f"{len(found.taught)} students learned from weights that their teacher has no longer")
+        said.append(f"{len(found.taught)} students learned from weights that their teacher or source has no longer")
     if said:
         yield f"outdated     {'; '.join(said)}. To do them again: kdtune forget {folder} --outdated"
 

@@ -58,10 +58,11 @@ def _row(place: Place, standing: Standing, state: State, late: Collection[str]) 
         chosen = origin.get("teacher", {})
         row |= {"kept.epoch": origin["kept"]["epoch"]} if "kept" in origin else {}
         row |= {f"teacher.{key}": chosen[key] for key in ("id", "weights_sha256", "metric") if key in chosen}
+        row |= {f"source.{key}": origin["source"][key] for key in ("id", "weights_sha256") if "source" in origin}
         row |= {f"calibrated.{key}": value for key, value in chosen.get("calibrated", {}).items()}
         row |= {name: value for name, value in standing.measured(place.id, late).items() if value is not None}
     row |= {"taught": place.run.teacher is not None}
-    made_of = {key: value for key, value in place.run.description.items() if key not in ("seed", "teacher")}
+    made_of = {key: value for key, value in place.run.description.items() if key not in ("seed", "teacher", "source")}
     return row | {name: value for name, value in flat(made_of).items() if name not in row}
 
 

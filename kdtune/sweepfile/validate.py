@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kdtune.config import Sweep
+from kdtune.config import Student, Sweep, Teacher
 from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.evaluation import named
 from kdtune.settings import UNKNOWN
@@ -41,12 +41,17 @@ def _chosen_by_test_data(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, 
 
 
 def _not_calibrated(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, str]]:
-    """What keeps a student from reading its teacher's calibration, where it asks for that."""
-    student, teacher = sweep.student, sweep.teacher
-    name = student.objective.calibration
-    if name is None or teacher is None:
-        return
-    path = ("student", *(("loss", student.loss.key) if student.loss else ("distillation",)), "calibrated")
+    """What keeps a student, or a source, from reading its teacher's calibration, where it asks for that."""
+    for part, learner in sweep.learners.items():
+        if learner.objective.calibration is not None and sweep.teacher is not None:
+            yield from _not_calibrated_for(part, learner, sweep, sweep.teacher, profile)
+
+
+def _not_calibrated_for(
+    part: str, learner: Student, sweep: Sweep, teacher: Teacher, profile: str
+) -> Iterator[tuple[KeyPath, str]]:
+    name = learner.objective.calibration
+    path = (part, *(("loss", learner.loss.key) if learner.loss else ("distillation",)), "calibrated")
     try:
         entry = named(sweep.evaluation, name)
     except ValueError as error:

@@ -61,7 +61,7 @@ class TrainingState:
     def refuse_others(self, network: nn.Module, recipe: Recipe, made_by: str | None = None) -> None:
         """Raises ValueError, or whatever it stumbles over, where this is no state of `network` trained by `recipe`."""
         if self.made_by != made_by:
-            raise ValueError("other code than this, or another teacher, trained it so far")
+            raise ValueError("other code than this, another teacher or another source trained it so far")
         epochs = [row["epoch"] for row in self.history]
         if not 1 <= self.epoch <= recipe.epochs or epochs != list(range(1, self.epoch + 1)):
             raise ValueError(f"epoch {self.epoch} of {recipe.epochs} with a history of {len(epochs)}")

@@ -61,15 +61,17 @@ def choose_teacher(run: Run, store: Store, device: str) -> Chosen:
 def choose_source(run: Run, store: Store, device: str) -> Chosen:
     """The run that this one has its images from, and what the provenance keeps of it; nothing where it has none.
 
-    Raises RuntimeError where that run has no network.
+    Raises RuntimeError where that run has no network, or is finished and had its images from other weights.
     """
     if run.source is None:
         return None, {}
+    if (had := chosen_by(run.id, store, "source")) is not None:
+        return teacher_of(had, store, device, "source")(), had
     (id,) = run.source.runs
     done = store.done(id)
     if done is None or done.outcome != State.DONE:
         raise RuntimeError(f"its source {id} is {done.outcome if done else 'not done any more'}: it has no network")
-    network, weights_digest = load_teacher(id, store, device)
+    network, weights_digest = load_teacher(id, store, device, "source")
     return network, {"id": id, "weights_sha256": weights_digest}
 
 
@@ -124,10 +126,10 @@ def best(choice: Choice, scores: Mapping[str, float | None]) -> tuple[str, float
     return chosen, numbers[chosen]
 
 
-def load_teacher(id: str, store: Store, device: str) -> tuple[nn.Module, str]:
-    """The network of a finished run on the run's device, and the digest of its weights.
+def load_teacher(id: str, store: Store, device: str, part: str = "teacher") -> tuple[nn.Module, str]:
+    """The network of a finished run on the run's device, and the digest of its weights; `part` is what it is called.
 
-    Raises RuntimeError where it is damaged; the teacher is then not finished any more, and is trained again.
+    Raises RuntimeError where it is damaged; it is then not finished any more, and is trained again.
     """
     done = store.done(id)
     try:
@@ -135,33 +137,41 @@ def load_teacher(id: str, store: Store, device: str) -> tuple[nn.Module, str]:
     except DamagedError as error:
         if done is not None:
             store.withdraw(id, done, str(error))
-        raise RuntimeError(f"its teacher {id} is damaged; the sweep's command trains it first: {error}") from error
+        raise RuntimeError(f"its {part} {id} is damaged; the sweep's command trains it first: {error}") from error
     return network, done.files[WEIGHTS] if done else ""
 
 
 def teacher_had(id: str, store: Store, device: str) -> Chosen | None:
     """The teacher of a finished run, as its provenance names it, whatever the rule would choose by now; None where the
     run is not finished. Raises RuntimeError where that teacher has other weights since."""
+    chosen = chosen_by(id, store, "teacher")
+    return None if chosen is None else (teacher_of(chosen, store, device)(), chosen)
+
+
+def chosen_by(id: str, store: Store, part: str) -> dict[str, Any] | None:
+    """What the provenance of a finished run says of its teacher or its source; None where it is not finished, or had
+    none."""
     standing = Standing(store)
     standing.refresh(id)
     known = standing.look(id)
-    if known.done is None or not (chosen := known.provenance.get("teacher")):
-        return None
-    return teacher_of(chosen, store, device)(), chosen
+    return (known.provenance.get(part) or None) if known.done is not None else None
 
 
-def teacher_of(chosen: Mapping[str, Any] | None, store: Store, device: str) -> Callable[[], nn.Module | None]:
-    """How to get the teacher that a finished run's provenance names: loaded once, and only if it is asked for."""
+def teacher_of(
+    chosen: Mapping[str, Any] | None, store: Store, device: str, part: str = "teacher"
+) -> Callable[[], nn.Module | None]:
+    """How to get the teacher that a finished run's provenance names, or its source: loaded once, and only if it is
+    asked for."""
 
     @cache
     def ask() -> nn.Module | None:
         if not chosen:
             return None
-        found = {id: load_teacher(id, store, device) for id in members_of(chosen)}
+        found = {id: load_teacher(id, store, device, part) for id in members_of(chosen)}
         for id, weights_digest in members_of(chosen).items():
             if found[id][1] != weights_digest:
                 raise RuntimeError(
-                    f"its teacher {id} has other weights by now than those that it learned from; `kdtune forget` it to "
+                    f"its {part} {id} has other weights by now than those that it learned from; `kdtune forget` it to "
                     "train it again"
                 )
         networks = [network for network, _ in found.values()]

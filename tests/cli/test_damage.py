@@ -330,7 +330,7 @@ def test_students_of_a_teacher_that_is_another_network_by_now_are_counted(swept,
     again.finish("done", weights, history, origin)
     said = sweep(swept, results)
     assert said.exit_code == 0
-    assert "2 students learned from weights that their teacher has no longer" in said.stdout
+    assert "2 students learned from weights that their teacher or source has no longer" in said.stdout
     assert do("forget", results / "small", "--outdated", "--data", swept.root).exit_code == 0
     assert "outdated" not in sweep(swept, results).stdout
 

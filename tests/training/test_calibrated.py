@@ -280,7 +280,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "another evaluator": (
         "calibrated: calibration", "calibrated: accuracy", "which measures no temperature and no weight"),
     "the mean of a pool": ("{rule: best, metric: val/accuracy}", "{rule: average}", "no single teacher"),
-    "a teacher from a file": (POOL, "  checkpoint: own.pt\n", "a teacher from a file has none such"),
+    "a teacher from a file": (POOL, "  checkpoint: own.pt\n", "a teacher that is not trained here has none such"),
     "answers from a file": (
         "calibrated: calibration, teacher_sees: shown", "calibrated: calibration, responses: {file: a.npy}",
         "of a teacher that is not here"),
