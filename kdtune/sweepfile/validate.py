@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kdtune.config import Student, Sweep, Teacher
+from kdtune.config import Sweep
 from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.evaluation import named
+from kdtune.networks import Student, Teacher
 from kdtune.settings import UNKNOWN
 from kdtune.sweepfile.source import PAPER, Source
 from kdtune.sweepfile.tree import NETWORKS, KeyPath, Problem, YamlMap, child, names_a_kind, problem_at
@@ -43,14 +44,13 @@ def _chosen_by_test_data(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, 
 def _not_calibrated(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, str]]:
     """What keeps a student, or a source, from reading its teacher's calibration, where it asks for that."""
     for part, learner in sweep.learners.items():
-        if learner.objective.calibration is not None and sweep.teacher is not None:
-            yield from _not_calibrated_for(part, learner, sweep, sweep.teacher, profile)
+        if (name := learner.objective.calibration) is not None and sweep.teacher is not None:
+            yield from _not_calibrated_for(name, part, learner, sweep, sweep.teacher, profile)
 
 
 def _not_calibrated_for(
-    part: str, learner: Student, sweep: Sweep, teacher: Teacher, profile: str
+    name: str, part: str, learner: Student, sweep: Sweep, teacher: Teacher, profile: str
 ) -> Iterator[tuple[KeyPath, str]]:
-    name = learner.objective.calibration
     path = (part, *(("loss", learner.loss.key) if learner.loss else ("distillation",)), "calibrated")
     try:
         entry = named(sweep.evaluation, name)
