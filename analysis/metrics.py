@@ -49,6 +49,8 @@ TITLES = {
     f"{ORACLE}@out": "Agreement, attack out",
     IN_OVER_OUT: "Agreement, in over out",
     "oracle/mismatch": "Old answer wrong",
+    f"{ORACLE}@linf": "Agreement, l-infinity",
+    f"{ORACLE}@linf/label": "Old answer, l-infinity",
     **{name: f"Spearman, {name.partition('/')[2].replace('/', ', ')}" for name in RANKS},
     "calibrated.temperature": "Temperature",
     "calibrated.alpha": "Weight of the teacher",

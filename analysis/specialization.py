@@ -184,16 +184,25 @@ def of_one_size(table: pd.DataFrame) -> str:
 
 
 def robust(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Six panels: a measure a column, a rule a row; every run of low rank is a mark."""
+    """All runs of low rank."""
     table = prepared(table)
-    runs = table[table["low"] & (table["state"] == "done")].drop_duplicates("id")
-    if not any(pairs_of(runs, measure, rule) for measure, rule in RANKS.values()):
-        raise TableError("specialization-robust: no student of low rank is measured by both")
-    sheet, grid = plt.subplots(2, 3, figsize=(PAGE, 4.6), sharex="col", sharey="row", layout="constrained")
+    return against(table, table[table["low"]], folder, "specialization-robust")
+
+
+def against(
+    table: pd.DataFrame, runs: pd.DataFrame, folder: Path, name: str, called: Mapping[str, str] | None = None
+) -> list[Path]:
+    """A panel a pair: a measure a column, a rule a row; every run is a mark. `called`: other words for arms."""
+    runs = runs[runs["state"] == "done"].drop_duplicates("id")
+    measures = [each for each in MEASURES if any(pairs_of(runs, each, rule) for rule in RULES)]
+    if not measures:
+        raise TableError(f"{name}: no student is measured by both")
+    size = {"figsize": (PAGE, 4.6), "sharex": "col", "sharey": "row", "squeeze": False, "layout": "constrained"}
+    sheet, grid = plt.subplots(2, len(measures), **size)
     rows: list[dict[str, Any]] = []
     told = ["| measure | rule | Spearman | 95 % interval | runs | seeds |", "|---|---|---|---|---|---|"]
     for line, rule in enumerate(RULES):
-        for column, measure in enumerate(MEASURES):
+        for column, measure in enumerate(measures):
             axes = grid[line][column]
             rows += scattered(axes, runs, measure, rule)
             found = {seed: pairs_of(of, measure, rule) for seed, of in runs.groupby("seed")}
@@ -208,16 +217,16 @@ def robust(table: pd.DataFrame, folder: Path) -> list[Path]:
                 axes.set_xlabel(title(measure))
         grid[line][0].set_ylabel(textwrap.fill(f"Right under attack by {RULES[rule]}, %", 26))
     present = [arm for arm in ARMS if (runs["arm"] == arm).any()]
-    handles = [key(*ARMS[arm], line=False) for arm in present]
+    handles = [key((called or {}).get(arm, ARMS[arm][0]), ARMS[arm][1], line=False) for arm in present]
     sheet.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     about = (
-        "Every run of low rank, all ways of training. Above, an answer under attack is right if it is the oracle's"
-        " there; below, if it is the one that the oracle gave before. Spearman over all these runs; intervals by"
-        " bootstrap over seeds (percentile, 95 %): with fewer than ten seeds they are too narrow. The claim of the text"
-        " (its size fixed here beforehand: above 0.6, interval above 0) is judged for all six."
+        "Every run, all ways of training (of low rank where inputs are drawn). Above, an answer under attack is right"
+        " if it is the oracle's there; below, if it is the one that the oracle gave before. Spearman over all these"
+        " runs; intervals by bootstrap over seeds (percentile, 95 %): with fewer than ten seeds they are too narrow."
+        " The claim of the text (its size fixed here beforehand: above 0.6, interval above 0) is judged for all pairs."
     )
     text = "\n\n".join(["# Specialisation against robustness", *paragraphs(table, about, [ORACLE])])
-    return save(sheet, rows, f"{text}\n\n" + "\n".join(told) + "\n", folder, "specialization-robust")
+    return save(sheet, rows, f"{text}\n\n" + "\n".join(told) + "\n", folder, name)
 
 
 def scattered(axes: Axes, runs: pd.DataFrame, measure: str, rule: str) -> list[dict[str, Any]]:

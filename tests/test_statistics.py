@@ -23,6 +23,8 @@ from kdtune.statistics import (
     holm,
     mean_interval,
     paired_difference,
+    rank_correlation,
+    resampled_rank_correlation,
     seeds_needed,
     smallest_visible_effect,
     spread,
@@ -213,6 +215,27 @@ def test_intervals_and_holm_are_those_of_before() -> None:
 def test_visible_effects_are_those_of_before(n: int, usual: float, strict: float) -> None:
     assert smallest_visible_effect(1.0, n) == pytest.approx(usual, rel=1e-5)
     assert smallest_visible_effect(0.3, n, 0.99, 0.9) == pytest.approx(strict, rel=1e-5)
+
+
+def test_rank_correlation_by_hand() -> None:
+    """1 - 6 sum d^2 / (n (n^2 - 1)), d being differences of ranks."""
+    assert rank_correlation([(1.0, 10.0), (2.0, 30.0), (3.0, 20.0), (4.0, 99.0)]) == pytest.approx(0.8)
+    assert rank_correlation([(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]) == pytest.approx(-1)
+    assert rank_correlation([(1.0, 3.0), (2.0, 2.0)]) is None
+    assert rank_correlation([(1.0, 3.0), (1.0, 2.0), (1.0, 4.0)]) is None
+    with pytest.raises(ValueError, match="leave out what was not measured"):
+        rank_correlation([(1.0, math.nan), (1.0, 2.0), (1.0, 4.0)])
+
+
+def test_a_resampled_interval_is_over_whole_seeds() -> None:
+    """Pairs that agree within each seed and in all: nothing to resample. One seed has no interval."""
+    rising = [(float(x), float(x)) for x in range(5)]
+    assert resampled_rank_correlation({0: rising, 1: rising, 2: rising}) == (1, 1)
+    assert resampled_rank_correlation({0: rising}) is None
+    falling = [(x, -y) for x, y in rising]
+    low, high = resampled_rank_correlation({0: rising, 1: falling}) or (0, 0)
+    assert low == pytest.approx(-1) and high == pytest.approx(1)  # either alone is drawn in one of four draws
+    assert resampled_rank_correlation({0: rising, 1: falling}) == (low, high)
 
 
 def test_holm_by_hand() -> None:
