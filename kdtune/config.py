@@ -96,8 +96,10 @@ class Sweep(Settings):
         dataset, loss = self.dataset_of(learner), learner.objective
         if self.asks_teacher(learner) and not self.teacher:
             asking = "distillation" if learner.distillation else f"loss.{loss.key}"
-            asking = asking if learner.asks else f"dataset.{dataset.asking}"
-            raise ValueError(f"{part}.{asking} is set, but there is no teacher")
+            told = f"{part}.{asking if learner.asks else f'dataset.{dataset.asking}'} is set, but there is no teacher"
+            if not learner.asks and dataset.asking == LABELS:
+                told = f"{dataset.title} have the labels that a teacher gives them, and there is no teacher"
+            raise ValueError(told)
         if loss.stored and dataset.floats:
             told = f"responses: {loss.kept_as} are of images of 8 bits; those of this data set are moved or drawn"
             raise refused_at((part,), told, loss.key)

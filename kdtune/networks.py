@@ -135,6 +135,6 @@ class Teacher(Network):
         noisy = [point for point in ("input", "target") if self.noise.knobs(point)]
         if not self.trained and (noisy or self.loss):
             what = f"noise.{noisy[0]}" if noisy else "loss"
-            which = "untrained one" if self.untrained else "one with a checkpoint"
+            which = "an untrained one" if self.untrained else "one with a checkpoint"
             raise ValueError(f"{what} is how a teacher is trained, and {which} is not trained; remove it")
         return self

@@ -41,12 +41,14 @@ def viewed(images: Tensor, augmentation: Augmentation, views: Tensor) -> Tensor:
     pixels on every side: by reflection (the edge is not repeated; torch.nn.functional.pad's mode of that name) or by
     zeros. A flip exchanges left and right of the window.
 
-    Errors: ValueError for images too small to be reflected that far.
+    Errors: ValueError for images too small to be reflected that far, or to be mirrored.
     """
     crop, flip = augmentation.crop, augmentation.flip
     if crop is None and flip is None:
         return images
     count, channels, height, width = images.shape
+    if flip is not None and width == 1:
+        raise ValueError("augmentation.flip: inputs of one column, such as points, look the same mirrored; remove it")
     rows = torch.arange(height, device=images.device).expand(count, height)  # where each pixel comes from
     columns = torch.arange(width, device=images.device).expand(count, width)
     places = views[:, None] if flip is None else views[:, None] // 2

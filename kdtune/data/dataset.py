@@ -80,6 +80,8 @@ class Dataset(Kind, home="kdtune.data.sets"):
             raise ValueError(f"perturbed.target: {target} gives labels, and labels.file replaces them all; one of them")
         if target == "next" and self.only == "clean":
             raise ValueError("only: clean leaves no image of perturbed.target: next, none of which keeps its label")
+        if (idle := self.asking) and idle != LABELS and not self.labelled and self.perturbed is None:
+            raise ValueError(f"{idle} asks for the teacher's answers, and the labels of {self.title} are these already")
         if not self.shape_is_known:
             return self
         if self.moments is not None and len(self.moments.mean) != self.shape()[0]:

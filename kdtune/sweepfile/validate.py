@@ -30,7 +30,8 @@ def validated(
         sweep = Sweep.model_validate(dict(tree), context=context)
     except ValidationError as failure:
         return None, [_problem(error, tree, written, read) for error in failure.errors() if not _told(error, tree)]
-    refused = [*_chosen_by_test_data(sweep, profile), *_not_calibrated(sweep, profile), *_compared_with_nobody(sweep)]
+    refused = [*_chosen_by_test_data(sweep, profile), *_none_is_best(sweep)]
+    refused += [*_not_calibrated(sweep, profile), *_compared_with_nobody(sweep)]
     return None if refused else sweep, [problem_at(tree, read.name, path, message) for path, message in refused]
 
 
@@ -39,6 +40,15 @@ def _chosen_by_test_data(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, 
     if metric and metric.startswith("test/") and profile != PAPER:
         message = f"came {metric}: only the paper profile may choose by test data; here val/accuracy would do"
         yield ("teacher", "select", "metric"), message
+
+
+def _none_is_best(sweep: Sweep) -> Iterator[tuple[KeyPath, str]]:
+    """A choice among untrained teachers, each of which is right by labels that are its own."""
+    teacher = sweep.teacher
+    if teacher and teacher.select and teacher.select.rule == "best" and sweep.dataset_of(teacher).asks:
+        title = sweep.dataset_of(teacher).title
+        told = f"each teacher gives {title} its own labels, by which it is always right; paired or average would do"
+        yield ("teacher", "select", "rule"), f"came best: {told}"
 
 
 def _not_calibrated(sweep: Sweep, profile: str) -> Iterator[tuple[KeyPath, str]]:
