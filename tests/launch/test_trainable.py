@@ -13,6 +13,7 @@ import stored
 import torch
 from ray import tune
 from test_extensions import KNOB, SWEEP
+from world import SOURCED, of_role, planned
 
 import kdtune
 from kdtune.cli.sweep import Options, run
@@ -103,6 +104,19 @@ def test_a_grid_search_of_ones_own_shares_runs_with_the_sweep(ray_here, write_sw
     assert list(history["epoch"]) == list(history["training_iteration"]) == [1, 2, 3], "as if it were trained"
     assert history["test/accuracy"].notna().tolist() == [False, False, True], "all metrics come with the last epoch"
     assert {id: Store(results).done(id) for id in planned.runs} == done, "and nothing was"
+
+
+def test_a_student_of_a_source_brings_it_along(ray_here, write_sweep, tmp_path):
+    file, results = (
+        write_sweep(SOURCED.replace("steps: 20", "steps: $steps") + "grid: {steps: 20}\n"),
+        str(tmp_path / "results"),
+    )
+    trainable = kdtune.trainable(file, profile="paper", results=results)
+    (found,) = fit(trainable, {"steps": 20, "seed": 1}, tmp_path / "tune")
+    plan = planned(SOURCED, tmp_path)
+    student = next(place for place in of_role(plan, "student") if place.run.seed == 1)
+    assert found.metrics["run_id"] == student.id and found.metrics["state"] == "done"
+    assert stored.finished(Store(results)) == {student.id, *student.waits_for}
 
 
 def test_a_class_of_ones_own_reaches_the_trials_of_a_tuner_of_ones_own(ray_here, write_sweep, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import stored
 from launch.test_faults import descendants, wait_for
+from world import SOURCED, at, performed
 
 from kdtune.cli.options import Options
 from kdtune.cli.sweep import run
@@ -105,6 +106,24 @@ def test_no_barrier_between_groups_and_every_row_arrives(write_sweep, tmp_path):
     for id, planned in runs.items():
         assert [row["epoch"] for row in diary.seen[id]] == list(range(1, planned.run.recipe.epochs + 1))
         assert stored.provenance(Store(tmp_path / "results"), id)["threads"] == 1, "CPU threads match the trial's CPUs"
+
+
+def test_an_untrained_teacher_a_source_and_its_students_are_the_runs_that_they_are_here(tmp_path):
+    dispatch, diary = launch(planned_file(SOURCED, tmp_path), tmp_path / "results", tmp_path)
+    assert dispatch.counts == {"done": 6}
+    plan, here = dispatch.plan, at(tmp_path, "here")
+    performed(plan, here)
+    for id, place in plan.runs.items():
+        assert stored.weights(Store(tmp_path / "results"), id) == stored.weights(here.store, id)
+        assert len(diary.seen.get(id, [])) == (0 if place.role == "teacher" else 3)
+        if place.role == "student":
+            (source,) = place.run.source.runs
+            assert diary.entries.index(("done", source)) < diary.entries.index(("started", id))
+
+
+def planned_file(text: str, root: Path) -> Path:
+    (root / "world.yaml").write_text(text)
+    return root / "world.yaml"
 
 
 def test_a_runs_own_exception_ends_its_trial_and_nothing_else(write_sweep, small_sweep, tmp_path):
