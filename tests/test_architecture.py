@@ -36,13 +36,14 @@ MAY = {
     "optimization": "kinds settings",
     "losses": "kinds settings",
     "recipe": "settings optimization",
+    "search": "kinds settings",
     "data": "attacks kinds settings randomness noise recipe",
     "evaluation": "extensions kinds settings randomness attacks data store",
     "config": "settings noise models losses recipe data evaluation",
     "run": "config data evaluation extensions identity losses models noise recipe settings",
     # a file, a plan, a run, a memory
     "store": "identity",
-    "sweepfile": "settings kinds recipe config evaluation",
+    "sweepfile": "settings kinds recipe config evaluation search",
     "planning": "config data evaluation models run store sweepfile",
     "training": "archive config extensions recipe data evaluation losses models noise randomness run sources store",
     # where runs are computed, what a person sees, what is typed

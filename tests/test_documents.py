@@ -350,7 +350,7 @@ def test_make_test_installs_all_that_its_tests_compare_with() -> None:
     """row D10: on a clean clone the references of corruptions and of AutoAttack were skipped."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert set(extras["dev"]) >= {"foolbox", "opencv-python-headless", *extras["autoattack"], *extras["search"]}
+    assert set(extras["dev"]) >= {"foolbox", "opencv-python-headless", *extras["autoattack"]}
 
 
 def test_constraints_hold_what_each_pinned_package_needs_in_turn() -> None:
