@@ -39,7 +39,8 @@ def proposed(search: Search, points: Sequence[Point], values: Values) -> dict[st
         raise ValueError(f"proposal {number} needs {known_to(search, number)} values; came {len(known)}")
     with _quietly():
         seed = stream_seed(search.seed, "search", number) & SEED_BITS
-        directions = ["maximize" if each == "max" else "minimize" for each in search.objectives.values()]
+        way = optuna.study.StudyDirection
+        directions = [way.MAXIMIZE if each == "max" else way.MINIMIZE for each in search.objectives.values()]
         study = optuna.create_study(directions=directions, sampler=search.sampler.build(seed))
         space = {axis: search.space[axis] for axis in sorted(search.space)}  # whatever their order in the file
         built = {axis: each.build() for axis, each in space.items()}
