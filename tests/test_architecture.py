@@ -44,7 +44,7 @@ MAY = {
     # a file, a plan, a run, a memory
     "store": "identity",
     "sweepfile": "settings kinds recipe config evaluation search",
-    "planning": "config data evaluation models randomness run search store sweepfile",
+    "planning": "config data evaluation extensions identity models randomness run search store sweepfile",
     "training": "archive config extensions recipe data evaluation losses models noise randomness run sources store",
     # where runs are computed, what a person sees, what is typed
     "launch": "data evaluation extensions paths planning run sources store sweepfile training",

@@ -7,13 +7,11 @@ plan.places                      ->   every (role, point, seed) that asks for a 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
 from kdtune.planning.axes import refuse_idle_axes
+from kdtune.planning.files import file_digest
 from kdtune.run import Choice, Run
 from kdtune.sweepfile.load import SweepFile, SweepPoint
 from kdtune.sweepfile.values import comparable, word
@@ -39,6 +38,7 @@ class Place:
     parameters: dict[str, Any]  # only the axes that this run's part of the file uses
     teacher_parameters: dict[str, Any] = field(default_factory=dict)
     first: dict[str, Any] = field(default_factory=dict)  # the point of the sweep's first run of this role
+    confirms: bool = False  # a search's choice, done again with seeds that have chosen nothing
 
     @property
     def id(self) -> str:
@@ -56,7 +56,14 @@ class Place:
     @cached_property
     def condition(self) -> Hashable:
         """Role and point. Places of one condition differ in their seeds alone: what a mean is taken over."""
-        return self.role, comparable(self.teacher_parameters), comparable(self.parameters)
+        return Place.condition_of(self.role, self.teacher_parameters, self.parameters, self.confirms)
+
+    @staticmethod
+    def condition_of(
+        role: str, of_teacher: Mapping[str, Any], own: Mapping[str, Any], confirms: bool = False
+    ) -> Hashable:
+        """The condition of such a place."""
+        return role, comparable(of_teacher), comparable(own), confirms
 
     @property
     def key(self) -> Hashable:
@@ -70,8 +77,12 @@ class Place:
         if len(told) > SPELLED and self.first:
             told = {axis: value for axis, value in told.items() if axis not in self.first or value != self.first[axis]}
             if not told:
-                return f"{self.role} as first"
-        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in told.items())])
+                return f"{self.told_role} as first"
+        return " ".join([self.told_role, *(f"{axis}={word(value)}" for axis, value in told.items())])
+
+    @property
+    def told_role(self) -> str:
+        return f"confirming {self.role}" if self.confirms else self.role
 
     @cached_property
     def name(self) -> str:
@@ -186,10 +197,11 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
             named = replace(place, first=first.setdefault(place.role, place.point))
             places.setdefault(named.key, named)
         runs_at.append(frozenset(place.id for place in here))
-    if epochs is None:  # where all runs are as long, an axis of lengths changes none
+    proposed = file.search is not None and file.points is not file.ends  # points by chance: no axis is idle for two
+    if epochs is None and not proposed:  # where all runs are as long, an axis of lengths changes none
         refuse_idle_axes(file, runs_at)
-    sweep = file.points[0].sweep
-    titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents))
+    sweep = (file.points or file.ends)[0].sweep
+    titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents or _datasets(sweep)))
     return Plan(sweep.name, file.profile, titles, file.axes, in_the_end(sweep.evaluation), tuple(places.values()))
 
 
@@ -217,7 +229,7 @@ def _places_of(point: SweepPoint, contents: Contents, epochs: int | None) -> Ite
         yield from (Place(run, "teacher", point.teacher_parameters) for run in pool)
     loss = sweep.student.objective
     loss = loss.read_from(named(sweep.evaluation, loss.calibration).hash) if loss.calibration is not None else loss
-    given = loss.given and _file_digest(loss.given.file, "the teacher's answers")
+    given = loss.given and file_digest(loss.given.file, "the teacher's answers")
     for seed in sweep.seeds:
         run = _trained(sweep, sweep.student, contents, seed, epochs)
         if asks or loss.needs_teacher:
@@ -236,7 +248,7 @@ def _teachers(sweep: Sweep, teacher: Teacher, contents: Contents, epochs: int | 
             model=teacher.model,
             normalization=teacher.normalization,
             checkpoint=teacher.checkpoint,
-            checkpoint_digest=_file_digest(teacher.checkpoint, "the teacher's checkpoint"),
+            checkpoint_digest=file_digest(teacher.checkpoint, "the teacher's checkpoint"),
             rename=teacher.rename,
         )
         return
@@ -276,23 +288,6 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
         evaluator=evaluator.hash,
         better="lower" if metric.better == "lower" else None,
     )
-
-
-def _file_digest(path: str, what: str) -> str:
-    if os.path.exists(path) and not os.path.isfile(path):  # a folder has no bytes, a device or a pipe may have no end
-        raise DataError(f"{path}: {what} cannot be read (that is no file)")
-    try:
-        about = os.stat(path)
-        return _digest_of(path, about.st_mtime_ns, about.st_size)
-    except OSError as error:
-        raise DataError(f"{path}: {what} cannot be read ({error.strerror})") from error
-
-
-@lru_cache(maxsize=64)
-def _digest_of(path: str, changed: int, size: int) -> str:
-    """Read once for all points of a grid."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is(value: Any, wanted: Any) -> bool:

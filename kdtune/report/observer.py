@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.plan import Plan
 from kdtune.report.folder import View
 from kdtune.report.tensorboard import Events
 from kdtune.store.evaluations import Metrics
@@ -36,6 +37,10 @@ class Observer:
         for watcher in self.watchers:
             watcher.ended(id, state)
 
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        for watcher in self.watchers:
+            watcher.grown(plan, new)
+
     def tick(self) -> None:
         for watcher in self.watchers:
             watcher.tick()
@@ -60,6 +65,10 @@ class Table:
         """Epochs are TensorBoard's."""
 
     def ended(self, id: str, state: State) -> None:
+        self._new = True
+
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        """The next table has it."""
         self._new = True
 
     def tick(self) -> None:
@@ -106,6 +115,9 @@ class TensorBoard:
         HParams tab can read none that is not drawn; dozens of dots would hide the curves. The table has them all."""
         measured = self.standing.measured(id, self.late)
         return {name: measured[name] for name in self.shown if name in measured}
+
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        self.events.grow(plan)
 
     def tick(self) -> None:
         """Epochs are written as they come."""

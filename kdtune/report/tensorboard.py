@@ -55,14 +55,24 @@ class Events:
         self.folders = EventFolders(self.folder)
         self.means = Means(self.folders, means, plan)
         self.plan = plan
+        self._named()
+        self._open: dict[str, _Session] = {}
+        self._left: dict[str, list[Row]] = {}  # by runs that ended
+        self._metrics: dict[str, None] = {}  # names of all final metrics, in order of appearance
+
+    def grow(self, plan: Plan) -> None:
+        """A plan with more runs than before."""
+        self.plan = plan
+        self._named()
+        self.means.grow(plan)
+
+    def _named(self) -> None:
+        plan = self.plan
         self.names = names(plan)
         self.parameters = parameters(plan)
         self._further: dict[str, list[str]] = {id: [] for id in plan.runs}  # keys of a run's further sessions
         for key in [key for key in self.names if key not in plan.runs]:
             self._further[key.partition(AGAIN)[0]].append(key)
-        self._open: dict[str, _Session] = {}
-        self._left: dict[str, list[Row]] = {}  # by runs that ended
-        self._metrics: dict[str, None] = {}  # names of all final metrics, in order of appearance
 
     def rebuild(
         self, read: Reader, digests: Mapping[str, str], metrics: Mapping[str, Row], states: Mapping[str, State]
