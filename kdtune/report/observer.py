@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from kdtune.planning.dispatch import Dispatch, Watcher
 from kdtune.planning.plan import Plan
+from kdtune.report.curve import NAME, Curve
 from kdtune.report.folder import View
 from kdtune.report.tensorboard import Events
 from kdtune.store.evaluations import Metrics
@@ -93,7 +94,8 @@ class TensorBoard:
         self.standing = dispatch.standing
         self.late = tuple(view.late)
         self.shown = [metric.name for metric in view.headlines]
-        self.events = Events(view.local, view.plan)
+        self.curve = Curve(view.local, view.search) if view.search is not None else None
+        self.events = Events(view.local, view.plan, (NAME,) if view.search is not None else ())
         self._may_change = not dispatch.over
         self._rebuild()
 
@@ -118,11 +120,17 @@ class TensorBoard:
 
     def grown(self, plan: Plan, new: Sequence[str]) -> None:
         self.events.grow(plan)
+        if self.curve is not None:
+            self.curve.tick()
 
     def tick(self) -> None:
         """Epochs are written as they come."""
+        if self.curve is not None:
+            self.curve.tick()
 
     def close(self) -> None:
+        if self.curve is not None:
+            self.curve.tick()
         if self._may_change:
             self._rebuild()
         self.events.close()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -47,10 +47,10 @@ class _Session:
 
 
 class Events:
-    """The event files of one plan below `folder`, a local path."""
+    """The event files of one plan below `folder`, a local path. `beside`: folders there that are others'."""
 
-    def __init__(self, folder: str | Path, plan: Plan) -> None:
-        self.folder = Path(folder) / "tensorboard"
+    def __init__(self, folder: str | Path, plan: Plan, beside: Collection[str] = ()) -> None:
+        self.folder, self.beside = Path(folder) / "tensorboard", beside
         self.singles, means = self.folder / "runs", self.folder / "means"
         self.folders = EventFolders(self.folder)
         self.means = Means(self.folders, means, plan)
@@ -103,7 +103,7 @@ class Events:
         self._summarise()
         clear_others(self.singles, {self.names[key] for id in shown for key in (id, *self._further[id])})
         clear(self.folder)
-        clear_others(self.folder, {self.singles.name, self.means.folder.name})
+        clear_others(self.folder, {self.singles.name, self.means.folder.name, *self.beside})
 
     def append(self, id: str, rows: Sequence[Row]) -> None:
         """Add the epochs that are not written yet; without rows, only show that the run has begun."""
