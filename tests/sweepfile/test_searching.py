@@ -162,3 +162,12 @@ def test_no_sweep_can_take_the_folder_of_searches(write_sweep, search_sweep):
 def test_a_search_is_a_mapping(write_sweep, search_sweep):
     (found,) = problems(write_sweep("search: 3\n" + search_sweep.split("search:")[0] + "recipe: {}\nstudent: {}\n"))[:1]
     assert found.startswith(":1: search: came 3; a search is a mapping")
+
+
+def test_a_profile_replaces_distributions_and_samplers_whole_and_keeps_the_rest(write_sweep, search_sweep):
+    profile = "profiles: {laptop: {search: {space: {sigma: {uniform: [0.0, 0.3]}}, sampler: random}}}\n"
+    found = load_sweep(write_sweep(search_sweep + profile), "laptop").search
+    assert found.space["sigma"] == Uniform(lower=0.0, upper=0.3) and found.sampler.key == "random"
+    assert list(found.space) == ["sigma", "alpha", "temperature", "width", "rate"] and found.lag == 2
+    overridden = load_sweep(write_sweep(search_sweep), overrides=["search.space.sigma={uniform: [0.0, 0.3]}"]).search
+    assert overridden.space["sigma"] == Uniform(lower=0.0, upper=0.3)
