@@ -98,11 +98,13 @@ def estimate_of(
 
 
 def say_slack(options: Options, dispatch: Dispatch, estimate: cost.Estimate) -> None:
-    """Whether a search keeps so many slots busy."""
+    """What a search's lag means for its sampler, and for so many slots."""
     share = (SHARE if options.gpus_per_run is None else options.gpus_per_run) if estimate.device is GPU else 1.0
     slots = 1.0 if options.here else min(estimate.devices / (share or 1.0), options.max_concurrent or float("inf"))
-    if isinstance(dispatch.source, Searching) and (told := searched.slack(dispatch.source, slots)) is not None:
-        say(options, told)
+    if isinstance(dispatch.source, Searching):
+        for told in (searched.blind(dispatch.source), searched.slack(dispatch.source, slots)):
+            if told is not None:
+                say(options, told)
 
 
 def refuse_shortage(

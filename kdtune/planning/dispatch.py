@@ -12,7 +12,7 @@ from types import MappingProxyType
 from kdtune.planning.hopeless import hopeless
 from kdtune.planning.plan import Place, Plan
 from kdtune.planning.setbacks import TRIES, Cause, Setbacks
-from kdtune.planning.watching import Source
+from kdtune.planning.watching import CannotGrow, Source
 from kdtune.planning.watching import Watcher as Watcher
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
@@ -35,8 +35,7 @@ class Dispatch:
     An event costs as much as the runs that wait for its run, never as much as the plan: what can start lies in a heap,
     and each run counts the teachers that it still waits for.
 
-    With a `source` the plan grows: whenever a run has ended the source is asked for more, before anything is handed
-    out and before the end. `on_growth` is told the ids that came.
+    With a `source` the plan grows: it is asked for more whenever a run has ended. `on_growth` is told what came.
     """
 
     def __init__(self, plan: Plan, standing: Standing, source: Source | None = None) -> None:
@@ -99,6 +98,8 @@ class Dispatch:
                     self.grow(plan)
             except StorageError as lost:
                 self.without_storage(lost)
+            except CannotGrow as error:
+                self.stop(str(error))
 
     def next(self) -> Place | None:
         """The first run, in the plan's order, that can start now. It is handed out once; `started` makes it running."""

@@ -25,6 +25,7 @@ from kdtune.planning.hopeless import all_diverged
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.points import joined, students_of
 from kdtune.planning.search import known_to, proposed
+from kdtune.planning.watching import CannotGrow
 from kdtune.store.encoding import digest, to_json
 from kdtune.store.layout import WEIGHTS
 from kdtune.store.searches import Record, Searches
@@ -33,7 +34,8 @@ from kdtune.store.state import FINISHED, State
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, SweepPoint, load_sweep
 from kdtune.sweepfile.source import Source
-from kdtune.sweepfile.values import plain
+from kdtune.sweepfile.tree import SweepFileError
+from kdtune.sweepfile.values import plain, word
 
 Value = tuple[float, ...] | None  # a number for each objective; None: it diverged, or nothing could be measured
 
@@ -83,6 +85,7 @@ class Searching:
             number = len(points)
             by = f"optuna {version('optuna')}"
             mine = Record(proposed(self.search, points, self.values), self._drawn_from(number), by)
+            self._refuse_invalid(number, mine.point)
             self.records[number] = self.memory.keep(number, mine)
             points.append(self._restored(self.records[number].point))
         self._take(points[len(self.proposals) :])
@@ -172,6 +175,14 @@ class Searching:
         if any(number is None for numbers in found for number in numbers):
             return None
         return tuple(fmean(map(float, numbers)) for numbers in found)  # type: ignore[arg-type]
+
+    def _refuse_invalid(self, number: int, point: Mapping[str, Any]) -> None:
+        """Raises CannotGrow for values that are valid one by one, and not together."""
+        try:
+            self._file([point])
+        except SweepFileError as error:
+            told = " ".join(f"{axis}={word(value)}" for axis, value in point.items())
+            raise CannotGrow(f"proposal {number} is no sweep, so that the search ends here: {told}: {error}") from error
 
     def _take(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Points as the next proposals."""

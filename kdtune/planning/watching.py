@@ -21,11 +21,18 @@ class Watcher(Protocol):
     def close(self) -> None: ...
 
 
+class CannotGrow(Exception):
+    """What a source would ask for next cannot be asked for; the message says why."""
+
+
 class Source(Protocol):
     """Where a plan's further runs come from: a search."""
 
     def more(self, states: Mapping[str, State]) -> Plan | None:
-        """The plan with what can be asked for by now, given how its runs stand; None where that is nothing new."""
+        """The plan with what can be asked for by now, given how its runs stand; None where that is nothing new.
+
+        Raises CannotGrow, StorageError.
+        """
 
     @property
     def to_come(self) -> int:

@@ -16,9 +16,10 @@ from kdtune.planning import cost
 from kdtune.planning.devices import Device
 from kdtune.planning.front import front
 from kdtune.planning.plan import Place, Plan
+from kdtune.planning.search import known_to
 from kdtune.planning.searching import Proposal, Searching
 from kdtune.report.cells import aligned, cell, columns, headings
-from kdtune.report.table import axis_cell
+from kdtune.report.table import CONFIRMS, axis_cell
 from kdtune.statistics import Interval, mean_interval
 from kdtune.store.state import State
 from kdtune.sweepfile.searching import most_runs
@@ -74,7 +75,7 @@ def with_columns(search: Searching, places: Sequence[Place], rows: Sequence[Row]
     for place, row in zip(places, rows, strict=True):
         own: dict[str, Any] = {}
         if place.role == "student" and (of := of_run.get((place.id, place.confirms))) is not None:
-            own = {"search.number": of.proposal.number, "search.front": of.front, "search.confirms": place.confirms}
+            own = {"search.number": of.proposal.number, "search.front": of.front, CONFIRMS: place.confirms}
         found.append({**row, **own})
     return found
 
@@ -113,6 +114,7 @@ def about(search: Searching) -> dict[str, Any]:
         "sampler": asked.sampler.dumped(),
         "objectives": dict(asked.objectives),
         "space": {axis: each.dumped() for axis, each in asked.space.items()},
+        "proposals": [[*proposal.runs] for proposal in search.proposals],
     }
 
 
@@ -125,7 +127,22 @@ def foreseen(search: Searching, device: Device) -> Iterator[str]:
     plan = search.at_ends
     seconds = [cost.work_of(plan, id, device).seconds for id, place in plan.runs.items() if place.role == "student"]
     low, high = cost.duration(min(seconds)), cost.duration(max(seconds))
+    if (told := blind(search)) is not None:
+        yield told
     yield f"a student at the ends of the space: about {low}" + (f" to {high}" if low != high else "")
+
+
+def blind(search: Searching) -> str | None:
+    """That a sampler is never told enough to begin with, where the lag leaves too little."""
+    startup, asked = getattr(search.search.sampler, "startup", 0), search.search
+    told = known_to(asked, asked.trials - 1)
+    if told >= startup:
+        return None
+    least = startup + asked.lag
+    return (
+        f"{asked.sampler.key} never begins: with lag {asked.lag} the last of {asked.trials} proposals knows {told}, "
+        f"and {startup} (startup) are drawn at random; {least} trials or more, a smaller lag or startup would do"
+    )
 
 
 def slack(search: Searching, slots: float) -> str | None:
@@ -159,7 +176,8 @@ def closing(
         yield aligned(list(_table("confirmed", again, objectives, further)))
     for proposal, id in search.open(states):
         told = plan.runs[id].name
-        yield f"proposal {proposal.number} is open, as {told} is {states[id]}: the next command tries it again"
+        again = "--retry takes it up" if states[id] is State.STOPPED else "the next command tries it again"
+        yield f"proposal {proposal.number} is open, as {told} is {states[id]}: {again}"
     if changed := search.drawn_from_others():
         numbers = ", ".join(map(str, changed))
         yield f"drawn from other weights than there are now, and left as they are: proposals {numbers}"

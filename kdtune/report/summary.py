@@ -85,7 +85,12 @@ def closing(
     if view.search is None:
         yield table(view.plan, rows, view.headlines)
     else:
-        yield from searched.closing(view.search, view.plan, dispatch.states, rows, view.headlines)
+        ended = {
+            id: state
+            for id, state in dispatch.states.items()
+            if state is not State.STOPPED or id in dispatch.by_hand  # others have only been interrupted
+        }
+        yield from searched.closing(view.search, view.plan, ended, rows, view.headlines)
     yield from flagged(view.headlines, rows)
     yield from view.beside(rows)
     yield from view.hidden()

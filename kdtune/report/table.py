@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST = ("id", "role", "seed", "state")
+CONFIRMS = "search.confirms"  # whether a run has chosen nothing: see `searched`
 
 
 class TableError(Exception):
@@ -168,8 +169,8 @@ def plan_of(place: Path) -> dict[str, Any]:
 
 
 def axes(table: pd.DataFrame) -> list[str]:
-    """What the sweep's grid varies, in its order."""
-    return [name for name in json.loads(table.attrs.get("axes", "[]")) if name in table]
+    """What the sweep's grid varies, in its order; of a search also whether a run confirms: no mean is over both."""
+    return [name for name in (*json.loads(table.attrs.get("axes", "[]")), CONFIRMS) if name in table]
 
 
 def headlines(table: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ from kdtune.store.objects import Objects
 from kdtune.store.state import State
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
-from kdtune.sweepfile.tree import SweepFileError
+from kdtune.sweepfile.tree import Problem, SweepFileError
 
 NOWHERE = Path("nowhere")
 
@@ -215,6 +215,21 @@ def test_what_was_drawn_from_other_weights_is_named_and_stays(begin):
     again, _ = begin(searching.standing)
     assert again.drawn_from_others() == [4, 5], "lag 2: 4 and 5 knew it, 3 did not"
     assert points(again) == points(searching)
+
+
+def test_a_point_whose_values_do_not_go_together_ends_the_search_with_its_number(begin, monkeypatch):
+    searching, dispatch = begin()
+    file = searching._file
+
+    def refused(points, *rest):
+        if points[0]["sigma"] not in (0.0, 0.1):
+            raise SweepFileError([Problem("small.yaml", None, ("student",), "both of these is too much")])
+        return file(points, *rest)
+
+    monkeypatch.setattr(searching, "_file", refused)
+    work(dispatch)
+    assert dispatch.over and len(searching.proposals) == 2 and not searching.memory.known()
+    assert re.match(r"proposal 2 is no sweep.*sigma=.*both of these is too much", dispatch.stopped)
 
 
 def test_who_is_told_of_growth_has_the_plan_by_then(begin):

@@ -23,8 +23,9 @@ from kdtune.cli.sweep import Options, run
 from kdtune.planning.front import front, hypervolume
 from kdtune.planning.plan import build_plan
 from kdtune.report.curve import points
-from kdtune.report.searched import slack
+from kdtune.report.searched import blind, slack
 from kdtune.report.table import read
+from kdtune.search.samplers import TPE
 from kdtune.statistics import mean_interval
 from kdtune.store.stopping import stop
 from kdtune.store.store import Store
@@ -123,6 +124,19 @@ def test_a_finished_search_is_told_within_seconds_and_loads_neither_torch_nor_op
     assert above.count("sigma=") >= 1 and below.count("sigma=") == 2
 
 
+def test_status_says_how_far_it_is(finished: SimpleNamespace) -> None:
+    done = CliRunner().invoke(main, ["status", str(finished.folder)])
+    assert "search: 6 of 6 proposals known, 0 made and not known yet" in done.output
+
+
+def test_no_mean_is_over_runs_that_chose_and_runs_that_confirm(finished: SimpleNamespace) -> None:
+    asked = ["table", str(finished.folder), "--rows", "sigma,alpha,temperature,width,rate"]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code != 0 and "a mean would be over search.confirms too" in done.output
+    done = CliRunner().invoke(main, [*asked, "--only", "search.confirms=true", "--columns", "val/accuracy"])
+    assert done.exit_code == 0 and len(done.output.strip().splitlines()) == 1 + 2
+
+
 def test_tensorboard_shows_the_search_as_a_run(finished: SimpleNamespace) -> None:
     shown = scalars(finished.folder / "tensorboard" / "search")
     (curve,) = shown.values()
@@ -198,7 +212,7 @@ def test_a_run_stopped_by_hand_leaves_its_proposal_open(write_sweep: Any, tmp_pa
     stopped = next(place.id for place in plan.places if place.name == "student sigma=0.1 seed=1")
     stop(store.objects, stopped)
     assert run(options(path, tmp_path, verbosity=0)) == 3
-    assert "proposal 1 is open, as student sigma=0.1 seed=1 is stopped" in capsys.readouterr().out
+    assert "proposal 1 is open, as student sigma=0.1 seed=1 is stopped: --retry takes it up" in capsys.readouterr().out
     assert run(options(path, tmp_path, retry=True)) == 0
 
 
@@ -252,6 +266,13 @@ def test_a_search_in_a_bucket(write_sweep: Any, tmp_path: Path, s3: Any, monkeyp
     (search,) = {key.split("/")[1] for key in objects.list("searches")}
     assert objects.list("searches") == [f"searches/{search}/2.json"] and objects.exists("small/paper/search.csv")
     assert run(options(path, tmp_path, results=bucket)) == 0
+
+
+@pytest.mark.parametrize(("trials", "told"), [(12, True), (13, False)])
+def test_a_sampler_that_never_begins_is_told(trials: int, told: bool) -> None:
+    asked = SimpleNamespace(lag=3, trials=trials, sampler=TPE(startup=10))
+    line = blind(SimpleNamespace(search=asked))
+    assert (line is not None) is told and ("13 trials or more" in (line or "") or not told)
 
 
 @pytest.mark.parametrize(("slots", "told"), [(1, False), (2, False), (2.5, True), (8, True)])
