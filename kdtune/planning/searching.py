@@ -20,7 +20,7 @@ from typing import Any
 from kdtune.evaluation.evaluation import declared
 from kdtune.extensions import codes_of
 from kdtune.identity import id_of
-from kdtune.planning.front import front, ranked
+from kdtune.planning.front import ranked
 from kdtune.planning.hopeless import all_diverged
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.points import joined, students_of
@@ -80,28 +80,22 @@ class Searching:
         """The plan with what can be proposed by now; once all is known, with the runs that confirm."""
         before = self.plan
         self._learn(states)
-        points: list[Mapping[str, Any]] = [proposal.point for proposal in self.proposals]
-        while len(points) < self.search.trials and len(self.values) >= known_to(self.search, len(points)):
-            number = len(points)
-            by = f"optuna {version('optuna')}"
-            mine = Record(proposed(self.search, points, self.values), self._drawn_from(number), by)
-            self._refuse_invalid(number, mine.point)
-            self.records[number] = self.memory.keep(number, mine)
-            points.append(self._restored(self.records[number].point))
-        self._take(points[len(self.proposals) :])
+        while new := self._next():
+            self._take(new)
+            self._learn(states)  # a point may come again: its runs are known already
         return None if self.plan is before else self.plan
 
     def foreseen(self) -> Plan:
         """The plan with others in the place of what is not proposed yet: drawn from the space without looking at
         anything, which is what costs are estimated by."""
-        return self._foreseen(len(self.proposals), bool(self.confirming))
+        return self._foreseen(len(self.proposals), self.complete)
 
     @property
     def to_come(self) -> int:
         """How many students are not in the plan yet, at most."""
         left = self.search.trials - len(self.proposals)
         confirm = self.search.confirm
-        return left * len(self.seeds) + (confirm.points * confirm.seeds if confirm and not self.confirming else 0)
+        return left * len(self.seeds) + (confirm.points * confirm.seeds if confirm and not self.complete else 0)
 
     # What people are told
 
@@ -121,11 +115,6 @@ class Searching:
     def complete(self) -> bool:
         """Whether all proposals are made and known."""
         return len(self.values) == self.search.trials
-
-    @property
-    def front(self) -> list[int]:
-        """The numbers of the best proposals so far: none is better in one objective and not worse in the other."""
-        return front(self.values, self.directions)
 
     def open(self, states: Mapping[str, State]) -> Iterator[tuple[Proposal, str]]:
         """Proposals with a run that ended without a result, and that run."""
@@ -156,9 +145,24 @@ class Searching:
                 break
             self.values.append(self._value(proposal, states))
         if self.complete and self.search.confirm is not None and not self.confirming:
-            chosen = ranked(self.values, self.directions)[: self.search.confirm.points]
+            best: dict[tuple[str, ...], int] = {}  # a point that came again counts once
+            for place in ranked(self.values, self.directions):
+                best.setdefault(self.proposals[place].runs, place)
+            chosen = [*best.values()][: self.search.confirm.points]
             self.plan, runs = self._confirmed(self.plan, [self.proposals[place].point for place in chosen])
             self.confirming = dict(zip(chosen, runs, strict=True))
+
+    def _next(self) -> list[Mapping[str, Any]]:
+        """The points that can be proposed by what is known now."""
+        points: list[Mapping[str, Any]] = [proposal.point for proposal in self.proposals]
+        while len(points) < self.search.trials and len(self.values) >= known_to(self.search, len(points)):
+            number = len(points)
+            by = f"optuna {version('optuna')}"
+            mine = Record(proposed(self.search, points, self.values), self._drawn_from(number), by)
+            self._refuse_invalid(number, mine.point)
+            self.records[number] = self.memory.keep(number, mine)
+            points.append(self._restored(self.records[number].point))
+        return points[len(self.proposals) :]
 
     def _known(self, proposal: Proposal, states: Mapping[str, State]) -> bool:
         return all(states.get(id) in FINISHED or self._without_teacher(id, states) for id in proposal.runs)

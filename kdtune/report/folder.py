@@ -163,8 +163,8 @@ class View:
                 f"another name (`name:` in {file.path}) or another folder (--results)"
             )
         now = self.plan.runs.keys()
-        if not known or known == now:
-            return None
+        if not known or known == now or (self.search is not None and not self.search.complete):
+            return None  # of a search that goes on nobody knows yet what it will ask for
         whose = f" of {Path(other).name}" if other else ""
         return (
             f"{self.place}: was {len(known)} runs{whose}, now {len(now)}: {len(now - known)} new, "

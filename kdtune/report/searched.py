@@ -164,7 +164,8 @@ def closing(
     found = tried(search, rows)
     objectives = [plan.metrics[name] for name in search.search.objectives if name in plan.metrics]
     further = [metric for metric in columns(headlines, rows) if metric not in objectives]
-    best = [each for each in found if each.front]
+    once = {each.proposal.runs: each for each in reversed(found)}  # a point that came again
+    best = [each for each in found if each.front and once[each.proposal.runs] is each]
     goal = ", ".join(f"{name} {way}" for name, way in search.search.objectives.items())
     yield f"search {search.id}: {search.progress}; the best by {goal}, means over {len(search.seeds)} seeds:"
     if best:
@@ -176,8 +177,8 @@ def closing(
         yield aligned(list(_table("confirmed", again, objectives, further)))
     for proposal, id in search.open(states):
         told = plan.runs[id].name
-        again = "--retry takes it up" if states[id] is State.STOPPED else "the next command tries it again"
-        yield f"proposal {proposal.number} is open, as {told} is {states[id]}: {again}"
+        then = "--retry takes it up" if states[id] is State.STOPPED else "the next command tries it again"
+        yield f"proposal {proposal.number} is open, as {told} is {states[id]}: {then}"
     if changed := search.drawn_from_others():
         numbers = ", ".join(map(str, changed))
         yield f"drawn from other weights than there are now, and left as they are: proposals {numbers}"

@@ -95,7 +95,7 @@ def test_confirmed_are_the_best_with_seeds_that_chose_nothing(begin):
     searching, dispatch = begin()
     work(dispatch)
     best = sorted(range(6), key=lambda number: -searching.values[number][0])[:2]
-    assert list(searching.confirming) == best and searching.front == best[:1]
+    assert list(searching.confirming) == best
     for number, ids in searching.confirming.items():
         places = [place for place in dispatch.plan.places if place.id in ids]
         assert [place.run.seed for place in places] == [2, 3, 4] and all(place.confirms for place in places)
@@ -230,6 +230,20 @@ def test_a_point_whose_values_do_not_go_together_ends_the_search_with_its_number
     work(dispatch)
     assert dispatch.over and len(searching.proposals) == 2 and not searching.memory.known()
     assert re.match(r"proposal 2 is no sweep.*sigma=.*both of these is too much", dispatch.stopped)
+
+
+def test_a_point_that_comes_again_costs_nothing_and_the_search_goes_on(begin, search_sweep):
+    """A space of two points: proposals are more than points."""
+    kept = [
+        line for line in search_sweep.splitlines() if not re.search("    (sigma|alpha|temperature|width):|^grid", line)
+    ]
+    text = "\n".join(kept).replace("$width", "8").replace("$alpha, temperature: $temperature", "0.9, temperature: 4")
+    searching, dispatch = begin(text=text.replace("$sigma", "0.1"))
+    work(dispatch)
+    assert searching.complete and len(searching.proposals) == 6 and set(dispatch.counts) == {State.DONE}
+    assert len({str(proposal.point) for proposal in searching.proposals}) == 2
+    assert len([place for place in dispatch.plan.places if place.role == "student"]) == 2 * 2 + 2 * 3
+    assert len(searching.values) == 6 and len(set(searching.values)) == 2
 
 
 def test_who_is_told_of_growth_has_the_plan_by_then(begin):
