@@ -19,15 +19,15 @@ from start import SEEDS, SWEEP, finish
 
 from kdtune.cli import sweep
 from kdtune.cli.options import Options
-from kdtune.planning.dispatch import Dispatch, Watcher
-from kdtune.planning.plan import Plan
+from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.watching import Watcher
 
 SIZES = (1_000, 10_000)
 EPOCHS = 30
 METRICS = 105  # of a run of sweeps/fickle.yaml
 
 
-def launch(options: Options, plan: Plan, dispatch: Dispatch, observer: Watcher, *more: Any) -> None:
+def launch(options: Options, dispatch: Dispatch, observer: Watcher, *more: Any) -> None:
     """In the place of `cli.start.launch`."""
     store = dispatch.standing.store
     metrics = {f"robust/pgd{number}": float(number % 100) for number in range(METRICS)}
@@ -39,7 +39,7 @@ def launch(options: Options, plan: Plan, dispatch: Dispatch, observer: Watcher, 
         dispatch.started(id)
         observer.started(id)
         observer.rows(id, rows)
-        finish(store, plan, id, rows, metrics | {"val/accuracy": 50.0})
+        finish(store, dispatch.plan, id, rows, metrics | {"val/accuracy": 50.0})
         observer.ended(id, dispatch.ended(id))
         observer.tick()
 

@@ -26,7 +26,8 @@ def plan(
 ) -> Plan:
     """The plan of a sweep, under the profile that the command would take if none is named.
 
-    `file` may be what a sweep file says, as a mapping. `extensions`: files of your own, as `--with` names them.
+    `file` may be what a sweep file says, as a mapping. `extensions`: files of your own, as `--with` names them. Of a
+    search the plan has what the file lists: what it has proposed, its results know.
     Raises SweepFileError with everything that is wrong; DataError; TooManyRuns; ExtensionError.
     """
     from kdtune import extensions as own

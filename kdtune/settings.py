@@ -44,7 +44,7 @@ Units = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]  # channels or units
 Epochs = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
 
 PLACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
-TAKEN = frozenset({"runs", "done", "claims", "sweep", "trash", "tensorboard", "figures"})  # folders of results
+TAKEN = frozenset({"runs", "searches", "done", "claims", "sweep", "trash", "tensorboard", "figures"})  # by results
 DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")  # of Windows, with any ending
 
 

@@ -38,6 +38,50 @@ evaluation: [accuracy]
 """
 
 
+SEARCH = """\
+name: small
+dataset: {digits: {}, train_size: 100, validation: 0.2}
+search:
+  trials: 6
+  sampler: {tpe: {startup: 3}}
+  lag: 2
+  space:
+    sigma: {loguniform: [0.01, 0.5]}
+    alpha: {uniform: [0.0, 1.0]}
+    temperature: {quniform: [1, 10, 0.5]}
+    width: {randint: [4, 9]}
+    rate: {choice: [0.0, 0.2]}
+  seeds: 2
+  objectives: {val/accuracy: max}
+  confirm: {points: 2, seeds: 3}
+grid: {sigma: [0.0, 0.1], alpha: 0.9, temperature: 4, width: 8, rate: 0.0}
+recipe:
+  optimizer: {sgd: {lr: 0.1, momentum: 0.9}}
+  schedule: {step: {milestones: [0.5], factor: 0.1}}
+  precision: float32
+  batch_size: 20
+  epochs: 3
+teacher:
+  model: {mlp: {hidden: [8], dropout: $rate}}
+  seeds: 3
+  select: {rule: best, metric: val/accuracy}
+student:
+  model: {cnn: {width: $width}}
+  distillation: {alpha: $alpha, temperature: $temperature}
+  noise:
+    input: {gaussian: {sigma: $sigma}}
+    teacher: {dropout: {rate: $rate}}
+evaluation: [accuracy]
+"""
+
+
+@pytest.fixture
+def search_sweep() -> str:
+    """The text of a search: six proposals of two students, the first two listed; a pool of three for each of two
+    teachers."""
+    return SEARCH
+
+
 @pytest.fixture
 def small_sweep() -> str:
     """The text of a sweep of 6 teachers and 4 students, a two-layer network on the digits."""

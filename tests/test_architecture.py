@@ -36,6 +36,7 @@ MAY = {
     "optimization": "kinds settings",
     "losses": "kinds settings",
     "recipe": "settings optimization",
+    "search": "kinds settings",
     "data": "attacks kinds settings randomness noise recipe",
     "evaluation": "extensions kinds settings randomness attacks data store",
     "networks": "settings noise models losses recipe data",
@@ -43,8 +44,8 @@ MAY = {
     "run": "networks data evaluation extensions identity losses models noise recipe settings",
     # a file, a plan, a run, a memory
     "store": "identity",
-    "sweepfile": "settings kinds recipe config networks data evaluation",
-    "planning": "config networks data evaluation models run store sweepfile",
+    "sweepfile": "settings kinds recipe config networks data evaluation search",
+    "planning": "config networks data evaluation extensions identity models randomness run search store sweepfile",
     "training": "archive attacks extensions networks recipe data evaluation losses models noise randomness run sources"
     " store",
     # where runs are computed, what a person sees, what is typed

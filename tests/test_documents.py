@@ -17,7 +17,9 @@ from kdtune.__main__ import main
 from kdtune.cli import command
 from kdtune.cli.run import wanted
 from kdtune.planning.plan import build_plan
+from kdtune.planning.searching import known_plan
 from kdtune.run import RECIPE_VERSION
+from kdtune.store.store import Store
 from kdtune.sweepfile import reader
 from kdtune.sweepfile.load import PAPER, load_sweep
 
@@ -98,7 +100,8 @@ def test_a_sweep_is_named_like_its_file_and_its_header_counts_right(path: Path) 
     assert reader.read(path)["name"] == path.stem
     (total,) = re.findall(r"(\d+) runs\b", header(path)) or [None]
     if total is not None:
-        assert len(build_plan(load_sweep(path), paths.data_folder()).runs) == int(total)
+        plan, search = known_plan(load_sweep(path), paths.data_folder(), Store("nowhere"))
+        assert len((search.foreseen() if search else plan).runs) == int(total), "of a search at most so many"
 
 
 def test_there_is_a_sweep_file() -> None:
@@ -350,7 +353,7 @@ def test_make_test_installs_all_that_its_tests_compare_with() -> None:
     """row D10: on a clean clone the references of corruptions and of AutoAttack were skipped."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert set(extras["dev"]) >= {"foolbox", "opencv-python-headless", *extras["autoattack"], *extras["search"]}
+    assert set(extras["dev"]) >= {"foolbox", "opencv-python-headless", *extras["autoattack"]}
 
 
 def test_constraints_hold_what_each_pinned_package_needs_in_turn() -> None:

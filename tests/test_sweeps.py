@@ -19,7 +19,9 @@ from kdtune.evaluation.subject import Context, Subject
 from kdtune.models.model import Model
 from kdtune.planning.place import Place
 from kdtune.planning.plan import Plan, build_plan
+from kdtune.planning.searching import known_plan
 from kdtune.report.table import flat
+from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.training.network import build_network
 
@@ -27,14 +29,17 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 WALLACE, DONG = ("errors", "cross_domain", "two_dimensional"), ("robust_overfitting", "double_descent")
 YANG = ("specialization", "specialization_images")
-OTHERS = (*WALLACE, *YANG, *DONG, "soft_robustness", "robust_anchors")
+OTHERS = (*WALLACE, *YANG, *DONG, "soft_robustness", "robust_anchors", "search")
 OF_NOISE = [name for name in NAMES if name not in OTHERS]  # the first paper's
 PROFILES = ("paper", "quick", "laptop")
 
 
 @cache
 def plan(name: str, profile: str = "paper") -> Plan:
-    return build_plan(load_sweep(ROOT / "sweeps" / f"{name}.yaml", profile), Path("nowhere"))
+    """Of a search with others in the place of what it will propose."""
+    file = load_sweep(ROOT / "sweeps" / f"{name}.yaml", profile)
+    _, search = known_plan(file, Path("nowhere"), Store("nowhere"))
+    return search.foreseen() if search else build_plan(file, Path("nowhere"))
 
 
 def header(name: str) -> str:

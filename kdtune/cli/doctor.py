@@ -28,6 +28,7 @@ from kdtune.launch.door import AUTO, CannotConnect, answer, enter
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import cost
 from kdtune.planning.plan import Plan, build_plan, data_sets
+from kdtune.planning.searching import known_plan
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.source import read_source
@@ -49,15 +50,18 @@ def _examine(file: Path | None, options: Options, insecure: bool) -> int:
 
 def findings(file: Path | None, options: Options, insecure: bool) -> Iterator[Finding]:
     """All checks that apply, the quick ones first."""
-    plan = None
+    plan = sweep = None
     if file is not None:
         source = read_source(file)  # once: it may be a pipe
         if "provider" in source.tree:  # a cluster's, as Ray takes it: a sweep has none
             yield from clusterfile.findings(file)
             return
-        plan = build_plan(read(replace(options, file=file), source)[0], options.data_dir)
+        sweep = read(replace(options, file=file), source)[0]
+        plan = build_plan(sweep, options.data_dir)
     store = Store(paths.results_folder(options.results))
     store.objects.knock()
+    if sweep is not None and (search := known_plan(sweep, options.data_dir, store)[1]) is not None:
+        plan = search.foreseen()
     yield from machine.packages()
     yield from machine.vision()
     yield from machine.gpu()

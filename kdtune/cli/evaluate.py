@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from kdtune.cli.sweep import sweep
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import in_the_end, told_apart
 from kdtune.evaluation.evaluator import Evaluator
-from kdtune.planning.plan import Plan, build_plan
+from kdtune.planning.plan import Plan
+from kdtune.planning.searching import Searching, known_plan
 from kdtune.report.folder import View
 from kdtune.report.late import Late, kept, together
 from kdtune.report.mirror import results_of
@@ -48,7 +49,8 @@ def evaluate_late(folder: str | Path, profile: str | None, evaluation: str, **fl
 
 def _evaluate(place: Path, evaluation: str, flags: Mapping[str, Any]) -> int:
     extensions.use(extensions.read(flags.get("extensions", ())))
-    file, whole, standing, late = finished_plan(place, evaluation, flags.get("data"))
+    found = finished_plan(place, evaluation, flags.get("data"))
+    whole, standing, late = found.plan, found.standing, found.late
     plan = whole.of([id for id in whole.runs if standing.look(id).done is not None])
     if not plan.runs:
         raise Refused(f"{standing.store.objects.path('runs')} has no finished run of {place}: nothing to measure")
@@ -57,8 +59,9 @@ def _evaluate(place: Path, evaluation: str, flags: Mapping[str, Any]) -> int:
         raise Refused(check.listed(damaged))
     measured = {each.hash for each in late}
     own = tuple(each for each in whole.evaluation if each.hash not in measured)
-    view = View(standing, replace(whole, evaluation=own), label=place.name, measured_late=late)
-    return sweep(options, file, plan, view, lambda value: None, again(place, evaluation, options))
+    shown = replace(whole, evaluation=own)
+    view = View(standing, shown, label=place.name, measured_late=late, search=found.search)
+    return sweep(options, found.file, plan, view, lambda value: None, again(place, evaluation, options))
 
 
 def unreadable(plan: Plan, standing: Standing) -> list[str]:
@@ -84,26 +87,39 @@ def again(place: Path, evaluation: str, options: Options) -> str:
     return shlex.join(words + (["--here"] if options.here else []))
 
 
-def finished_plan(place: Path, evaluation: str, data: str | None) -> tuple[SweepFile, Plan, Standing, list[Late]]:
-    """The folder's own sweep; its plan with the evaluator that is asked for, how its runs stand, and what was measured
+@dataclass(frozen=True)
+class Finished:
+    """A folder's own sweep; its plan with the evaluator that is asked for, how its runs stand, and what was measured
     late: before, which is left as it is, and now."""
+
+    file: SweepFile
+    plan: Plan
+    standing: Standing
+    late: list[Late]
+    search: Searching | None
+
+
+def finished_plan(place: Path, evaluation: str, data: str | None) -> Finished:
+    """What lies there, as `kdtune evaluate` needs it."""
     from kdtune import paths
 
     about = plan_of(place)
     before = load_sweep(place / "sweep.yaml", folder=about["folder"], max_runs=None)
-    own = in_the_end(before.points[0].sweep.evaluation)
+    own = in_the_end((before.points or before.ends)[0].sweep.evaluation)
     asked = typed(parse_value(evaluation, COMMAND_LINE, ("evaluation",)))  # paths in it: relative to where it is typed
     known = kept(about)
     entries = grown([*before.tree["evaluation"], *_beside(own, known, asked)])
     override = ("evaluation", entries)
     file = load_sweep(place / "sweep.yaml", overrides=[override], folder=about["folder"], max_runs=None)
     file = replace(file, origin=about.get("file"), tree=before.tree)
-    plan = replace(build_plan(file, paths.data_folder(data)), profile=about["profile"])
+    store = Store(results_of(place))
+    found, search = known_plan(file, paths.data_folder(data), store, [each.hash for each in own])
+    plan = replace(found, profile=about["profile"])
     _refuse_others(place, {run["id"] for run in about["runs"]}, set(plan.runs))
-    standing = Standing(Store(results_of(place)), plan.evaluators)
+    standing = Standing(store, plan.evaluators)
     standing.preload(plan.runs)
     now = [Late.of(each) for each in plan.evaluation if each not in own]
-    return file, plan, standing, together(known, now)
+    return Finished(file, plan, standing, together(known, now), search)
 
 
 def _beside(own: Sequence[Evaluator], late: Sequence[Late], asked: Any) -> list[Any]:

@@ -21,7 +21,7 @@ What a sweep file may say, made from the models that check it: `kdtune explain -
 same words: `kdtune explain student.distillation`. Every value may be a `$name` of the grid. A kind with no required
 key may be written as its bare name.
 """
-ROOTS = ("", "recipe", "teacher", "source", "student", "teacher.select")  # then every family, each where it is written
+ROOTS = ("", "recipe", "teacher", "source", "student", "teacher.select", "search", "search.confirm")  # then families
 FAMILIES = {
     "Data sets": "dataset",
     "Models": "student.model",
@@ -33,6 +33,8 @@ FAMILIES = {
     "Knobs at `target`": "student.noise.target",
     "Knobs at `labels`": "dataset.labels",
     "Evaluators": "evaluation",
+    "Distributions": "search.space",
+    "Samplers": "search.sampler",
 }
 
 

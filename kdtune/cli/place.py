@@ -13,7 +13,8 @@ from kdtune.cli.options import Options
 from kdtune.cli.run import wanted
 from kdtune.cli.sweep import again, read
 from kdtune.evaluation.evaluator import Evaluator
-from kdtune.planning.plan import Plan, build_plan
+from kdtune.planning.plan import Plan
+from kdtune.planning.searching import known_plan
 from kdtune.report import late
 from kdtune.report.folder import View
 from kdtune.report.lookup import meant, names_in
@@ -112,17 +113,18 @@ def located(asked: Where) -> Target:
         same = {name: getattr(asked, name) for name in ("profile", "results", "data", "extensions")}
         options = Options(path, address=address, **same)
         file, _ = read(options)
-        plan = build_plan(file, options.data_dir)
         store, command = Store(paths.results_folder(asked.results)), again(options)
+        plan, _ = known_plan(file, options.data_dir, store)
     else:
         folder = profile_folder(asked.place, asked.profile)
         about = plan_of(folder)
         file = load_sweep(folder / "sweep.yaml", folder=about["folder"], max_runs=None)
-        plan = build_plan(file, paths.data_folder(asked.data))
         store, command = Store(results_of(folder)), "the sweep's own command"
+        plan, search = known_plan(file, paths.data_folder(asked.data), store)
         measured = late.shown(late.kept(about), plan)
         earlier = tuple(run["id"] for run in about["runs"])
-        view = View(Standing(store, plan.evaluators), plan, label=folder.name, measured_late=late.kept(about))
+        standing, known = Standing(store, plan.evaluators), late.kept(about)
+        view = View(standing, plan, label=folder.name, measured_late=known, search=search)
         shown = (view, replace(file, origin=about.get("file"))) if set(earlier) == set(plan.runs) else None
     return Target(store, plan, command, measured, earlier, shown)
 

@@ -19,6 +19,7 @@ from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import space
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
+from kdtune.planning.searching import known_plan
 from kdtune.report.folder import described
 from kdtune.report.lookup import meant
 from kdtune.report.progress import Progress
@@ -90,12 +91,15 @@ def told(plan: Plan, metrics: Mapping[str, float | None]) -> Iterator[str]:
 def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Standing]:
     """The runs that `only` names with their teachers, and how they stand. What can be known to fail has been told."""
     file, first_line = read(options)
+    store = Store(paths.results_folder(options.results))
+    if file.search is not None and (search := known_plan(file, options.data_dir, store)[1]) is not None:
+        file = search.proposed_file
     whole = build_plan(file, options.data_dir, epochs)
     plan = whole.only(wanted(only, whole))
     if not plan.runs:
         raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), f"no run has {only}; kdtune plan -v lists them")])
     say(options, first_line)
-    standing = Standing(Store(paths.results_folder(options.results)), plan.evaluators)
+    standing = Standing(store, plan.evaluators)
     standing.store.objects.probe()
     states = standing.states(plan.runs)
     short = space.shortage(plan, states, standing, at_once=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -21,10 +21,13 @@ from kdtune.doctor.finding import Level
 from kdtune.launch.door import CannotConnect, enter
 from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import cost, profiles, space
-from kdtune.planning.devices import CPU_CORE, GPU, available, has_usable_gpu
-from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.devices import CPU_CORE, GPU, SHARE, available, has_usable_gpu
+from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan
+from kdtune.planning.searching import Searching
 from kdtune.planning.twins import on_twins
+from kdtune.planning.watching import Watcher
+from kdtune.report import searched
 from kdtune.report.folder import View
 from kdtune.store.claims import Claim
 from kdtune.store.standing import Standing
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 CONFIRM_ABOVE_H = 12.0
 
 
-def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
+def prepare(options: Options, dispatch: Dispatch) -> None:
     """All that can be known to fail before a run starts: cluster, storage, room, cost; data, evaluators, weights,
     networks. Of a cluster the rest is asked of its machines, once it has been joined (`cluster_of`)."""
     if options.max_cost is not None and options.price is None:
@@ -53,15 +56,17 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
         except CannotConnect as error:
             raise no_ray(options, error) from error
     dispatch.standing.store.objects.probe()
+    plan, states = foreseen(dispatch)
     if warning := on_twins(plan):
         click.echo(f"warning: {warning}", err=True)
-    estimate = estimate_of(options, plan, dispatch.states, dispatch.standing)
+    estimate = estimate_of(options, plan, states, dispatch.standing)
     if options.max_cost is not None and (estimate.dollars or 0) > options.max_cost:
         raise Refused(f"{estimate}; --max-cost {options.max_cost:g} is less")
     if options.address:
         return
     say(options, str(estimate))
-    refuse_shortage(options, plan, dispatch, estimate)
+    say_slack(options, dispatch, estimate)
+    refuse_shortage(options, plan, states, dispatch.standing, estimate)
     if estimate.hours > CONFIRM_ABOVE_H and not options.yes:
         if not sys.stdin.isatty() or options.json:
             raise Refused(
@@ -70,8 +75,17 @@ def prepare(options: Options, plan: Plan, dispatch: Dispatch) -> None:
             )
         if not click.confirm(f"This takes about {estimate.hours:.0f} hours here. Start it?", err=True):
             raise Refused("not confirmed")
-    if problems := check.failing(plan, dispatch.standing, dispatch.states, options.data_dir):
+    if problems := check.failing(dispatch.plan, dispatch.standing, dispatch.states, options.data_dir):
         raise Refused(check.listed(problems))
+
+
+def foreseen(dispatch: Dispatch) -> tuple[Plan, Mapping[str, State]]:
+    """The plan as it may be in the end, and how its runs stand."""
+    if dispatch.source is None:
+        return dispatch.plan, dispatch.states
+    plan = dispatch.source.foreseen()
+    coming = [id for id in plan.runs if id not in dispatch.states]
+    return plan, {**dispatch.standing.states(coming), **dispatch.states}
 
 
 def estimate_of(
@@ -87,13 +101,25 @@ def estimate_of(
     return cost.estimate(plan, states, standing, device, devices, price=options.price)
 
 
-def refuse_shortage(options: Options, plan: Plan, dispatch: Dispatch, estimate: cost.Estimate) -> None:
+def say_slack(options: Options, dispatch: Dispatch, estimate: cost.Estimate) -> None:
+    """What a search's lag means for its sampler, and for so many slots."""
+    share = (SHARE if options.gpus_per_run is None else options.gpus_per_run) if estimate.device is GPU else 1.0
+    slots = 1.0 if options.here else min(estimate.devices / (share or 1.0), options.max_concurrent or float("inf"))
+    if isinstance(dispatch.source, Searching):
+        for told in (searched.blind(dispatch.source), searched.slack(dispatch.source, slots)):
+            if told is not None:
+                say(options, told)
+
+
+def refuse_shortage(
+    options: Options, plan: Plan, states: Mapping[str, State], standing: Standing, estimate: cost.Estimate
+) -> None:
     at_once = 1 if options.here else min(estimate.devices, options.max_concurrent or estimate.devices)
-    if short := space.shortage(plan, dispatch.states, dispatch.standing, at_once):
+    if short := space.shortage(plan, states, standing, at_once):
         raise Refused(short)
 
 
-def cluster_of(options: Options, plan: Plan, dispatch: Dispatch, claim: Claim) -> Cluster | None:
+def cluster_of(options: Options, dispatch: Dispatch, claim: Claim) -> Cluster | None:
     """The cluster that was asked for, and what the sweep expects of it."""
     if not options.address:
         return None
@@ -101,29 +127,36 @@ def cluster_of(options: Options, plan: Plan, dispatch: Dispatch, claim: Claim) -
     from kdtune.launch.cluster import Cluster
 
     def sized(devices: int) -> None:
-        estimate = estimate_of(options, plan, dispatch.states, dispatch.standing, devices)
+        plan, states = foreseen(dispatch)
+        estimate = estimate_of(options, plan, states, dispatch.standing, devices)
         say(options, str(estimate))
-        refuse_shortage(options, plan, dispatch, estimate)
+        say_slack(options, dispatch, estimate)
+        refuse_shortage(options, plan, states, dispatch.standing, estimate)
 
     results = paths.results_folder(options.results)
     expected = node.expected(results, options.data_dir, (claim.name, claim.attempt))
-    preflight = check.on_another_machine(plan, dispatch.standing, dispatch.states, options.data_dir)
+    preflight = check.on_another_machine(dispatch.plan, dispatch.standing, dispatch.states, options.data_dir)
     return Cluster(options.address, expected, preflight, sized)
 
 
-def observe(options: Options, file: SweepFile, plan: Plan, dispatch: Dispatch, view: View, command: str) -> Watcher:
+def observe(options: Options, file: SweepFile, dispatch: Dispatch, view: View, command: str) -> Watcher:
     from kdtune.report.log import Log
     from kdtune.report.observer import Observer, Table, TensorBoard
     from kdtune.report.progress import Progress
 
-    screen = Progress(plan, dispatch, verbosity=options.verbosity)
+    screen = Progress(dispatch.plan, dispatch, verbosity=options.verbosity)
     table = Table(dispatch, lambda states: view.write(file, states))
-    return Observer([screen, Log(dispatch, view, command), table, TensorBoard(dispatch, view)])
+    observer = Observer([screen, Log(dispatch, view, command), table, TensorBoard(dispatch, view)])
+
+    def grown(new: Sequence[str]) -> None:
+        view.grow(dispatch.plan)
+        observer.grown(dispatch.plan, new)
+
+    dispatch.on_growth = grown
+    return observer
 
 
-def launch(
-    options: Options, plan: Plan, dispatch: Dispatch, observer: Watcher, interrupt: Interrupt, claim: Claim
-) -> None:
+def launch(options: Options, dispatch: Dispatch, observer: Watcher, interrupt: Interrupt, claim: Claim) -> None:
     """Through Ray, or in this process. `claim` is the claim of the sweep, held meanwhile."""
     results = paths.results_folder(options.results)
     if options.here:
@@ -137,12 +170,12 @@ def launch(
     from kdtune.launch.resources import CannotHold
     from kdtune.launch.trainable import job
 
-    cluster = cluster_of(options, plan, dispatch, claim)
+    cluster = cluster_of(options, dispatch, claim)
     expected = cluster.expected if cluster else None
     try:
         tuner.launch(
             dispatch,
-            lambda planned: job(planned, plan, results, options.data_dir, options.checkpoint_every, expected),
+            lambda planned: job(planned, dispatch.plan, results, options.data_dir, options.checkpoint_every, expected),
             observer,
             cluster=cluster,
             gpus_per_run=options.gpus_per_run,

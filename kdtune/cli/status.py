@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,8 @@ def _print_status(place: Path) -> int:
         now = Counter(_word(states[run["id"]]) for run in plan["runs"] if run["role"] == role)
         if now or role != "source":
             click.echo(f"  {role}s: " + (", ".join(f"{count} {state}" for state, count in now.items()) or "none"))
+    for line in searched(plan, states):
+        click.echo(f"  {line}")
     working = standing.store.owner(f"sweep/{place.parent.name}/{place.name}")
     if working:
         click.echo(f"  this sweep is being run by process {working.get('pid')} on {working.get('host')}")
@@ -53,6 +56,19 @@ def _print_status(place: Path) -> int:
         for line in lines:
             click.echo(line)
     return 0
+
+
+def searched(plan: Mapping[str, Any], states: Mapping[str, State]) -> Iterator[str]:
+    """How far a search is."""
+    try:
+        about = json.loads(plan["search"]) if "search" in plan else None
+        made = [[states[id] for id in runs] for runs in about["proposals"]] if about else []
+        trials = about["trials"] if about else 0
+    except (ValueError, KeyError, TypeError):  # another version's
+        return
+    if trials:
+        known = sum(all(state in FINISHED for state in runs) for runs in made)
+        yield f"search: {known} of {trials} proposals known, {len(made) - known} made and not known yet"
 
 
 def running(standing: Standing, states: Mapping[str, State], names: Mapping[str, str]) -> Iterator[str]:

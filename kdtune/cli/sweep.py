@@ -28,8 +28,10 @@ from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import ROLES
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.profiles import LOCAL
+from kdtune.planning.searching import Searching
 from kdtune.planning.twins import on_twins
-from kdtune.report import summary
+from kdtune.planning.watching import Source
+from kdtune.report import searched, summary
 from kdtune.report.folder import View, described
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
@@ -38,7 +40,8 @@ from kdtune.store.stopping import take_up
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.size import TooManyRuns
-from kdtune.sweepfile.source import Source, read_source
+from kdtune.sweepfile.source import Source as Read
+from kdtune.sweepfile.source import read_source
 
 # What a command that goes on needs besides the file, where it is not as usual.
 AGAIN = (
@@ -58,16 +61,18 @@ def _run(options: Options, print_json: Any) -> int:
     plan = build_plan(file, options.data_dir)
     standing = Standing(Store(paths.results_folder(options.results)), plan.evaluators)
     standing.store.objects.knock()
-    view = View(standing, plan, file.asked)
+    search = Searching(file, plan, options.data_dir, standing) if file.search is not None else None
+    plan = search.plan if search else plan
+    view = View(standing, plan, file.asked, search=search)
     say(options, first_line)
     if (change := view.change(file)) is not None:
         say(options, change)
     if options.dry_run:
-        return dry_run(options, plan, standing, print_json)
-    return sweep(options, file, plan, view, print_json, again(options))
+        return dry_run(options, plan, standing, print_json, search)
+    return sweep(options, file, plan, view, print_json, again(options), search)
 
 
-def read(options: Options, source: Source | None = None) -> tuple[SweepFile, str]:
+def read(options: Options, source: Read | None = None) -> tuple[SweepFile, str]:
     """The sweep file under its profile, and the line that says which profile and why. Refused where it is too large.
 
     `source`: the file, where it has been read already.
@@ -84,28 +89,33 @@ def read(options: Options, source: Source | None = None) -> tuple[SweepFile, str
     return file, profiles.line(name, why, file.changes, offered)
 
 
-def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -> int:
-    """What would run, what is done already, what it costs. Nothing is written."""
-    now = standing.states(plan.runs)
+def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any, search: Searching | None = None) -> int:
+    """What would run, what is done already, what it costs. Nothing is written, and nothing is proposed."""
+    whole = search.foreseen() if search else plan
+    now = standing.states(whole.runs)
     if options.retry:
         now = {id: standing.look(id).untried if state is State.STOPPED else state for id, state in now.items()}
+    known = {id: now[id] for id in plan.runs}
     if options.json:
-        print_json({**about(plan), "counts": Counter(now.values()), **described(plan, now)})
+        about_search = {"search": searched.about(search)} if search else {}
+        print_json({**about(plan), **about_search, "counts": Counter(known.values()), **described(plan, known)})
         return 0
     click.echo(f"{plan.name} on {plan.dataset}, profile {plan.profile}")
     for role in ROLES:
-        mine = {id: state for id, state in now.items() if plan.runs[id].role == role}
+        mine = {id: state for id, state in known.items() if plan.runs[id].role == role}
         if mine or role != "source":
             click.echo(f"  {len(mine):4d} {role}{'s' * (len(mine) != 1)}: {summary.words(Counter(mine.values()))}")
     if plan.shared:
         click.echo(f"  {plan.shared} of them are asked for at more than one place: trained once, a row for each")
     click.echo("  what other sweeps finished is done")
-    if stopped := sum(state is State.STOPPED for state in now.values()):
+    if stopped := sum(state is State.STOPPED for state in known.values()):
         click.echo(f"  {stopped} stopped by hand, and what learns from them, wait for --retry")
-    estimate = estimate_of(options, plan, now, standing)
+    estimate = estimate_of(options, whole, now, standing)
+    for line in searched.foreseen(search, estimate.device) if search else ():
+        click.echo(f"  {line}")
     click.echo(f"  {estimate}")
     untrained = [id for id in now if standing.look(id).done is None]
-    for advice in (cost.on_responses(plan, untrained, estimate), on_twins(plan)):
+    for advice in (cost.on_responses(whole, untrained, estimate), on_twins(whole)):
         if advice:
             click.echo(f"  {advice}")
     for place in plan.places if options.verbosity > 0 else ():
@@ -113,9 +123,17 @@ def dry_run(options: Options, plan: Plan, standing: Standing, print_json: Any) -
     return 0
 
 
-def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json: Any, command: str) -> int:
-    """Runs what is not done of a plan, keeps the sweep's folder up to date, says what came of it, and what `command`
-    does it again."""
+def sweep(
+    options: Options,
+    file: SweepFile,
+    plan: Plan,
+    view: View,
+    print_json: Any,
+    command: str,
+    source: Source | None = None,
+) -> int:
+    """Runs what is not done of a plan, and of what `source` adds to it, keeps the sweep's folder up to date, says what
+    came of it, and what `command` does it again."""
     store = view.standing.store
     claim = store.claim(f"sweep/{view.key}")
     if claim is None:
@@ -128,21 +146,22 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
     with claim, Interrupt() as interrupt:
         if options.retry:
             take_up_stopped(options, view)
-        dispatch = Dispatch(plan, view.standing)
+        dispatch = Dispatch(plan, view.standing, source)
+        dispatch.on_growth = lambda new: view.grow(dispatch.plan)
         worked = not dispatch.over
         if worked:
             try:
-                prepare(options, plan, dispatch)
+                prepare(options, dispatch)
             except Refused:
                 if interrupt.signal:
                     return 128 + interrupt.signal
                 raise
         rows = view.write(file, dispatch.states)
         try:
-            with closing(observe(options, file, plan, dispatch, view, command)) as observer:
+            with closing(observe(options, file, dispatch, view, command)) as observer:
                 if not dispatch.over:
                     try:
-                        launch(options, plan, dispatch, observer, interrupt, claim)
+                        launch(options, dispatch, observer, interrupt, claim)
                     finally:
                         dispatch.stop()
                         rows = view.write(file, dispatch.states)
@@ -160,7 +179,7 @@ def sweep(options: Options, file: SweepFile, plan: Plan, view: View, print_json:
         print_json({**about(plan), "results": view.place, "counts": dispatch.counts, "seconds": seconds})
     if dispatch.stopped:
         click.echo(f"\nstopped: {dispatch.stopped}", err=True)
-    for line in ("", *summary.closing(plan, dispatch, view, rows, seconds, command)):
+    for line in ("", *summary.closing(dispatch.plan, dispatch, view, rows, seconds, command)):
         say(options, line)
     if interrupt.signal:
         return 128 + interrupt.signal

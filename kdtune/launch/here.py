@@ -11,9 +11,10 @@ from pathlib import Path
 from kdtune.launch.interrupt import Interrupt
 from kdtune.launch.stopping import performed, reason_of
 from kdtune.launch.watchdog import Watchdog, write_down
-from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import Place
 from kdtune.planning.setbacks import Cause
+from kdtune.planning.watching import Watcher
 from kdtune.store.layout import run_folder
 from kdtune.store.objects import is_gone
 from kdtune.training.context import RunContext

@@ -10,8 +10,7 @@ import ray
 
 from kdtune.launch.autoscaler import Growth
 from kdtune.planning import profiles
-
-SHARE = 0.25  # of a GPU, for a student
+from kdtune.planning.devices import SHARE
 
 
 class CannotHold(Exception):

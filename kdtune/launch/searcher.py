@@ -20,9 +20,10 @@ from ray.tune.stopper import Stopper
 from kdtune.launch.causes import cause_of, in_words
 from kdtune.launch.heartbeats import Heartbeats
 from kdtune.launch.watchdog import Stuck
-from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import Place
 from kdtune.planning.setbacks import NOT_VISIBLE, Cause
+from kdtune.planning.watching import Watcher
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.state import FINISHED, STARTABLE, State

@@ -25,9 +25,10 @@ from kdtune.launch.guard import with_ray
 from kdtune.launch.resources import Resources
 from kdtune.launch.searcher import Ending, PlanSearcher, Watching, keeping_processes
 from kdtune.launch.trainable import trial
-from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import Place
 from kdtune.planning.setbacks import Cause
+from kdtune.planning.watching import Watcher
 from kdtune.store.state import ENDED, PASSED_OVER
 
 log = logging.getLogger(__name__)

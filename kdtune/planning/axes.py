@@ -63,4 +63,4 @@ def _problem(file: SweepFile, axis: str, one: SweepPoint, other: SweepPoint) -> 
         f"came {' and '.join(words)}, which make the same runs wherever they stand: what ${axis} sets is off, replaced "
         "or not asked for there; remove one of the two, or write the axis where it changes a run"
     )
-    return problem(file.path, line, ("grid", axis), message)
+    return problem(file.path, line, (*(("search", "space") if file.search else ("grid",)), axis), message)

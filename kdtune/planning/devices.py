@@ -29,6 +29,9 @@ CPU_CORE = Device("CPU core", rate=3.9e10, step=5e-3)
 GPU = Device("GPU", rate=2e12, step=1e-2)
 
 
+SHARE = 0.25  # of a GPU, for a student
+
+
 def available(device: Device) -> int:
     """How many of them this machine has; cores are those that this process may use."""
     if device.name == GPU.name:

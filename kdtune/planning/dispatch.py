@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from types import MappingProxyType
-from typing import Protocol
 
+from kdtune.planning.hopeless import hopeless
 from kdtune.planning.place import Place
 from kdtune.planning.plan import Plan
 from kdtune.planning.setbacks import TRIES, Cause, Setbacks
+from kdtune.planning.watching import CannotGrow, Source
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.state import ENDED, FINISHED, STARTABLE, State
@@ -20,16 +21,6 @@ from kdtune.store.state import ENDED, FINISHED, STARTABLE, State
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # between two looks at runs that another sweep trains
-
-
-class Watcher(Protocol):
-    """Who is told what happens: the screen, TensorBoard."""
-
-    def started(self, id: str) -> None: ...
-    def rows(self, id: str, rows: list[dict[str, float]]) -> None: ...
-    def ended(self, id: str, state: State) -> None: ...
-    def tick(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Dispatch:
@@ -43,40 +34,77 @@ class Dispatch:
 
     An event costs as much as the runs that wait for its run, never as much as the plan: what can start lies in a heap,
     and each run counts the teachers that it still waits for.
+
+    With a `source` the plan grows: it is asked for more whenever a run has ended. `on_growth` is told what came.
     """
 
-    def __init__(self, plan: Plan, standing: Standing) -> None:
+    def __init__(self, plan: Plan, standing: Standing, source: Source | None = None) -> None:
         self.plan = plan
         self.standing = standing
+        self.source = source
+        self.on_growth: Callable[[Sequence[str]], None] = lambda new: None
         self.setbacks = Setbacks()
         self.reasons: dict[str, str] = {}  # why a run failed, was skipped or stopped, by id
         self.by_hand: set[str] = set()  # runs that `kdtune stop` has stopped
         self.stopped = ""  # why no further run starts, where nobody asked for that
         self.storage_is_gone = False
-        self._states = self._before_the_next_attempt(plan.runs)
+        self._states: dict[str, State] = {}
         self.states: Mapping[str, State] = MappingProxyType(self._states)
-        self._counts = Counter(self._states.values())
-        self._elsewhere = {id for id, state in self._states.items() if state is State.ELSEWHERE}
+        self._counts = Counter[State]()
+        self._elsewhere: set[str] = set()
         self._waited_again: set[str] = set()  # students whose teachers were lost while they were handed out
         self._handed_out: set[str] = set()  # given away by `next`; they may still wait for a free machine
         self._again: set[str] = set()  # to be tried again once the claim of their lost process has gone
-        self._order = list(plan.runs)
-        self._position = {id: position for position, id in enumerate(self._order)}
+        self._order: list[str] = []
+        self._position: dict[str, int] = {}
         self._students: dict[str, list[str]] = {}
         self._waiting: dict[str, int] = {}  # teachers that are neither done nor diverged
         self._ready: list[int] = []  # a heap of positions; some may have been overtaken by events
-        for id, planned in plan.runs.items():
-            teachers = self._teachers(planned)
+        self._looked = 0.0
+        self._ask, self._closed = True, False  # whether something has ended since the source was asked; the end is near
+        self._take_in([*plan.runs])
+
+    def _take_in(self, ids: Sequence[str]) -> None:
+        """Runs of the plan that are new here."""
+        now = self._before_the_next_attempt(ids)
+        self._states |= now
+        self._counts.update(now.values())
+        self._elsewhere |= {id for id, state in now.items() if state is State.ELSEWHERE}
+        for id in ids:
+            self._position[id] = len(self._order)
+            self._order.append(id)
+            teachers = self._teachers(self.plan.runs[id])
             for teacher in teachers:
                 self._students.setdefault(teacher, []).append(id)
             self._waiting[id] = sum(self._states[teacher] not in FINISHED for teacher in teachers)
-        self._told_by_hand(self._states)
-        self._settle(plan.runs)
-        self._looked = 0.0
+        self._told_by_hand(now)
+        self._settle(ids)
+
+    def grow(self, plan: Plan) -> None:
+        """Takes in a plan that has all runs of the present one and more."""
+        new = [id for id in plan.runs if id not in self._states]
+        self.plan = plan
+        self.standing.refresh(*new)
+        self._take_in(new)
+        self.on_growth(new)
+
+    def _take_more(self) -> None:
+        """Asks the source until it has nothing new; what it names may have ended long ago."""
+        while self.source is not None and self._ask and not self._closed:
+            self._ask = False
+            try:
+                if (plan := self.source.more(self.states)) is not None:
+                    self._ask = True
+                    self.grow(plan)
+            except StorageError as lost:
+                self.without_storage(lost)
+            except CannotGrow as error:
+                self.stop(str(error))
 
     def next(self) -> Place | None:
         """The first run, in the plan's order, that can start now. It is handed out once; `started` makes it running."""
         self._look_elsewhere()
+        self._take_more()
         while self._ready:
             id = self._order[heappop(self._ready)]
             if self._states[id] in STARTABLE and id not in self._handed_out:
@@ -173,7 +201,7 @@ class Dispatch:
 
     def stop(self, why: str = "") -> None:
         """No further run starts; what has not ended counts as stopped."""
-        self.stopped = self.stopped or why
+        self.stopped, self._closed = self.stopped or why, True
         for id, state in self.states.items():
             if state not in ENDED:
                 self._move(id, State.STOPPED)
@@ -197,6 +225,7 @@ class Dispatch:
 
     @property
     def over(self) -> bool:
+        self._take_more()
         return all(state in ENDED for state in self.counts)
 
     @property
@@ -244,6 +273,7 @@ class Dispatch:
         self._states[id] = state
         self._counts[before] -= 1
         self._counts[state] += 1
+        self._ask = self._ask or state in ENDED
         (self._elsewhere.add if state is State.ELSEWHERE else self._elsewhere.discard)(id)
         if (change := (before in FINISHED) - (state in FINISHED)) != 0:
             for student in self._students.get(id, ()):
@@ -257,7 +287,7 @@ class Dispatch:
             id = self._order[heappop(due)]
             if self._states[id] not in STARTABLE or id in self._handed_out:
                 continue
-            if reason := self._hopeless(self.plan.runs[id]):
+            if reason := hopeless(self._teachers(self.plan.runs[id]), self._states, self.reasons):
                 self.reasons[id] = reason
                 self._move(id, State.SKIPPED)
                 for student in self._students.get(id, ()):
@@ -268,17 +298,3 @@ class Dispatch:
     def _teachers(self, planned: Place) -> list[str]:
         """What a run waits for, of this plan; in one of finished runs alone (late evaluation) some are missing."""
         return [id for id in planned.waits_for if id in self._states]
-
-    def _hopeless(self, planned: Place) -> str:
-        """Why a run can never start; empty if it may."""
-        teachers = self._teachers(planned)
-        for id in teachers:
-            if self._states[id] is State.STOPPED:
-                return f"its teacher {id} was stopped {self.reasons.get(id, '')}".rstrip()
-            if self._states[id] is State.SKIPPED:
-                return f"its teacher {id} is skipped: {self.reasons[id]}"
-            if self._states[id] is State.FAILED:
-                return f"its teacher {id} failed"
-        if teachers and all(self._states[id] is State.DIVERGED for id in teachers):
-            return "all teachers it chooses from diverged"
-        return ""

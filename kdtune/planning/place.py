@@ -23,6 +23,7 @@ class Place:
     parameters: dict[str, Any]  # only the axes that this run's part of the file uses
     teacher_parameters: dict[str, Any] = field(default_factory=dict)
     first: dict[str, Any] = field(default_factory=dict)  # the point of the sweep's first run of this role
+    confirms: bool = False  # a search's choice, done again with seeds that have chosen nothing
 
     @property
     def id(self) -> str:
@@ -40,7 +41,14 @@ class Place:
     @cached_property
     def condition(self) -> Hashable:
         """Role and point. Places of one condition differ in their seeds alone: what a mean is taken over."""
-        return self.role, comparable(self.teacher_parameters), comparable(self.parameters)
+        return Place.condition_of(self.role, self.teacher_parameters, self.parameters, self.confirms)
+
+    @staticmethod
+    def condition_of(
+        role: str, of_teacher: Mapping[str, Any], own: Mapping[str, Any], confirms: bool = False
+    ) -> Hashable:
+        """The condition of such a place."""
+        return role, comparable(of_teacher), comparable(own), confirms
 
     @property
     def key(self) -> Hashable:
@@ -54,8 +62,12 @@ class Place:
         if len(told) > SPELLED and self.first:
             told = {axis: value for axis, value in told.items() if axis not in self.first or value != self.first[axis]}
             if not told:
-                return f"{self.role} as first"
-        return " ".join([self.role, *(f"{axis}={word(value)}" for axis, value in told.items())])
+                return f"{self.told_role} as first"
+        return " ".join([self.told_role, *(f"{axis}={word(value)}" for axis, value in told.items())])
+
+    @property
+    def told_role(self) -> str:
+        return f"confirming {self.role}" if self.confirms else self.role
 
     @cached_property
     def name(self) -> str:

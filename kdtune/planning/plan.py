@@ -7,13 +7,11 @@ plan.places                      ->   every (role, point, seed) that asks for a 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
 from kdtune.networks import Network, Student, Teacher
 from kdtune.planning.axes import refuse_idle_axes
+from kdtune.planning.files import file_digest
 from kdtune.planning.place import Place
 from kdtune.run import Choice, Run
 from kdtune.sweepfile.load import SweepFile, SweepPoint
@@ -119,10 +118,11 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
             named = replace(place, first=first.setdefault(place.role, place.point))
             places.setdefault(named.key, named)
         runs_at.append(frozenset(place.id for place in here))
-    if epochs is None:  # where all runs are as long, an axis of lengths changes none
+    proposed = file.search is not None and file.points is not file.ends  # points by chance: no axis is idle for two
+    if epochs is None and not proposed:  # where all runs are as long, an axis of lengths changes none
         refuse_idle_axes(file, runs_at)
-    sweep = file.points[0].sweep
-    titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents))
+    sweep = (file.points or file.ends)[0].sweep
+    titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents or _datasets(sweep)))
     return Plan(sweep.name, file.profile, titles, file.axes, in_the_end(sweep.evaluation), tuple(places.values()))
 
 
@@ -151,13 +151,12 @@ def _places_of(point: SweepPoint, contents: Contents, epochs: int | None) -> Ite
     source: dict[int, Run] = {}
     for part, learner in sweep.learners.items():
         runs = {seed: _learning(sweep, learner, pool, contents, seed, epochs) for seed in sweep.seeds}
-        parameters, led_by = point.student_parameters, point.teacher_parameters if sweep.asks_teacher(learner) else {}
+        parameters = point.student_parameters
         if part == "source":
             source, parameters = runs, point.source_parameters
         elif source:
-            led_by = led_by | point.source_parameters
             runs = {seed: run.model_copy(update={"source": _alone(source[seed])}) for seed, run in runs.items()}
-        yield from (Place(run, part, parameters, led_by) for run in runs.values())
+        yield from (Place(run, part, parameters, point.led_by(part)) for run in runs.values())
 
 
 def _learning(
@@ -168,7 +167,7 @@ def _learning(
     asks, loss = sweep.asks_teacher(learner), learner.objective
     if asks or loss.needs_teacher:
         loss = loss.read_from(named(sweep.evaluation, loss.calibration).hash) if loss.calibration is not None else loss
-        given = loss.given and _file_digest(loss.given.file, "the teacher's answers")
+        given = loss.given and file_digest(loss.given.file, "the teacher's answers")
         run = run.model_copy(update={"loss": loss, "answers_digest": given})
     return run.model_copy(update={"teacher": _choice(sweep, pool, seed)}) if asks else run
 
@@ -186,7 +185,7 @@ def _teachers(sweep: Sweep, teacher: Teacher, contents: Contents, epochs: int | 
             model=teacher.model,
             normalization=teacher.normalization,
             checkpoint=teacher.checkpoint,
-            checkpoint_digest=_file_digest(teacher.checkpoint, "the teacher's checkpoint"),
+            checkpoint_digest=file_digest(teacher.checkpoint, "the teacher's checkpoint"),
             rename=teacher.rename,
         )
         return
@@ -227,20 +226,3 @@ def _choice(sweep: Sweep, pool: list[Run], seed: int) -> Choice:
         evaluator=evaluator.hash,
         better="lower" if metric.better == "lower" else None,
     )
-
-
-def _file_digest(path: str, what: str) -> str:
-    if os.path.exists(path) and not os.path.isfile(path):  # a folder has no bytes, a device or a pipe may have no end
-        raise DataError(f"{path}: {what} cannot be read (that is no file)")
-    try:
-        about = os.stat(path)
-        return _digest_of(path, about.st_mtime_ns, about.st_size)
-    except OSError as error:
-        raise DataError(f"{path}: {what} cannot be read ({error.strerror})") from error
-
-
-@lru_cache(maxsize=64)
-def _digest_of(path: str, changed: int, size: int) -> str:
-    """Read once for all points of a grid."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

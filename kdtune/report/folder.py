@@ -17,7 +17,8 @@ from typing import Any
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.evaluation.metric import Metric
 from kdtune.planning.plan import Plan
-from kdtune.report import late, table
+from kdtune.planning.searching import Searching
+from kdtune.report import late, searched, table
 from kdtune.report.late import Late
 from kdtune.report.mirror import mirror
 from kdtune.store.encoding import from_json, to_json, to_yaml
@@ -54,15 +55,21 @@ class View:
         asked: Sequence[str] = (),
         label: str | None = None,
         measured_late: Sequence[Late] | None = None,
+        search: Searching | None = None,
     ) -> None:
         self.standing = standing
         self.plan = plan
+        self.search = search
         variant = f"+{hashlib.sha256(chr(0).join(asked).encode()).hexdigest()[:4]}" if asked else ""
         self.key = f"{plan.name}/{label or plan.profile + variant}"
         for own in OWN:
             standing.store.objects.refuse_link(f"{self.key}/{own}")
         self.measured_late = late.kept(self._before) if measured_late is None else [*measured_late]
         self.late = late.shown(self.measured_late, plan)  # by hash
+
+    def grow(self, plan: Plan) -> None:
+        """A plan with more runs than before."""
+        self.plan = plan
 
     @property
     def place(self) -> str:
@@ -156,8 +163,8 @@ class View:
                 f"another name (`name:` in {file.path}) or another folder (--results)"
             )
         now = self.plan.runs.keys()
-        if not known or known == now:
-            return None
+        if not known or known == now or (self.search is not None and not self.search.complete):
+            return None  # of a search that goes on nobody knows yet what it will ask for
         whose = f" of {Path(other).name}" if other else ""
         return (
             f"{self.place}: was {len(known)} runs{whose}, now {len(now)}: {len(now - known)} new, "
@@ -179,7 +186,8 @@ class View:
     def rows(self, states: Mapping[str, State]) -> list[dict[str, Any]]:
         """The table of its runs."""
         self.standing.preload(self.plan.runs, self.late)
-        return table.rows(self.plan, self.standing, self.whole(states), self.late)
+        rows = table.rows(self.plan, self.standing, self.whole(states), self.late)
+        return rows if self.search is None else searched.with_columns(self.search, self.plan.places, rows)
 
     def whole(self, states: Mapping[str, State]) -> dict[str, State]:
         """How all of its runs stand, those too that a late evaluation leaves alone."""
@@ -196,12 +204,16 @@ class View:
         about["axes"] = json.dumps(self.plan.axes)
         about["headlines"] = json.dumps([metric.name for metric in self.headlines])
         about["lower"] = json.dumps([name for name, each in self.plan.metrics.items() if each.better == "lower"])
+        if self.search is not None:
+            about["search"] = searched.to_json(self.search)
         source = {"file": file.origin, "folder": file.folder, "late": self._recorded()}
         files = {
             "sweep.yaml": to_yaml(file.tree),
             "plan.json": to_json({**about, **source, **self._asked(self.whole(states))}, indent=1),
             "results.csv": table.to_csv(rows),
         }
+        if self.search is not None:
+            files["search.csv"] = table.to_csv(searched.proposals(self.search, rows), first=())
         objects, parquet = self.standing.store.objects, f"{self.key}/results.parquet"
         changed = {name: data for name, data in files.items() if objects.get(f"{self.key}/{name}") != data}
         # Arrow loads pandas, which is slow: not for what is there already. Parquet first: if that is cut

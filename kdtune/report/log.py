@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from kdtune.planning.cost import duration
 from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.plan import Plan
 from kdtune.report.folder import View
 from kdtune.report.progress import headline
 from kdtune.store.objects import StorageError
 from kdtune.store.state import FINISHED, State
 
 NAME = "log"
+NAMED = 4  # of runs that came at once
 
 
 class Warnings(logging.Handler):
@@ -67,6 +69,13 @@ class Log:
         self.say("  ".join(filter(None, [f"{state:8s} {self._name(id)}", told, *took])))
         if state is State.FAILED:
             self.say(self.dispatch.reasons.get(id, "").strip() or "no reason is known")
+
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        self.say(
+            f"{len(new)} more runs: "
+            + ", ".join(plan.runs[id].name for id in new[:NAMED])
+            + " ..." * (len(new) > NAMED)
+        )
 
     def tick(self) -> None:
         """An event is written as it comes."""

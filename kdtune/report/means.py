@@ -60,15 +60,19 @@ class Means:
 
     def __init__(self, folders: EventFolders, folder: Path, plan: Plan) -> None:
         self.folders, self.folder = folders, folder
+        self.grow(plan)
+        self._out: set[str] = set()
+        self._ended: dict[str, Ended] = {}
+        self._rows: dict[str, Sequence[Row]] = {}
+        self._open: dict[str, _Curve] = {}
+
+    def grow(self, plan: Plan) -> None:
+        """A plan with more runs than before."""
         self.settings = settings(plan)  # ids by folder name
         self._of: dict[str, list[str]] = {}
         for name, ids in self.settings.items():
             for id in ids:
                 self._of.setdefault(id, []).append(name)
-        self._out: set[str] = set()
-        self._ended: dict[str, Ended] = {}
-        self._rows: dict[str, Sequence[Row]] = {}
-        self._open: dict[str, _Curve] = {}
 
     def lacking(self, states: Mapping[str, State], ended: Mapping[str, Ended]) -> set[str]:
         """How runs stand now; which of them have histories that `rebuild` needs: those of means that are not there."""

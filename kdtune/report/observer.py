@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from kdtune.planning.dispatch import Dispatch, Watcher
+from kdtune.planning.dispatch import Dispatch
+from kdtune.planning.plan import Plan
+from kdtune.planning.watching import Watcher
+from kdtune.report.curve import NAME, Curve
 from kdtune.report.folder import View
 from kdtune.report.tensorboard import Events
 from kdtune.store.evaluations import Metrics
@@ -36,6 +39,10 @@ class Observer:
         for watcher in self.watchers:
             watcher.ended(id, state)
 
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        for watcher in self.watchers:
+            watcher.grown(plan, new)
+
     def tick(self) -> None:
         for watcher in self.watchers:
             watcher.tick()
@@ -62,6 +69,10 @@ class Table:
     def ended(self, id: str, state: State) -> None:
         self._new = True
 
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        """The next table has it."""
+        self._new = True
+
     def tick(self) -> None:
         began = time.monotonic()
         if not self._new or began < self._next:
@@ -84,7 +95,8 @@ class TensorBoard:
         self.standing = dispatch.standing
         self.late = tuple(view.late)
         self.shown = [metric.name for metric in view.headlines]
-        self.events = Events(view.local, view.plan)
+        self.curve = Curve(view.local, view.search) if view.search is not None else None
+        self.events = Events(view.local, view.plan, (NAME,) if view.search is not None else ())
         self._may_change = not dispatch.over
         self._rebuild()
 
@@ -107,10 +119,19 @@ class TensorBoard:
         measured = self.standing.measured(id, self.late)
         return {name: measured[name] for name in self.shown if name in measured}
 
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        self.events.grow(plan)
+        if self.curve is not None:
+            self.curve.tick()
+
     def tick(self) -> None:
         """Epochs are written as they come."""
+        if self.curve is not None:
+            self.curve.tick()
 
     def close(self) -> None:
+        if self.curve is not None:
+            self.curve.tick()
         if self._may_change:
             self._rebuild()
         self.events.close()

@@ -54,8 +54,8 @@ class Progress:
     ) -> None:
         self.plan, self.dispatch, self.verbosity = plan, dispatch, verbosity
         self.console = console or Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
-        work = work or {id: cost.work_of(plan, id) for id in plan.runs}
-        self.time_left = TimeLeft(plan, dispatch.states, work, clock)
+        work = dict(work or {id: cost.work_of(plan, id) for id in plan.runs})
+        self.time_left = TimeLeft(plan, dispatch.states, work, clock, self._to_come)
         self.clock = clock
         self._first = [*(metric.name for metric in plan.headlines), *plan.metrics]
         self._epochs: dict[str, tuple[int, int]] = {}  # of running runs: done, all
@@ -103,6 +103,17 @@ class Progress:
         if self._failed == 1:
             self._say(Text(text))
 
+    def grown(self, plan: Plan, new: Sequence[str]) -> None:
+        self.plan = plan
+        self.time_left.grow(plan, {id: cost.work_of(plan, id) for id in new})
+
+    def _to_come(self) -> float:
+        """Work of runs that are not in the plan yet, by what students are in it."""
+        if self.dispatch.source is None or not self.dispatch.source.to_come:
+            return 0.0
+        known = [self.time_left.work[id].seconds for id, place in self.plan.runs.items() if place.role == "student"]
+        return self.dispatch.source.to_come * sum(known) / len(known) if known else 0.0
+
     def tick(self) -> None:
         """About once a second."""
         if self._live is not None:
@@ -140,7 +151,8 @@ class Progress:
         return f"about {cost.duration(seconds)} left" if seconds is not None and seconds >= 1 else ""
 
     def status(self) -> str:
-        return "; ".join(filter(None, (self.counts(), self.left())))
+        source = self.dispatch.source
+        return "; ".join(filter(None, (self.counts(), source.progress if source else "", self.left())))
 
     def view(self) -> Group:
         """The live part, within 80 columns: a bar, the counts, some of what runs now."""
@@ -149,6 +161,8 @@ class Progress:
         beside = Text(f"{share:.0%}  {self.left()}".rstrip())
         bar.add_row(Text(cut(self.plan.name, 20)), ProgressBar(total=1.0, completed=share, width=26), beside)
         lines = [Text(self.counts(), style="bold", no_wrap=True, overflow="ellipsis")]
+        if self.dispatch.source is not None:
+            lines.append(Text(self.dispatch.source.progress))
         for id, (done, total) in list(self._epochs.items())[:SHOWN]:
             where = "starting" if not total else "evaluating" if done >= total else f"epoch {done} of {total}"
             lines.append(Text(f"  {cut(self.plan.runs[id].name, 52):52s}  {where}", style="dim", no_wrap=True))
@@ -182,16 +196,24 @@ class TimeLeft:
     """How long it still takes, by what was achieved since the first run started; running ones count by their epochs."""
 
     def __init__(
-        self, plan: Plan, states: Mapping[str, State], work: Mapping[str, cost.Work], clock: Callable[[], float]
+        self,
+        plan: Plan,
+        states: Mapping[str, State],
+        work: dict[str, cost.Work],
+        clock: Callable[[], float],
+        to_come: Callable[[], float] = lambda: 0.0,  # work of runs that are not in the plan yet
     ) -> None:
-        self.plan, self.work, self.clock = plan, work, clock
-        self._whole = sum(each.seconds for each in work.values()) or 1.0
+        self.plan, self.work, self.clock, self.to_come = plan, work, clock, to_come
         self._resumed = {id for id, state in states.items() if state == State.PARTIAL}
         self._first: float | None = None  # when the first run started
         self._began: dict[str, float] = {}  # running runs: when they started,
         self._reached: dict[str, float] = {}  # the share of their work that is done,
         self._before: dict[str, float] = {}  # and the share that was done before this command
         self._achieved = self._spent = 0.0  # by runs that have ended: work, and seconds
+
+    def grow(self, plan: Plan, work: Mapping[str, cost.Work]) -> None:
+        self.plan = plan
+        self.work |= work
 
     def started(self, id: str) -> None:
         self._began[id], self._reached[id], self._before[id] = self.clock(), 0.0, 0.0
@@ -218,8 +240,9 @@ class TimeLeft:
 
     def share(self, states: Mapping[str, State]) -> float:
         """The share of all work that is done, from 0 to 1."""
-        left = sum(self._left(id) for id, state in states.items() if state not in FINISHED)
-        return 1 - left / self._whole
+        left = sum(self._left(id) for id, state in states.items() if state not in FINISHED) + self.to_come()
+        whole = sum(each.seconds for each in self.work.values()) + self.to_come()
+        return 1 - left / (whole or 1.0)
 
     def seconds(self, states: Mapping[str, State]) -> float | None:
         """None until something was achieved."""
@@ -236,7 +259,7 @@ class TimeLeft:
             for id, mine in left.items()
         )
         at_a_time = spent / (now - self._first)
-        return max(sum(left.values()) / at_a_time, max(chains, default=0.0)) * spent / achieved
+        return max((sum(left.values()) + self.to_come()) / at_a_time, max(chains, default=0.0)) * spent / achieved
 
     def _left(self, id: str) -> float:
         return (1 - self._reached.get(id, 0.0)) * self.work[id].seconds

@@ -9,28 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from kdtune.evaluation.flags import DEGENERATE, FLAGS, flags_of
-from kdtune.evaluation.metric import PERCENT, Metric
+from kdtune.evaluation.metric import Metric
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import Place
 from kdtune.planning.plan import Plan
 from kdtune.planning.setbacks import said
-from kdtune.report import outdated
+from kdtune.report import outdated, searched
+from kdtune.report.cells import MARK, aligned, cell, columns, headings
 from kdtune.report.charts import OPENING
 from kdtune.report.folder import View
-from kdtune.statistics import mean_interval
 from kdtune.store.state import FINISHED, State
 from kdtune.sweepfile.values import word
 
-MARK = " !"
 SHOWN = 10  # failed and skipped runs that are named
 LINES = 100  # of the table; where there are more, its longest axis is averaged over
-
-UNCONDITIONAL = "/unconditional"
-
-
-def columns(headlines: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """The metrics worth a glance: what evaluators call their headlines, where any run has them."""
-    return [metric for metric in headlines if any(metric.name in row for row in rows)]
 
 
 def table(plan: Plan, rows: Sequence[Mapping[str, Any]], headlines: Sequence[Metric] | None = None) -> str:
@@ -52,15 +44,8 @@ def table(plan: Plan, rows: Sequence[Mapping[str, Any]], headlines: Sequence[Met
         members = list(runs.values())
         done = [row for row in members if row["state"] == State.DONE]
         count = f"{len(done)}" if len(done) == len(members) else f"{len(done)} of {len(members)}"
-        lines.append([labels[condition], count, *(_cell(done, metric) for metric in shown)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+        lines.append([labels[condition], count, *(cell(done, metric) for metric in shown)])
+    return aligned(lines)
 
 
 def shortened(plan: Plan) -> tuple[Sequence[Place], list[str]]:
@@ -72,31 +57,6 @@ def shortened(plan: Plan) -> tuple[Sequence[Place], list[str]]:
         over.append(longest)
         places = tuple(place.without(longest) for place in places)
     return places, over
-
-
-def headings(shown: Sequence[Metric]) -> Iterator[str]:
-    """Names, and units where they are not percent; `/unconditional` beside the rate that it belongs to."""
-    before = None
-    for metric in shown:
-        beside = f"{before}{UNCONDITIONAL}" == metric.name
-        name = UNCONDITIONAL if beside else metric.name
-        yield name if metric.unit == PERCENT else f"{name} ({metric.unit})"
-        before = metric.name
-
-
-def _cell(done: Sequence[Mapping[str, Any]], metric: Metric) -> str:
-    """Mean and half of the interval; of how many, where not all that are done have it. A number on which a flag of a
-    run bears is marked."""
-    having = [row for row in done if metric.name in row]
-    if not having:
-        return "-"
-    interval = mean_interval([row[metric.name] for row in having])
-    half = None if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
-    mark = MARK if any(flags_of(row, metric.name) for row in having) else ""
-    mark = f" ({len(having)}){mark}" if len(having) < len(done) else mark
-    if metric.unit != PERCENT:  # of any size
-        return f"{interval.mean:.3g}{'' if half is None else f' +- {half:.2g}'}{mark}"
-    return f"{interval.mean:.1f}{' ' * 8 if half is None else f' +- {half:4.1f}'}{mark}"
 
 
 def flagged(headlines: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -123,7 +83,15 @@ def closing(
     """The last lines: the table, what failed and why, where the results are, and `again`, the command that goes on."""
     counts = Counter(dispatch.states.values())  # in the plan's order
     yield f"{plan.name} on {plan.dataset}, profile {plan.profile}: {words(counts)}, {seconds:g} s"
-    yield table(view.plan, rows, view.headlines)
+    if view.search is None:
+        yield table(view.plan, rows, view.headlines)
+    else:
+        ended = {
+            id: state
+            for id, state in dispatch.states.items()
+            if state is not State.STOPPED or id in dispatch.by_hand  # others have only been interrupted
+        }
+        yield from searched.closing(view.search, view.plan, ended, rows, view.headlines)
     yield from flagged(view.headlines, rows)
     yield from view.beside(rows)
     yield from view.hidden()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST = ("id", "role", "seed", "state")
+CONFIRMS = "search.confirms"  # whether a run has chosen nothing: see `searched`
 
 
 class TableError(Exception):
@@ -51,8 +52,8 @@ def _row(place: Place, standing: Standing, state: State, late: Collection[str]) 
     if (done := standing.look(place.id).done) is not None:  # whatever an evaluation that is new to it came to
         state = State(done.outcome)
     row: dict[str, Any] = {"id": place.id, "role": place.role, "seed": place.run.seed, "state": str(state)}
-    row |= {axis: _axis(value) for axis, value in place.parameters.items()}
-    row |= {f"teacher.{axis}": _axis(value) for axis, value in place.teacher_parameters.items()}
+    row |= {axis: axis_cell(value) for axis, value in place.parameters.items()}
+    row |= {f"teacher.{axis}": axis_cell(value) for axis, value in place.teacher_parameters.items()}
     if state == State.DONE:
         origin = standing.look(place.id).provenance
         chosen = origin.get("teacher", {})
@@ -66,7 +67,7 @@ def _row(place: Place, standing: Standing, state: State, late: Collection[str]) 
     return row | {name: value for name, value in flat(made_of).items() if name not in row}
 
 
-def _axis(value: Any) -> Any:
+def axis_cell(value: Any) -> Any:
     """An axis value as one cell. What it sets has columns of its own: `distillation.alpha` beside `distillation`."""
     return word(value) if isinstance(value, dict | list) else value
 
@@ -170,8 +171,8 @@ def plan_of(place: Path) -> dict[str, Any]:
 
 
 def axes(table: pd.DataFrame) -> list[str]:
-    """What the sweep's grid varies, in its order."""
-    return [name for name in json.loads(table.attrs.get("axes", "[]")) if name in table]
+    """What the sweep's grid varies, in its order; of a search also whether a run confirms: no mean is over both."""
+    return [name for name in (*json.loads(table.attrs.get("axes", "[]")), CONFIRMS) if name in table]
 
 
 def headlines(table: pd.DataFrame) -> list[str]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -47,22 +47,32 @@ class _Session:
 
 
 class Events:
-    """The event files of one plan below `folder`, a local path."""
+    """The event files of one plan below `folder`, a local path. `beside`: folders there that are others'."""
 
-    def __init__(self, folder: str | Path, plan: Plan) -> None:
-        self.folder = Path(folder) / "tensorboard"
+    def __init__(self, folder: str | Path, plan: Plan, beside: Collection[str] = ()) -> None:
+        self.folder, self.beside = Path(folder) / "tensorboard", beside
         self.singles, means = self.folder / "runs", self.folder / "means"
         self.folders = EventFolders(self.folder)
         self.means = Means(self.folders, means, plan)
         self.plan = plan
+        self._named()
+        self._open: dict[str, _Session] = {}
+        self._left: dict[str, list[Row]] = {}  # by runs that ended
+        self._metrics: dict[str, None] = {}  # names of all final metrics, in order of appearance
+
+    def grow(self, plan: Plan) -> None:
+        """A plan with more runs than before."""
+        self.plan = plan
+        self._named()
+        self.means.grow(plan)
+
+    def _named(self) -> None:
+        plan = self.plan
         self.names = names(plan)
         self.parameters = parameters(plan)
         self._further: dict[str, list[str]] = {id: [] for id in plan.runs}  # keys of a run's further sessions
         for key in [key for key in self.names if key not in plan.runs]:
             self._further[key.partition(AGAIN)[0]].append(key)
-        self._open: dict[str, _Session] = {}
-        self._left: dict[str, list[Row]] = {}  # by runs that ended
-        self._metrics: dict[str, None] = {}  # names of all final metrics, in order of appearance
 
     def rebuild(
         self, read: Reader, digests: Mapping[str, str], metrics: Mapping[str, Row], states: Mapping[str, State]
@@ -93,7 +103,7 @@ class Events:
         self._summarise()
         clear_others(self.singles, {self.names[key] for id in shown for key in (id, *self._further[id])})
         clear(self.folder)
-        clear_others(self.folder, {self.singles.name, self.means.folder.name})
+        clear_others(self.folder, {self.singles.name, self.means.folder.name, *self.beside})
 
     def append(self, id: str, rows: Sequence[Row]) -> None:
         """Add the epochs that are not written yet; without rows, only show that the run has begun."""

@@ -10,6 +10,7 @@ TRASH = "runs/trash"
 STOPPED = "runs/stopped"
 RESPONSES = "runs/responses"
 IMPORTS = "runs/imports"
+SEARCHES = "searches"  # beside `runs`
 BESIDE = {"last": "last.safetensors", "average": "average.safetensors"}  # weights beside those that are the run's
 DESCRIPTION, WEIGHTS, HISTORY = "run.yaml", "model.safetensors", "history.jsonl"
 PROVENANCE, FAILURE = "provenance.json", "failure.json"
@@ -41,6 +42,13 @@ def done_key(run_id: str) -> str:
 def stopped_key(run_id: str) -> str:
     """The key of the record that somebody has stopped the run by hand."""
     return f"{STOPPED}/{run_folder(run_id).removeprefix('runs/')}"
+
+
+def proposal_key(search_id: str, number: int) -> str:
+    """The key of a search's proposal; ValueError if `search_id` is not 12 hex digits."""
+    if not RUN_ID.fullmatch(search_id):
+        raise ValueError(f"{search_id!r} is not a search's id: 12 hex digits")
+    return f"{SEARCHES}/{search_id}/{number}.json"
 
 
 def claim_key(name: str) -> str:

@@ -10,6 +10,7 @@
     runs/stopped/<id>         that somebody has stopped the run by hand; see `stopping`
     runs/responses/<key>/     a teacher's stored answers; see `responses`
     runs/imports/<digest>     which runs a bundle brought, and from where; see `importing`
+    searches/<id>/<n>.json    what a search has proposed; see `searches`
     runs/trash/<time>/        what was taken away: <id>, done/<id>, stopped/<id> of each run; see `forgetting`
 
 Readers of a finished run follow only `done`. The first `done` wins and is never overwritten, so two drivers that train

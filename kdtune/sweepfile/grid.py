@@ -80,13 +80,16 @@ def blocks(tree: YamlMap, source: str) -> tuple[list[Block], list[Problem]]:
         for axis, value in block.items():
             axes[axis], message = _alternatives(axis, value, block)
             if not AXIS.fullmatch(axis) or axis in RESERVED:
-                message = (
-                    f"came {axis!r}; an axis is a column of the table: letters, digits and _, not {RESERVED_WORDS}"
-                )
+                message = no_axis(axis)
             if message:
                 problems.append(problem(source, block.lines.get(axis), (*path, axis), message))
         found.append(Block(axes, dict(block.lines), number + 1, block.line, path))
     return found, problems
+
+
+def no_axis(name: str) -> str:
+    """What is said of a name that no axis can have."""
+    return f"came {name!r}; an axis is a column of the table: letters, digits and _, not {RESERVED_WORDS}"
 
 
 def points(blocks: Iterable[Block]) -> Iterator[GridPoint]:
@@ -154,8 +157,11 @@ def _line(value: Any, line: int | None, point: GridPoint) -> int | None:
     return point.lines.get(value[1:], line) if is_name(value) else line
 
 
-def check_names(tree: YamlMap, grid: Any, found: list[Block], source: str) -> list[Problem]:
-    """`$names` of a tree that no block has or that one block lacks, and axes that nothing uses."""
+def check_names(
+    tree: YamlMap, grid: Any, found: list[Block], source: str, what: str = "no block of the grid has"
+) -> list[Problem]:
+    """`$names` of a tree that no block has or that one block lacks, and axes that nothing uses. `what` says of a name
+    that it is not there."""
     used: dict[str, tuple[str | int, ...]] = {}
     for name, path in names(tree):
         used.setdefault(name, path)
@@ -165,8 +171,8 @@ def check_names(tree: YamlMap, grid: Any, found: list[Block], source: str) -> li
         lacking = {block.number: block for block in found if name not in block.axes}
         if name not in axes:
             close = nearest(name, axes)
-            hint = f"did you mean ${close}?" if close else f"the grid has {', '.join(axes) or 'no axes'}"
-            problems.append(problem_at(tree, source, path, f"came ${name}, which no block of the grid has; {hint}"))
+            hint = f"did you mean ${close}?" if close else f"its axes: {', '.join(axes) or 'none'}"
+            problems.append(problem_at(tree, source, path, f"came ${name}, which {what}; {hint}"))
         elif lacking:  # one mistake, where a name is new to a long grid
             block, *more = lacking
             blocks = f"blocks {block}, {', '.join(map(str, more))}" if more else f"block {block}"

@@ -15,7 +15,8 @@ from typing import Any
 
 from kdtune.config import Sweep
 from kdtune.data.dataset import names_a_set
-from kdtune.sweepfile import grid
+from kdtune.search.search import Search
+from kdtune.sweepfile import grid, searching
 from kdtune.sweepfile.overrides import Override, assign
 from kdtune.sweepfile.size import MAX_RUNS, refuse_too_many
 from kdtune.sweepfile.source import PAPER as PAPER
@@ -47,6 +48,12 @@ class SweepPoint:
     source_parameters: dict[str, Any]
     student_parameters: dict[str, Any]
 
+    def led_by(self, part: str) -> dict[str, Any]:
+        """The axis values of what the runs of a source or of a student wait for."""
+        learners = self.sweep.learners
+        found = self.teacher_parameters if self.sweep.asks_teacher(learners[part]) else {}
+        return found | self.source_parameters if part == "student" and "source" in learners else found
+
 
 @dataclass(frozen=True)
 class SweepFile:
@@ -58,19 +65,22 @@ class SweepFile:
     asked: tuple[str, ...]  # beside what the file says: overrides, and the paths that are meant in them
     changes: tuple[str, ...]  # the dotted paths that the profile sets
     axes: tuple[str, ...]
-    points: tuple[SweepPoint, ...]
+    points: tuple[SweepPoint, ...]  # of a search those of its grid, which may be none
     tree: YamlMap  # after profile and overrides, grid included: what a sweep's folder keeps
+    search: Search | None = None
+    ends: tuple[SweepPoint, ...] = ()  # of a search the ends of its ranges
 
 
 def load_sweep(
     path: str | Path | Source,
     profile: str = PAPER,
     overrides: Strings[Override] = (),
-    at: Values[str, Any] | None = None,
+    at: Values[str, Any] | Strings[Values[str, Any]] | None = None,
     folder: str | None = None,
     max_runs: int | None = MAX_RUNS,
 ) -> SweepFile:
-    """Reads a sweep file, or takes one that was read; `at` gives one value for every axis and stands for the grid.
+    """Reads a sweep file, or takes one that was read; `at` gives one value for every axis, or several such points, and
+    stands for the grid and for what a search would propose.
 
     Paths in the file are relative to `folder`, by default the file's own; those in overrides to the current folder.
 
@@ -83,28 +93,28 @@ def load_sweep(
     if "profiles" in tree:  # those of the file are taken out by now
         message = "stand at the top of the file alone: neither inside a profile nor on the command line"
         raise SweepFileError([problem_at(tree, read.name, ("profiles",), message)])
+    search, problems = searching.of_tree(tree, read, given=at is not None)
     if at is not None:  # one alternative each, a list too
-        tree["grid"] = YamlMap({axis: YamlList([grown(value)]) for axis, value in at.items()}, dict.fromkeys(at))
-    body = _without(tree, "grid")
-    whole = _with_whole_networks(body)
-    beneath = {
-        part: {name for key in SHARED for name in _beneath(body.get(key), body[part].get(key), (key,))}
-        for part in NETWORKS
-        if isinstance(body.get(part), YamlMap)
-    }
-    used = {part: _axes_of(whole, part) | beneath.get(part, set()) for part in NETWORKS}
-    blocks, problems = grid.blocks(tree, read.name)
-    found = []
-    if max_runs is not None:
-        refuse_too_many(tree, [grid.NO_AXES] if problems else blocks, used["teacher"], max_runs)
-    if not problems:
+        tree["grid"] = _block(at) if isinstance(at, Values) else YamlList(map(_block, at))
+    body = searching.with_its_seeds(_without(tree, "grid"))
+    used, whole = _used(body)
+    blocks, wrong = grid.blocks(tree, read.name)
+    searched = at is None and "search" in tree
+    if max_runs is not None and not searched:
+        refuse_too_many(tree, [grid.NO_AXES] if wrong else blocks, used["teacher"], max_runs)
+    found: list[grid.GridPoint] = []
+    ends: list[grid.GridPoint] = []
+    if searched:
+        wrong += searching.check_axes(search, tree, whole, [] if wrong else blocks, read.name)
+        if search is not None and not wrong:
+            found, ends = list(grid.points(blocks)) if "grid" in tree else [], searching.ends(search, tree)
+    elif not wrong:
         found = list(grid.points(blocks))
-        named = YamlMap({"recipe": YamlList(f"${name}" for name in set().union(*beneath.values()))} | whole)
-        problems += grid.check_names(named, tree.get("grid"), blocks, read.name)
-        problems += grid.check_common(body, found, read.name)
+        wrong += grid.check_names(whole, tree.get("grid"), blocks, read.name)
+    problems += [*wrong, *grid.check_common(body, [*found, *ends], read.name)]
     context: dict[str, Any] = {"folder": read.folder, "paths": {}}
     points = []
-    for point in found or grid.points([grid.NO_AXES]):
+    for point in [*found, *ends] or grid.points([grid.NO_AXES]):
         resolved = _with_whole_networks(grid.substitute(body, point))
         sweep, refused = validated(resolved, tree, read, profile, context)
         problems += refused
@@ -113,9 +123,12 @@ def load_sweep(
                 {axis: plain(value, {}) for axis, value in point.values.items() if axis in used[part]} for part in used
             )
             points.append(SweepPoint(sweep, point, *parameters))
+    if searched and search is not None and not problems:
+        problems += searching.check(search, points[-1].sweep, used["teacher"], tree, read.name)
+        searching.refuse_too_many(search, points[-1].sweep, used["teacher"], max_runs)
     if problems:
         raise SweepFileError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.message)))
-    axes = tuple(dict.fromkeys(axis for block in blocks for axis in block.axes))
+    axes = dict.fromkeys(axis for block in blocks for axis in block.axes)
     return SweepFile(
         path=read.name,
         folder=read.folder,
@@ -124,10 +137,28 @@ def load_sweep(
         profile=profile,
         asked=(*map(str, overrides), *sorted(context["paths"].values())),
         changes=tuple(_leaves(overlay)),
-        axes=axes,
-        points=tuple(points),
+        axes=tuple(axes if search is None else search.space),
+        points=tuple(points[: len(points) - len(ends)]),
         tree=plain(tree, context["paths"]),
+        search=search,
+        ends=tuple(points[len(points) - len(ends) :]),
     )
+
+
+def _block(values: Values[str, Any]) -> YamlMap:
+    return YamlMap({axis: YamlList([grown(value)]) for axis, value in values.items()}, dict.fromkeys(values))
+
+
+def _used(body: YamlMap) -> tuple[dict[str, set[str]], YamlMap]:
+    """The axes that decide the runs of each part; and all that names any, as a tree."""
+    whole = _with_whole_networks(body)
+    beneath = {
+        part: {name for key in SHARED for name in _beneath(body.get(key), body[part].get(key), (key,))}
+        for part in NETWORKS
+        if isinstance(body.get(part), YamlMap)
+    }
+    used = {part: _axes_of(whole, part) | beneath.get(part, set()) for part in NETWORKS}
+    return used, YamlMap({"recipe": YamlList(f"${name}" for name in set().union(*beneath.values()))} | whole)
 
 
 def _with_profile(read: Source, profile: str) -> tuple[YamlMap, YamlMap]:

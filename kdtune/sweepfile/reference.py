@@ -26,6 +26,7 @@ from kdtune.config import Sweep
 from kdtune.kinds import Kind, Several, words
 from kdtune.networks import Student
 from kdtune.recipe import Recipe
+from kdtune.search.search import Search
 from kdtune.settings import Settings, unknown
 from kdtune.sweepfile.values import word
 
@@ -33,8 +34,10 @@ from kdtune.sweepfile.values import word
 BESIDE = {
     "recipe": "how networks are optimised: laid under `teacher.recipe` and `student.recipe`",
     "grid": "the values of axes: a mapping of lists, or a list of such blocks; `$name` stands for a value of the axis",
+    "search": "proposes the values of axes, one point after the other; those of the grid are its first proposals",
     "profiles": "overlays by name (paper, quick, laptop): what they name is laid over the file",
 }
+SECTIONS = {"recipe": Recipe, "search": Search}  # of these, what has keys
 RANGES: dict[Any, str] = {
     settings.of_one: "in [0, 1]",
     settings._softening: "in [{:g}, {:g}]".format(*settings.TEMPERATURES),
@@ -77,9 +80,9 @@ def explained(path: str) -> Explained:
     if parts and parts[0] not in (*Sweep.model_fields, *BESIDE) and parts[0] in Student.model_fields:
         here = Student  # `noise.input.gaussian` is meant of a network
     for part in parts:
-        if here is Sweep and part in BESIDE and part != "recipe":
+        if here is Sweep and part in BESIDE and part not in SECTIONS:
             return Explained(path, part, BESIDE[part])
-        here = Recipe if here is Sweep and part == "recipe" else _below(here, part, ".".join(done))
+        here = SECTIONS[part] if here is Sweep and part in SECTIONS else _below(here, part, ".".join(done))
         done.append(part)
     if isinstance(here, _Leaf):
         return Explained(path, f"{here.key.type}; {here.key.default}", here.key.note)
@@ -119,7 +122,7 @@ def _class_of(annotation: Any, metadata: Sequence[Any]) -> Any:
     if get_origin(annotation) is Annotated:
         base, *more = get_args(annotation)
         return _class_of(base, more)
-    if get_origin(annotation) in (Union, types.UnionType, tuple):
+    if get_origin(annotation) in (Union, types.UnionType, tuple, dict):
         found = [_class_of(each, ()) for each in get_args(annotation)]
         return next((each for each in found if each is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
@@ -178,6 +181,8 @@ def typed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return " | ".join(map(str, arguments))
     if origin is tuple:
         return f"list of: {typed(arguments[0])}"
+    if origin is dict:
+        return f"mapping, each a {typed(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, Kind) and annotation.family is annotation:
         return words(annotation)
     names = {int: "whole number", float: "number", bool: "true or false", str: "text"}

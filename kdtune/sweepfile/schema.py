@@ -17,6 +17,7 @@ from kdtune import settings
 from kdtune.config import Sweep
 from kdtune.kinds import PLACEHOLDER, Kind, Several
 from kdtune.recipe import Recipe
+from kdtune.search.search import Search
 from kdtune.settings import Settings
 from kdtune.sweepfile.reference import BESIDE, constraints, keys_of
 
@@ -39,6 +40,7 @@ class Schema:
         axis = {"description": BESIDE["grid"]}
         body["properties"] |= {
             "recipe": self._of(Recipe, ()),
+            "search": self._of(Search, ()),
             "grid": axis | {"type": ["object", "array"]},
             "profiles": {"description": BESIDE["profiles"], "type": "object", "additionalProperties": OVERLAY},
         }
@@ -73,6 +75,8 @@ class Schema:
         if origin in (Union, types.UnionType):
             parts = [{"type": "null"} if each is type(None) else self._of(each, metadata) for each in arguments]
             return {"anyOf": [*parts, {"type": "null"}]}
+        if origin is dict:
+            return {"type": "object", "additionalProperties": self._of(arguments[1], ())}
         if origin is Literal:
             return {"anyOf": [{"enum": list(arguments)}, AXIS]}
         if origin is tuple:
@@ -107,6 +111,8 @@ class Schema:
         patterns: dict[str, Any] = {}
         for key, kind in family.kinds().items():
             inside = {"anyOf": [{"$ref": f"#/$defs/{self._defined(kind)}"}, AXIS, {"type": "null"}]}
+            if getattr(family, "listed", False):
+                inside["anyOf"].append({"type": "array"})
             if PLACEHOLDER.search(key):
                 patterns[f"^{PLACEHOLDER.sub('[0-9]+', key)}$"] = inside
             else:

@@ -122,14 +122,15 @@ def short(value: Any) -> str:
 def names_a_kind(path: KeyPath) -> bool:
     """Whether a mapping at `path` names one kind out of several, so that two of them cannot be merged key by key.
 
-    Only `noise.teacher` is an injection point; `teacher` anywhere else is an ordinary mapping. So is `evaluation`, but
-    each of its entries names an evaluator.
+    Only `noise.teacher` is an injection point; `teacher` anywhere else is an ordinary mapping. So are `evaluation` and
+    `search.space`, but each of their entries names an evaluator or a distribution.
     """
     if not path:
         return False
     above = path[-2] if len(path) > 1 else None
     point = (above == "noise" and path[-1] in POINTS) or path[-2:] == ("dataset", "labels")
-    return point or path[-1] in NAMING or path[:-1] == ("evaluation",)
+    search = path[:-1] == ("search", "space") or path == ("search", "sampler")
+    return point or search or path[-1] in NAMING or path[:-1] == ("evaluation",)
 
 
 def merge(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool] = names_a_kind) -> YamlMap:

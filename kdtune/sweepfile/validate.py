@@ -29,7 +29,7 @@ def validated(
     try:
         sweep = Sweep.model_validate(dict(tree), context=context)
     except ValidationError as failure:
-        return None, [_problem(error, tree, written, read) for error in failure.errors() if not _told(error, tree)]
+        return None, [problem_of(error, tree, written, read) for error in failure.errors() if not _told(error, tree)]
     refused = [*_chosen_by_test_data(sweep, profile), *_none_is_best(sweep)]
     refused += [*_not_calibrated(sweep, profile), *_compared_with_nobody(sweep)]
     return None if refused else sweep, [problem_at(tree, read.name, path, message) for path, message in refused]
@@ -93,9 +93,9 @@ def _told(error: ErrorDetails, tree: YamlMap) -> bool:
     return lacking or str(error["input"]).startswith("$")
 
 
-def _problem(error: ErrorDetails, tree: YamlMap, written: YamlMap, read: Source) -> Problem:
-    """One of pydantic's errors: where, what came, what would do."""
-    path = error["loc"]
+def problem_of(error: ErrorDetails, tree: YamlMap, written: YamlMap, read: Source, below: KeyPath = ()) -> Problem:
+    """One of pydantic's errors: where, what came, what would do. `below`: where in `tree` that was validated."""
+    path = (*below, *error["loc"])
     came, message = error["input"], error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         message = "is missing; nothing stands in for it"

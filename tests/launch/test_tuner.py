@@ -358,3 +358,13 @@ def test_a_running_cluster_is_joined_and_left_running(write_sweep, tmp_path, mon
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_a_search_through_ray_proposes_what_it_does_in_one_process(write_sweep, search_sweep, tmp_path):
+    """However many runs are under way, whichever ends first."""
+    path, tables = write_sweep(search_sweep), []
+    for name, flags in {"ray": {"max_concurrent": 2}, "here": {"here": True}}.items():
+        results = tmp_path / name
+        assert run(Options(path, profile="paper", results=str(results), data=str(tmp_path), verbosity=-1, **flags)) == 0
+        tables.append([(results / "small" / "paper" / file).read_bytes() for file in ("search.csv", "results.csv")])
+    assert tables[0] == tables[1]

@@ -35,6 +35,8 @@ class Clock:
 class Standing:
     """A dispatch as far as progress looks at it."""
 
+    source = None  # nothing grows
+
     def __init__(self, plan) -> None:
         self.states = dict.fromkeys(plan.runs, "new")
         self.reasons: dict[str, str] = {}

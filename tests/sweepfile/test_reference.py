@@ -57,7 +57,7 @@ def test_a_value_a_family_and_what_no_model_has() -> None:
     optimizers = explained("recipe.optimizer")
     assert list(optimizers.kinds) == ["sgd", "adam", "adamw"] and "torch.optim.SGD" in optimizers.kinds["sgd"]
     assert "blocks" in explained("grid").about
-    assert {each.name for each in explained("").keys} == {*Sweep.model_fields, "recipe", "grid", "profiles"}
+    assert {each.name for each in explained("").keys} == {*Sweep.model_fields, "recipe", "grid", "search", "profiles"}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,7 @@ def test_every_kind_is_explained_with_its_fields() -> None:
     """Under the name that a sweep file has for it."""
     families = {"dataset", "student.model", "recipe.optimizer", "recipe.schedule", "student.loss", "evaluation"}
     families |= {f"student.noise.{point}" for point in ("input", "teacher", "target")} | {"dataset.labels"}
+    families |= {"search.space", "search.sampler"}
     seen = set()
     for path in families:
         for name in explained(path).kinds:
@@ -94,7 +95,7 @@ def test_every_kind_is_explained_with_its_fields() -> None:
             seen.add(kind.source)
     bases = [family for family in subclasses(Kind) if family.__dict__.get("family") is family]
     bases = [family for family in bases if family.__module__.startswith("kdtune.")]  # other tests have their own
-    assert len(bases) == 10
+    assert len(bases) == 12
     assert seen == {f"{one.__module__}.{one.__qualname__}" for family in bases for one in family.kinds().values()}
 
 
