@@ -62,7 +62,7 @@ def arms(table: pd.DataFrame, folder: Path) -> list[Path]:
     names = (SPECIALIZED, MOVED, AGREEMENT, f"{ORACLE}@in", f"{ORACLE}@out", LINF, f"{LINF}/label")
     about = (
         "Students of the teacher's labels. In, out: attacks in l2 within the span of the first principal directions of"
-        " the training images, and off it, which may leave the range of pixels; the last two in l-infinity, by the"
+        " the test images, and off it, which may leave the range of pixels; the last two in l-infinity, by the"
         " teacher's answer there and by its answer before."
     )
     panels = [Panel(name, title(name)) for name in names]

@@ -56,7 +56,7 @@ class Oracle(Evaluator):
     `oracle/pgd20` (the number is `steps`): percent of the inputs at all of whose candidates both give the same class,
     there. `oracle/pgd20/label`: at all of which the student gives the teacher's class at x. `oracle/clean` is the share
     at x alone. `subspace: data` is the subspace that the data set fills, `{pca: K}` the span of the first K
-    principal directions of the training images, their mean not taken off. With it, in l2, perturbations are sought
+    principal directions of the test images, their mean not taken off. With it, in l2, perturbations are sought
     within it, `oracle/pgd20@in`, and off it, `@out`, likewise with `/label`. Where inputs have no bounds the ball's
     numbers are the worst over these candidates, too: an attack that is free misses some of them. Where they have
     bounds, `@in` and `@out` go beyond these, as what is cut there would leave the subspace, and are no part of the

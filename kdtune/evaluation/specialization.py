@@ -45,7 +45,7 @@ class Specialization(Evaluator):
     a file.
 
     `subspace: data` is the subspace that the data set fills, `{pca: K}` the span of the first K principal directions of
-    the training images, their mean not taken off. Where it is known and not all there is, `/best@moved` is `best` over
+    the test images, their mean not taken off. Where it is known and not all there is, `/best@moved` is `best` over
     inputs + N(0, moved^2) off the subspace, which is not cut at a pixel's bounds. Where moreover both networks have
     exactly two linear layers, no convolution, and the first sees the inputs as they are, the nodes are its rows:
     `/cos_in` and `/cos_out` are the mean cosine of the teacher's row and the matched student's within the subspace and

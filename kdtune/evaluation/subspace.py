@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
     from kdtune.data.loading import Data
 
-SAMPLE = 10_000  # training images at most: 3 x 32 x 32 take 17 s on one core of an AMD EPYC, 28 x 28 one second
+SAMPLE = 10_000  # images at most: 3 x 32 x 32 take 17 s on one core of an AMD EPYC, 28 x 28 one second
 KEPT = 4  # subspaces that a process keeps
 
 
 class Principal(Settings):
-    """The span of the `pca` directions in which training images have the largest mean square. The mean is not taken off
-    first: the subspace goes through the origin, as the span of the images does, and only in that does plain gradient
-    descent move a first layer's rows."""
+    """The span of the `pca` directions in which test images have the largest mean square; training images may have been
+    moved, and by another network in every arm of a sweep. The mean is not taken off first: the subspace goes through
+    the origin, as the span of the images does, and only in that does plain gradient descent move a first layer's rows.
+    """
 
     pca: Count
 
@@ -35,11 +36,11 @@ Subspace = Annotated[Literal["data"] | Principal, word_or(Principal, ("data",), 
 def refuse(subspace: Subspace | None, data: Data, where: str) -> None:
     """EvaluationError where these data have no such subspace."""
     if subspace == "data" and data.subspace is None:
-        told = f"of {data.title} no subspace is known; {{pca: 50}} takes one from its training images"
+        told = f"of {data.title} no subspace is known; {{pca: 50}} takes one from its test images"
         raise EvaluationError(f"{where}: subspace: data, but {told}")
-    most = min(len(data.train), data.train.images[0].numel())
+    most = min(len(data.test), data.test.images[0].numel())
     if isinstance(subspace, Principal) and subspace.pca > most:
-        told = f"the training images of {data.title} span at most {most} directions"
+        told = f"the test images of {data.title} span at most {most} directions"
         raise EvaluationError(f"{where}: subspace: {{pca: {subspace.pca}}}, but {told}")
 
 
@@ -50,7 +51,7 @@ def space_of(subspace: Subspace | None, data: Data) -> Space:
     if not isinstance(subspace, Principal):
         found = data.subspace if subspace == "data" else None
     else:
-        found = _directions(_sample(data.train.images), subspace.pca)
+        found = _directions(_sample(data.test.images), subspace.pca)
     return Space(data.train.bounds, None if found is None else found.to(data.train.images.device))
 
 

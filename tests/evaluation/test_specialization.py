@@ -292,9 +292,11 @@ def test_principal_directions_are_found_once_for_the_same_images(monkeypatch) ->
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
     subspace_module._directions.cache_clear()
     first = space_of(Principal(pca=4), data).subspace
-    again = space_of(Principal(pca=4), replace(data, train=replace(data.train, images=data.train.images.clone())))
+    again = space_of(Principal(pca=4), replace(data, test=replace(data.test, images=data.test.images.clone())))
     assert len(calls) == 1 and torch.equal(first, again.subspace)
-    other = replace(data, train=replace(data.train, images=data.train.images + 1))
+    moved = replace(data, train=replace(data.train, images=data.train.images + 1))  # another network's robust set, say
+    assert torch.equal(space_of(Principal(pca=4), moved).subspace, first) and len(calls) == 1
+    other = replace(data, test=replace(data.test, images=data.test.images + 1))
     assert not torch.equal(space_of(Principal(pca=4), other).subspace, first) and len(calls) == 2
     projector = first @ first.T
     assert torch.allclose(projector, data.subspace @ data.subspace.T, atol=1e-5), "all that the images fill"
