@@ -176,7 +176,8 @@ def sweep(
         leave_report(view)
     seconds = round(time.monotonic() - began, 1)
     if options.json:
-        print_json({**about(plan), "results": view.place, "counts": dispatch.counts, "seconds": seconds})
+        found = {"search": searched.about(view.search)} if view.search else {}
+        print_json({**about(plan), **found, "results": view.place, "counts": dispatch.counts, "seconds": seconds})
     if dispatch.stopped:
         click.echo(f"\nstopped: {dispatch.stopped}", err=True)
     for line in ("", *summary.closing(dispatch.plan, dispatch, view, rows, seconds, command)):

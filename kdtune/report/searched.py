@@ -116,6 +116,7 @@ def about(search: Searching) -> dict[str, Any]:
         "objectives": dict(asked.objectives),
         "space": {axis: each.dumped() for axis, each in asked.space.items()},
         "proposals": [[*proposal.runs] for proposal in search.proposals],
+        "confirming": {str(number): [*runs] for number, runs in search.confirming.items()},
     }
 
 

@@ -108,7 +108,7 @@ def closing(
     yield f"results      {near(Path(view.place) / 'results.csv') if '://' not in view.place else where}"
     own = Path("analysis") / f"{plan.name}.py"
     drawn = own.exists() and "__main__" in own.read_text(encoding="utf-8")  # others are parts of figures
-    script = own if drawn else own.with_name("generic.py")
+    script = own if drawn else own.with_name("search.py" if view.search else "generic.py")
     if script.exists():
         yield f"figures      python {script} {typed(view.local.parent)} --profile {view.local.name}"
     if (view.local / "report.html").is_file():

@@ -297,3 +297,20 @@ def test_local_is_an_address_too(write_sweep, tmp_path, monkeypatch):
     driver = sweep(write_sweep(), tmp_path / "results", "--address", "local", RAY_ADDRESS="127.0.0.1:1")
     _, err = driver.communicate(timeout=200)
     assert driver.returncode == 0, err
+
+
+@pytest.mark.faults
+def test_a_search_killed_again_and_again_proposes_what_it_would_have(write_sweep, search_sweep, tmp_path):
+    path = write_sweep(search_sweep.replace("epochs: 3", "epochs: 60"))
+    tables = []
+    for name, kills in {"whole": (), "killed": (1, 3)}.items():
+        results = tmp_path / name
+        for proposals in kills:  # drawn so far
+            driver = sweep(path, results)
+            wait_for(lambda: len([*results.glob("searches/*/*.json")]) >= proposals, driver)  # noqa: B023
+            driver.kill()
+            driver.wait()
+        driver = sweep(path, results)
+        assert driver.wait(timeout=300) == 0, driver.communicate()
+        tables.append([(results / "small" / "paper" / file).read_bytes() for file in ("search.csv", "results.csv")])
+    assert tables[0] == tables[1]
