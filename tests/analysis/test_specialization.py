@@ -15,6 +15,8 @@ from scipy.stats import spearmanr
 import kdtune
 
 ROOT = ANALYSIS.parent
+WIDTH, FEW = {"mlp": {"hidden": ["$width"]}}, {"pca": 5}
+LINF = {"oracle": {"norm": "linf", "eps": 0.1, "images": 20}, "label": "linf"}
 ARMS = {"standard", "usual", "noise", "kept", "oracle", "labels", "ccat", "robust"}
 
 
@@ -23,16 +25,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The laptop profiles with few points, one epoch of large batches, two seeds."""
     results = tmp_path_factory.mktemp("results")
     small = {"seeds": 2, "recipe.epochs": 2, "recipe.batch_size": 50}
-    overrides = small | {"dataset.gaussian.count": 300}
-    assert (
-        kdtune.run_sweep(
-            ROOT / "sweeps/specialization.yaml", overrides, profile="laptop", results=str(results), here=True
-        )
-        == 0
-    )
-    overrides = small | {"dataset.train_size": 100, "teacher.model": {"cnn": {"width": 4}}}
-    images = ROOT / "sweeps/specialization_images.yaml"
-    assert kdtune.run_sweep(images, overrides, profile="laptop", results=str(results), here=True) == 0
+    nodes = {"specialization": {"subspace": "data"}, "every": 1}
+    overrides = small | {"dataset.gaussian.count": 100}
+    overrides["evaluation"] = ["accuracy", nodes, {"oracle": {"subspace": "data", "images": 40}}]
+    asked = {"profile": "laptop", "results": str(results), "here": True}
+    assert kdtune.run_sweep(ROOT / "sweeps/specialization.yaml", overrides, **asked) == 0
+    overrides = small | {"dataset.train_size": 60, "teacher.model": {"cnn": {"width": 4}}, "student.model": WIDTH}
+    overrides |= {"source.model": WIDTH, "evaluation": ["accuracy", "agreement", {"specialization": {"subspace": FEW}}]}
+    overrides["evaluation"] += [{"oracle": {"subspace": FEW, "images": 20}}, LINF]
+    assert kdtune.run_sweep(ROOT / "sweeps/specialization_images.yaml", overrides, **asked) == 0
     return results
 
 
