@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kdtune.planning.front import front, hypervolume, ranked
 from kdtune.planning.search import SEED_BITS, known_to, proposed
 from kdtune.randomness import stream_seed
-from kdtune.search.samplers import TPE, Random
+from kdtune.search.samplers import TPE, Random, Sampler
 from kdtune.search.search import Search
 
 SPACE = {
@@ -215,3 +215,4 @@ def test_of_a_front_first_come_those_that_dominate_most():
 
 def test_samplers_are_settings():
     assert search({"tpe": {"startup": 3}}).sampler == TPE(startup=3) and search().sampler == Random()
+    assert set(Sampler.kinds()) == {"random", "tpe"}, "each of them stands in SAMPLERS"
