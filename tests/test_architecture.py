@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kdtune"
-HEAVY = ("torch", "ray", "pandas")
+HEAVY = ("torch", "ray", "pandas", "optuna")
 
 # Who may import whom: a room is a folder of kdtune/, or a file that stands beside the folders. Annotations count.
 MAY = {
@@ -260,6 +260,7 @@ def loaded_by(door: str, *arguments: str) -> tuple[list[str], subprocess.Complet
         ("kdtune.sweep", ("sweeps/fickle.yaml", "--dry-run", "--profile", "laptop")),
         ("kdtune.sweep", ("sweeps/fickle.yaml", "--dry-run", "--json", "--profile", "paper")),
         ("kdtune", ("plan", "sweeps/fickle.yaml", "--profile", "quick")),
+        ("kdtune.sweep", ("sweeps/search.yaml", "--dry-run", "--profile", "laptop")),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
