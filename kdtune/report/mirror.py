@@ -10,7 +10,8 @@ from kdtune.paths import data_folder
 from kdtune.store.bucket import endpoint_of
 from kdtune.store.objects import Objects
 
-NAMES = ("sweep.yaml", "plan.json", "results.csv", "results.parquet")  # what a sweep's command leaves in its folder
+# What a sweep's command leaves in its folder.
+NAMES = ("sweep.yaml", "plan.json", "results.csv", "results.parquet", "search.csv")
 TABLE = "results.parquet"
 ORIGIN = ".origin"  # in a mirror of results: their URI. No sweep has such a name
 

@@ -41,7 +41,7 @@ from kdtune.store.tar import BundleError
 FORMAT = 1  # rises where a reader of this one would misread a newer
 MANIFEST = "manifest.json"
 VIEW = ("sweep.yaml", "plan.json", "results.csv", "results.parquet")  # of a sweep's folder, always there
-MORE = ("report.html",)  # and these where they are
+MORE = ("report.html", "search.csv")  # and these where they are
 FIGURES = "figures"
 RECORD_BYTES = 64 << 20  # at most, of what is parsed: the manifest of a million files
 DESCRIPTION_BYTES = 1 << 20

@@ -24,7 +24,7 @@ from kdtune.planning.front import front, hypervolume
 from kdtune.planning.plan import build_plan
 from kdtune.report.curve import points
 from kdtune.report.searched import blind, slack
-from kdtune.report.table import read
+from kdtune.report.table import profile_folder, read
 from kdtune.search.samplers import TPE
 from kdtune.statistics import mean_interval
 from kdtune.store.stopping import stop
@@ -104,18 +104,18 @@ def test_the_table_says_which_proposal_a_row_is_of_and_what_confirms(finished: S
 
 def test_a_finished_search_is_told_within_seconds_and_loads_neither_torch_nor_optuna(finished: SimpleNamespace) -> None:
     program = (
-        "import sys, time; began = time.monotonic()\n"
+        "import sys, time\n"
         "from kdtune.cli.sweep import Options, run\n"
         f"options = Options({str(finished.path)!r}, profile='paper', results={str(finished.root / 'results')!r},"
         f" data={str(finished.root)!r})\n"
         "assert run(options) == 0\n"
         "loaded = [name for name in ('torch', 'ray', 'optuna') if name in sys.modules]\n"
-        "print(loaded, time.monotonic() - began, file=sys.stderr)\n"
+        "print(loaded, time.process_time(), file=sys.stderr)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     loaded, seconds = done.stderr.strip().splitlines()[-1].rsplit(" ", 1)
-    assert loaded == "[]" and float(seconds) < 5, done.stderr
+    assert loaded == "[]" and float(seconds) < 5, f"of CPU, however busy the machine is: {done.stderr}"
     assert (
         "6 of 6 proposals known; the best by val/accuracy max, val/robust/pgd2 max, means over 2 seeds" in done.stdout
     )
@@ -265,7 +265,19 @@ def test_a_search_in_a_bucket(write_sweep: Any, tmp_path: Path, s3: Any, monkeyp
     objects = Store(bucket).objects
     (search,) = {key.split("/")[1] for key in objects.list("searches")}
     assert objects.list("searches") == [f"searches/{search}/2.json"] and objects.exists("small/paper/search.csv")
+    base, _, query = bucket.partition("?")
+    copy = profile_folder(f"{base}/small?{query}")
+    assert len(rows(copy, "search.csv")) == 3, "for figures, with the table"
     assert run(options(path, tmp_path, results=bucket)) == 0
+
+
+def test_a_bundle_has_what_a_search_came_to(finished: SimpleNamespace, tmp_path: Path) -> None:
+    bundle, there = tmp_path / "small.tar", tmp_path / "there"
+    assert CliRunner().invoke(main, ["bundle", str(finished.folder), str(bundle)]).exit_code == 0
+    assert CliRunner().invoke(main, ["import", str(bundle), "--results", str(there)]).exit_code == 0
+    assert (there / "small/paper/search.csv").read_bytes() == (finished.folder / "search.csv").read_bytes()
+    assert run(options(finished.path, finished.root, results=str(there))) == 0, "proposed again, and all is there"
+    assert len(stored.finished(Store(there))) == len(read(finished.folder)["id"].unique())
 
 
 @pytest.mark.parametrize(("trials", "told"), [(12, True), (13, False)])
