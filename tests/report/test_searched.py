@@ -238,7 +238,7 @@ def test_two_commands_of_one_search_propose_the_same_and_share_their_runs(tmp_pa
         words += ["--results", str(tmp_path / "results"), "--data", str(tmp_path)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         commands.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
-    assert [command.wait(timeout=120) for command in commands] == [0, 0], [each.communicate()[1] for each in commands]
+    assert [command.wait(timeout=280) for command in commands] == [0, 0], [each.communicate()[1] for each in commands]
     assert len(list((tmp_path / "results" / "searches").iterdir())) == 1
     first, second = (rows(tmp_path / "results" / f"s{number}" / "paper", "search.csv") for number in range(2))
     runs = [[row["runs"] for row in found] for found in (first, second)]
