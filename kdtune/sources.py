@@ -21,8 +21,8 @@ from kdtune.settings import Settings
 PACKAGE = Path(__file__).parent
 # Modules and packages that may change without a number changing: not followed, not digested.
 APART = (
-    *("__main__", "api", "cli", "config", "extensions", "kinds", "launch", "paths", "planning", "report", "run"),
-    *("settings", "sources", "store", "sweep", "sweepfile"),
+    *("__main__", "api", "cli", "config", "extensions", "kinds", "launch", "networks", "paths", "planning", "report"),
+    *("run", "search", "settings", "sources", "store", "sweep", "sweepfile"),
     *("training.provenance", "evaluation.evaluation", "noise.noise"),
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -43,7 +43,7 @@ class Brightness(InputKnob):
     strength: ClassVar[str] = "sigma"
     sigma: Pixels
 
-    def __call__(self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher=None) -> Tensor:
+    def __call__(self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher, space) -> Tensor:
         return images + self.sigma * draw.normal(images[:, :1, :1, :1])  # one number an image
 
     def measure(self, before: Tensor, after: Tensor) -> float:

@@ -226,10 +226,10 @@ def test_an_overlay_replaces_exactly_those_mappings_that_name_a_kind() -> None:
 
 def test_kinds_are_looked_up_at_validation_and_load_nothing_heavy() -> None:
     program = (
-        "import sys; import kdtune.config as config\n"
+        "import sys; import kdtune.config; import kdtune.networks as networks\n"
         "print('kdtune.models.residual' in sys.modules, 'kdtune.evaluation.masking' in sys.modules)\n"
         "from kdtune.evaluation.evaluator import Evaluator\n"
-        "for family in config.Model, config.Dataset, config.Loss, Evaluator: family.kinds()\n"
+        "for family in networks.Model, networks.Dataset, networks.Loss, Evaluator: family.kinds()\n"
         "print('kdtune.models.residual' in sys.modules, 'kdtune.evaluation.masking' in sys.modules)\n"
         "print(sorted({'torch', 'ray', 'pandas', 'torchvision', 'sklearn'} & set(sys.modules)))\n"
     )

@@ -56,7 +56,7 @@ class Oracle(Evaluator):
     `oracle/pgd20` (the number is `steps`): percent of the inputs at all of whose candidates both give the same class,
     there. `oracle/pgd20/label`: at all of which the student gives the teacher's class at x. `oracle/clean` is the share
     at x alone. `subspace: data` is the subspace that the data set fills, `{pca: K}` the span of the first K
-    principal directions of the test images, their mean not taken off. With it, in l2, perturbations are sought
+    principal directions of the images measured on, their mean not taken off. With it, in l2, perturbations are sought
     within it, `oracle/pgd20@in`, and off it, `@out`, likewise with `/label`. Where inputs have no bounds the ball's
     numbers are the worst over these candidates, too: an attack that is free misses some of them. Where they have
     bounds, `@in` and `@out` go beyond these, as what is cut there would leave the subspace, and are no part of the
@@ -108,7 +108,8 @@ class Oracle(Evaluator):
 
     def preflight(self, data: Data, context: Context) -> None:
         super().preflight(data, context)
-        refuse(self.subspace, data, f"evaluation.{self.key}")
+        if (split := data.validation if self.on == "val" else data.test) is not None:
+            refuse(self.subspace, data, split, f"evaluation.{self.key}")
 
     def passes(self, test: int, validation: int) -> int:
         places, asked = 1 if self.subspace is None else 3, validation if self.on == "val" else test
@@ -129,7 +130,7 @@ class Oracle(Evaluator):
         clean = np.asarray(answers == labels)
         metrics = {} if all(slopes) else {"flags/zero_gradient": 1.0}
         kept: dict[str, np.ndarray] = {}
-        for place in places(x, space_of(self.subspace, subject.data), split.bounds):
+        for place in places(x, space_of(self.subspace, subject.data, subject.split), split.bounds):
             away = directions(x, place, self.norm, subject.seed)
             kept[place.name], still = self._attacked(pair, x, labels, place, away, subject.seed)
             kept[place.name] &= clean

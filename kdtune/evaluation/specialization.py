@@ -45,9 +45,9 @@ class Specialization(Evaluator):
     a file.
 
     `subspace: data` is the subspace that the data set fills, `{pca: K}` the span of the first K principal directions of
-    the test images, their mean not taken off. Where it is known and not all there is, `/best@moved` is `best` over
-    inputs + N(0, moved^2) off the subspace, which is not cut at a pixel's bounds. Where moreover both networks have
-    exactly two linear layers, no convolution, and the first sees the inputs as they are, the nodes are its rows:
+    the images measured on, their mean not taken off. Where it is known and not all there is, `/best@moved` is `best`
+    over inputs + N(0, moved^2) off the subspace, which is not cut at a pixel's bounds. Where moreover both networks
+    have exactly two linear layers, no convolution, and the first sees the inputs as they are, the nodes are its rows:
     `/cos_in` and `/cos_out` are the mean cosine of the teacher's row and the matched student's within the subspace and
     off it, `/cos_out_initial` that of the initial network's rows at the same places, and `/norm_out` the mean length of
     the matched rows' part off the subspace. Nodes without a match, as they or the best of the student's are constant,
@@ -94,7 +94,8 @@ class Specialization(Evaluator):
 
     def preflight(self, data: Data, context: Context) -> None:
         super().preflight(data, context)
-        refuse(self.subspace, data, f"evaluation.{self.key}")
+        if (split := data.validation if self.on == "val" else data.test) is not None:
+            refuse(self.subspace, data, split, f"evaluation.{self.key}")
 
     def passes(self, test: int, validation: int) -> int:
         return (2 + 3 + (0 if self.subspace is None else 2)) * (validation if self.on == "val" else test)
@@ -108,7 +109,7 @@ class Specialization(Evaluator):
         if not (hasattr(student, "features") and hasattr(teacher, "features")):
             logger.warning("specialization: a network without `features`; of this run nothing is measured")
             return Measurement()
-        space = space_of(self.subspace, subject.data)
+        space = space_of(self.subspace, subject.data, subject.split)
         initial = _initial(subject)
         ours, theirs = activations(student, images), activations(teacher, images)
         correlation = correlations(theirs, ours)

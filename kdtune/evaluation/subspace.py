@@ -15,16 +15,17 @@ from kdtune.settings import Count, Settings, word_or
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kdtune.data.loading import Data
+    from kdtune.data.loading import Data, Split
 
 SAMPLE = 10_000  # images at most: 3 x 32 x 32 take 17 s on one core of an AMD EPYC, 28 x 28 one second
 KEPT = 4  # subspaces that a process keeps
 
 
 class Principal(Settings):
-    """The span of the `pca` directions in which test images have the largest mean square; training images may have been
-    moved, and by another network in every arm of a sweep. The mean is not taken off first: the subspace goes through
-    the origin, as the span of the images does, and only in that does plain gradient descent move a first layer's rows.
+    """The span of the `pca` directions in which the images that are measured on have the largest mean square; training
+    images may have been moved, and by another network in every arm of a sweep. The mean is not taken off first: the
+    subspace goes through the origin, as the span of the images does, and only in that does plain gradient descent move
+    a first layer's rows.
     """
 
     pca: Count
@@ -33,25 +34,25 @@ class Principal(Settings):
 Subspace = Annotated[Literal["data"] | Principal, word_or(Principal, ("data",), "data or {pca: 50}")]
 
 
-def refuse(subspace: Subspace | None, data: Data, where: str) -> None:
-    """EvaluationError where these data have no such subspace."""
+def refuse(subspace: Subspace | None, data: Data, split: Split, where: str) -> None:
+    """EvaluationError where these data, measured on this part of them, have no such subspace."""
     if subspace == "data" and data.subspace is None:
-        told = f"of {data.title} no subspace is known; {{pca: 50}} takes one from its test images"
+        told = f"of {data.title} no subspace is known; {{pca: 50}} takes one from its images"
         raise EvaluationError(f"{where}: subspace: data, but {told}")
-    most = min(len(data.test), data.test.images[0].numel())
+    most = min(len(split), split.images[0].numel())
     if isinstance(subspace, Principal) and subspace.pca > most:
-        told = f"the test images of {data.title} span at most {most} directions"
+        told = f"those of {data.title} that are measured on span at most {most} directions"
         raise EvaluationError(f"{where}: subspace: {{pca: {subspace.pca}}}, but {told}")
 
 
-def space_of(subspace: Subspace | None, data: Data) -> Space:
+def space_of(subspace: Subspace | None, data: Data, split: Split) -> Space:
     """Where inputs lie, float32 on their device; without a subspace where none is asked for. EvaluationError as
     `refuse`."""
-    refuse(subspace, data, "evaluation")
+    refuse(subspace, data, split, "evaluation")
     if not isinstance(subspace, Principal):
         found = data.subspace if subspace == "data" else None
     else:
-        found = _directions(_sample(data.test.images), subspace.pca)
+        found = _directions(_sample(split.images), subspace.pca)
     return Space(data.train.bounds, None if found is None else found.to(data.train.images.device))
 
 
