@@ -316,7 +316,8 @@ def test_of_many_images_a_sample_is_enough(monkeypatch) -> None:
         ("data", "evaluation.specialization: subspace: data, but of points no subspace is known; {pca: 50} takes one"),
         (
             {"pca": 13},
-            "evaluation.specialization: subspace: {pca: 13}, but those of points that are measured on span at most 12 directions",
+            "evaluation.specialization: subspace: {pca: 13}, but those of points that are measured on span at most 12"
+            " directions",
         ),
     ],
 )
