@@ -56,7 +56,8 @@ class Sweep(Settings):
                 raise refused_at(("teacher", "select", "rule"), told, select.rule)
         pool, seeds = self.pool, [select.paired_with(seed) for seed in self.seeds] if select else []
         if select and select.rule == "paired" and not set(seeds) <= set(pool):
-            raise ValueError(f"rule: paired teaches student i by teacher i, but {pool} lacks some of {tuple(seeds)}")
+            who = f"teacher i + {select.offset}" if select.offset else "teacher i"
+            raise ValueError(f"rule: paired teaches student i by {who}, but {pool} lacks some of {tuple(seeds)}")
         return self
 
     @property
