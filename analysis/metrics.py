@@ -55,6 +55,8 @@ TITLES = {
     "calibrated.temperature": "Temperature",
     "calibrated.alpha": "Weight of the teacher",
     ACCURACY: "Test accuracy",
+    **dict.fromkeys(("test/nll", "nll"), "Negative log-likelihood"),
+    **dict.fromkeys(("test/ece", "ece"), "Calibration error"),
     MCA: "Mean over corruptions",
     DISTANCE: "Distance to another answer, median",
     AGREEMENT: "Agreement with its teacher",
@@ -92,7 +94,6 @@ SCALES = {
     DISTANCE: Scale("pixel units", digits=4, least=0.01),
     "output/entropy": Scale("nats", digits=3, least=0.1),
     "output/confidence": Scale(least=0.1),
-    "test/ece": Scale("points", least=0.1),
     **dict.fromkeys((SPECIALIZED, MOVED, "specialization/strong"), Scale("correlation", least=0.1)),
     **dict.fromkeys((COS_OUT, OUT_GAIN, "specialization/cos_in"), Scale("cosine", least=0.1)),
     IN_OVER_OUT: Scale("points"),
@@ -100,11 +101,19 @@ SCALES = {
     "calibrated.temperature": Scale("", least=0.5),
     "calibrated.alpha": Scale("", least=0.1),
 }
+ENDINGS = {  # of any metric, as evaluators declare them
+    "nll": Scale("nats", digits=3, least=0.01),
+    "ece": Scale("points", least=0.1),
+    "entropy": Scale("nats", digits=3, least=0.1),
+    "smoothing": Scale("probability", digits=3, least=0.01),
+    **dict.fromkeys(("images", "smoothed_only", "square_only", "transfer_only"), Scale("images")),
+}
+OF_OTHER = re.compile(r"^(val|last|average)/")  # images, weights: in the same unit
 
 
 def scale(metric: str) -> Scale:
-    known = SCALES.get(metric.partition("@")[0].removesuffix("/unconditional"))
-    return known or Scale("images" if metric.endswith("/images") else "%")
+    name = OF_OTHER.sub("", metric).partition("@")[0].removesuffix("/unconditional")
+    return SCALES.get(name) or ENDINGS.get(name.rpartition("/")[2]) or Scale()
 
 
 def shifted(table: pd.DataFrame) -> list[str]:

@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import pandas
 from figure import command, save
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from metrics import scale, title
 from style import BLACK, BLUE, GREY, PAGE, PALE, VERMILLION, literal
 from words import heading
@@ -49,6 +50,16 @@ class Found:
     @property
     def known(self) -> pd.DataFrame:
         return self.proposals[self.proposals["state"] == "known"]
+
+    @property
+    def kept(self) -> pd.DataFrame:
+        """Known proposals that keep the search's constraints, if it has any: of these one is best."""
+        return self.known[self.known["feasible"].astype(bool)] if "feasible" in self.known else self.known
+
+    @property
+    def broken(self) -> pd.DataFrame:
+        """Known proposals that do not."""
+        return self.known.drop(self.kept.index)
 
     def runs(self, name: str) -> Iterator[tuple[int, float]]:
         """Single runs that chose: number of the proposal, value."""
@@ -102,43 +113,44 @@ def history(table: pd.DataFrame, folder: Path) -> list[Path]:
     sheet, grid = plt.subplots(
         1, len(names) + (len(names) > 1), figsize=(PAGE, 2.2), squeeze=False, layout="constrained"
     )
+    dominated = hypervolumes(of)
     for axes, name in zip(grid[0], names, strict=False):
         for number, value in of.runs(name):
             axes.plot(number, value, ".", color=GREY, markersize=3)
         for listed, marker in ((False, "o"), (True, "D")):
             part = of.known[of.known["listed"] == listed]
             axes.plot(part["number"], part[name], marker, color=BLUE, markersize=4)
+        axes.plot(of.broken["number"], of.broken[name], "o", color="white", markersize=2.5)
         if len(names) == 1:
-            best = of.known[name].cummax() if of.objectives[name] == "max" else of.known[name].cummin()
-            axes.step(of.known["number"], best, where="post", color=VERMILLION)
+            axes.step(of.kept["number"], dominated, where="post", color=VERMILLION)
         for number in of.proposals.loc[of.proposals["state"] == "diverged", "number"]:
             axes.plot(number, 0.02, "x", color=BLACK, transform=axes.get_xaxis_transform())
         _frame(axes, name, "proposal")
-    dominated = hypervolumes(of)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(names) > 1:
-        grid[0][-1].step(of.known["number"], dominated, where="post", color=VERMILLION)
+        grid[0][-1].step(of.kept["number"], dominated, where="post", color=VERMILLION)
         grid[0][-1].set_title("Hypervolume of the front")
         grid[0][-1].set_xlabel("proposal")
-        grid[0][-1].set_ylabel("points squared")
+        grid[0][-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        grid[0][-1].set_ylabel(" x ".join(scale(name).of_differences for name in names))
     rows = [
         {**{"proposal": int(row["number"])}, **{name: row[name] for name in names}, "best so far": value}
-        for row, value in zip(of.known.to_dict("records"), dominated, strict=True)
+        for row, value in zip(of.kept.to_dict("records"), dominated, strict=True)
     ]
     about = (
         "Blue marks are means over a proposal's seeds, grey dots the single runs; diamonds were listed in the grid,"
-        " crosses diverged. The line is the best so far; of two objectives the area that the front so far dominates"
-        " over the worst values of all proposals. A later best is better in part because more was tried."
+        " crosses diverged, open marks break a constraint. The line is the best so far; of two objectives the area that"
+        " the front so far dominates over the worst values of all proposals. A later best is better in part because"
+        " more was tried."
     )
     return save(sheet, rows, words(of, "A search over its proposals", about, rows), folder, "search-history")
 
 
 def hypervolumes(of: Found) -> list[float]:
-    """What is dominated after each known proposal; of one objective the best so far."""
+    """What is dominated after each known proposal that keeps the constraints; of one objective the best so far."""
     names = [*of.objectives]
     signs = [1.0 if of.objectives[name] == "max" else -1.0 for name in names]
-    values = [
-        tuple(sign * row[name] for sign, name in zip(signs, names, strict=True)) for _, row in of.known.iterrows()
-    ]
+    values = [tuple(sign * row[name] for sign, name in zip(signs, names, strict=True)) for _, row in of.kept.iterrows()]
     if len(names) == 1:
         return [signs[0] * max(each[0] for each in values[: place + 1]) for place in range(len(values))]
     worst = [min(each[axis] for each in values) for axis in range(2)]
@@ -160,6 +172,7 @@ def front(table: pd.DataFrame, folder: Path) -> list[Path]:
     sheet, axes = plt.subplots(figsize=(PAGE * 0.62, 3.6), layout="constrained")
     others, best = of.known[~of.known["front"]], of.known[of.known["front"]].sort_values(x)
     axes.plot(others[x], others[y], "o", color=GREY, markersize=3)
+    axes.plot(of.broken[x], of.broken[y], "o", color="white", markersize=2)
     axes.plot(best[x], best[y], "-", color=PALE, zorder=0)
     _crosses(axes, best, x, y, "", BLUE, "o")
     rows = [_record(row, x, y) for row in best.to_dict("records")]
@@ -181,7 +194,11 @@ def front(table: pd.DataFrame, folder: Path) -> list[Path]:
         ("dominated", ".", GREY),
     ]
     handles = [Line2D([], [], linestyle="", marker=mark, color=colour, label=text) for text, mark, colour in marks]
-    sheet.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    if len(of.broken):
+        mark = Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, label="breaks a constraint")
+        mark.set_markerfacecolor("white")
+        handles.append(mark)
+    sheet.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
     about = (
         "Numbers are proposals. Pale bars are 95 % Student-t intervals over seeds, and may reach beyond the picture: of"
         " two seeds they are long. An arrow leads from what a point was chosen by to what seeds say that chose nothing:"

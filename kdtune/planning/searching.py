@@ -7,7 +7,6 @@ the next command tries again. What is proposed is kept in the store and never dr
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kdtune.evaluation.evaluation import declared
-from kdtune.extensions import codes_of
-from kdtune.identity import id_of
 from kdtune.planning.front import ranked
 from kdtune.planning.hopeless import all_diverged
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.points import joined, students_of
 from kdtune.planning.search import known_to, proposed
+from kdtune.planning.searchid import plain_point, search_id
 from kdtune.planning.watching import CannotGrow
 from kdtune.store.encoding import digest, to_json
 from kdtune.store.layout import WEIGHTS
@@ -32,12 +29,12 @@ from kdtune.store.searches import Record, Searches
 from kdtune.store.standing import Standing
 from kdtune.store.state import FINISHED, State
 from kdtune.store.store import Store
-from kdtune.sweepfile.load import SweepFile, SweepPoint, load_sweep
+from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.source import Source
 from kdtune.sweepfile.tree import SweepFileError
-from kdtune.sweepfile.values import plain, word
+from kdtune.sweepfile.values import word
 
-Value = tuple[float, ...] | None  # a number for each objective; None: it diverged, or nothing could be measured
+Value = tuple[float, ...] | None  # means by `Search.metrics`; None: it diverged, or nothing could be measured
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,12 @@ class Searching:
         self.proposals: list[Proposal] = []
         self.values: list[Value] = []  # of the first proposals, as far as all before them are known
         self.confirming: dict[int, tuple[str, ...]] = {}  # runs that confirm, by proposal
-        self.id = self._id()
+        at_ends = replace(file, points=file.ends)
+        self.at_ends = build_plan(at_ends, data_dir)
+        self.id = search_id(file, self.search, students_of(at_ends, self.at_ends))
         self.memory = Searches(standing.store.objects, self.id)
         self.records: dict[int, Record] = {}
-        self._take([self._plain(point) for point in file.points])
+        self._take([plain_point(self.search, point) for point in file.points])
         kept = self.memory.known()
         while (number := len(self.proposals) + len(self.records)) < self.search.trials and number in kept:
             self.records[number] = kept[number]
@@ -112,6 +111,11 @@ class Searching:
         return [*self.search.objectives.values()]
 
     @property
+    def counted(self) -> list[Value]:
+        """The objectives of known proposals; None also for those that keep not all constraints."""
+        return [self.search.counted(value) for value in self.values]
+
+    @property
     def complete(self) -> bool:
         """Whether all proposals are made and known."""
         return len(self.values) == self.search.trials
@@ -146,7 +150,7 @@ class Searching:
             self.values.append(self._value(proposal, states))
         if self.complete and self.search.confirm is not None and not self.confirming:
             best: dict[tuple[str, ...], int] = {}  # a point that came again counts once
-            for place in ranked(self.values, self.directions):
+            for place in ranked(self.counted, self.directions):
                 best.setdefault(self.proposals[place].runs, place)
             chosen = [*best.values()][: self.search.confirm.points]
             self.plan, runs = self._confirmed(self.plan, [self.proposals[place].point for place in chosen])
@@ -175,7 +179,7 @@ class Searching:
         if any(states[id] is not State.DONE for id in proposal.runs):
             return None
         measured = [self.standing.measured(id) for id in proposal.runs]
-        found = [[each.get(name) for each in measured] for name in self.search.objectives]
+        found = [[each.get(name) for each in measured] for name in self.search.metrics]
         if any(number is None for numbers in found for number in numbers):
             return None
         return tuple(fmean(map(float, numbers)) for numbers in found)  # type: ignore[arg-type]
@@ -240,10 +244,6 @@ class Searching:
             for axis, each in self.search.space.items()
         }
 
-    def _plain(self, point: SweepPoint) -> dict[str, Any]:
-        """Values by axis, in the order of the space."""
-        return {axis: plain(point.at.values[axis], {}) for axis in self.search.space}
-
     def _restored(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """A point as it was kept, with the file's own alternatives: the order of their keys may have a meaning."""
         space = self.search.space
@@ -256,30 +256,6 @@ class Searching:
         done = [(id, self.standing.look(id).done) for proposal in before for id in proposal.runs]
         ends = [[id, each and each.outcome, each and each.files.get(WEIGHTS)] for id, each in done]
         return digest(to_json(ends)) if ends else ""
-
-    def _id(self) -> str:
-        """12 hex digits of all that decides what is proposed: the runs at the ends of the space stand for the sweep.
-
-        Neither the number of trials nor what confirms is part of it: with more of them a search goes on.
-        """
-        at_ends = replace(self.file, points=self.file.ends)
-        self.at_ends = build_plan(at_ends, self.data_dir)
-        runs = students_of(at_ends, self.at_ends)
-        sweep = self.file.ends[0].sweep
-        ends = zip(map(self._plain, self.file.ends), runs, strict=True)
-        measured = declared(sweep.evaluation, sweep.dataset_of(sweep.student))
-        description = {
-            "space": {axis: each.dumped() for axis, each in self.search.space.items()},
-            "sampler": self.search.sampler.dumped(),
-            "seed": self.search.seed,
-            "lag": self.search.lag,
-            "objectives": [[name, way, measured[name][0].hash] for name, way in self.search.objectives.items()],
-            "seeds": [*self.seeds],
-            "listed": [self._plain(point) for point in self.file.points],
-            "ends": sorted(json.dumps([point, ids], sort_keys=True) for point, ids in ends),
-            "extensions": codes_of(self.search),
-        }
-        return id_of(description)
 
 
 def known_plan(

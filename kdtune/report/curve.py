@@ -1,11 +1,11 @@
 """How a search gets on, as a run `search` of TensorBoard's: a step a proposal.
 
-    <folder>/tensorboard/search/    search/val/accuracy: the mean over a proposal's seeds
+    <folder>/tensorboard/search/    search/val/accuracy: the mean over a proposal's seeds, of what constraints bound too
                                     search/best/val/accuracy: of one objective the best so far
                                     search/hypervolume: of two objectives what the front so far dominates
 
-A proposal's step is its number. What diverged has no value of its own. The hypervolume is over the worst values known
-by now, so that the whole curve is drawn anew where these change.
+A proposal's step is its number. What diverged has no value of its own, what breaks a constraint is never the best. The
+hypervolume is over the worst values known by now, so that the whole curve is drawn anew where these change.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ class Curve:
 def points(search: Searching) -> list[dict[str, float]]:
     """What is drawn at each proposal that is known."""
     names, ways, found = [*search.search.objectives], search.directions, []
+    counted = search.counted
     for number, value in enumerate(search.values):
-        row = dict(zip((f"{NAME}/{name}" for name in names), value or (), strict=False))
-        known = [each for each in search.values[: number + 1] if each is not None]
+        row = dict(zip((f"{NAME}/{name}" for name in search.search.metrics), value or (), strict=False))
+        known = [each for each in counted[: number + 1] if each is not None]
         if len(names) > 1:
-            row[f"{NAME}/hypervolume"] = hypervolume(search.values, ways, range(number + 1))
+            row[f"{NAME}/hypervolume"] = hypervolume(counted, ways, range(number + 1))
         elif known:
             row[f"{NAME}/best/{names[0]}"] = (max if ways[0] == "max" else min)(each[0] for each in known)
         found.append(row)

@@ -38,7 +38,7 @@ class Tried:
     rows: Sequence[Row]  # of its own runs
     confirming: Sequence[Row]
     state: str
-    values: tuple[float, ...] | None  # means by objective, where all of it is known
+    values: tuple[float, ...] | None  # means by objective, where all of it is known and keeps the constraints
     front: bool = False
 
 
@@ -50,11 +50,12 @@ def tried(search: Searching, rows: Sequence[Row]) -> list[Tried]:
         own = [by_id[id] for id in proposal.runs if id in by_id]
         again = [by_id[id] for id in search.confirming.get(proposal.number, ()) if id in by_id]
         done = len(own) == len(proposal.runs) and all(row["state"] == State.DONE for row in own)
-        measured = done and all(name in row for row in own for name in search.search.objectives)
-        values = tuple(_mean(own, name).mean for name in search.search.objectives) if measured else None
+        measured = done and all(name in row for row in own for name in search.search.metrics)
+        value = tuple(_mean(own, name).mean for name in search.search.metrics) if measured else None
         ended = done or all(row["state"] in (State.DONE, State.DIVERGED) for row in own)
         known = ended or search.values[proposal.number : proposal.number + 1] == [None]
-        found.append(Tried(proposal, own, again, "known" if values else "diverged" if known else "open", values))
+        state = "known" if value else "diverged" if known else "open"
+        found.append(Tried(proposal, own, again, state, search.search.counted(value)))
     best = set(front([each.values for each in found], search.directions))
     return [Tried(**{**vars(each), "front": place in best}) for place, each in enumerate(found)]
 
@@ -88,9 +89,11 @@ def proposals(search: Searching, rows: Sequence[Row]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"number": each.proposal.number}
         row |= {axis: axis_cell(value) for axis, value in each.proposal.point.items()}
         row |= {"listed": each.proposal.number < len(search.file.points), "state": each.state, "front": each.front}
-        for name in search.search.objectives:
+        if search.search.constraints:
+            row["feasible"] = each.values is not None
+        for name in search.search.metrics:
             row |= _numbers(name, each.rows)
-        for name in search.search.objectives:
+        for name in search.search.metrics:
             row |= _numbers(f"confirmed/{name}", each.confirming, name) if each.confirming else {}
         found.append({**row, "runs": " ".join(each.proposal.runs)})
     return found
@@ -114,6 +117,7 @@ def about(search: Searching) -> dict[str, Any]:
         "seeds": [*search.seeds],
         "sampler": asked.sampler.dumped(),
         "objectives": dict(asked.objectives),
+        "constraints": {name: each.model_dump(exclude_none=True) for name, each in (asked.constraints or {}).items()},
         "space": {axis: each.dumped() for axis, each in asked.space.items()},
         "proposals": [[*proposal.runs] for proposal in search.proposals],
         "confirming": {str(number): [*runs] for number, runs in search.confirming.items()},
@@ -136,14 +140,15 @@ def foreseen(search: Searching, device: Device) -> Iterator[str]:
 
 def blind(search: Searching) -> str | None:
     """That a sampler is never told enough to begin with, where the lag leaves too little."""
-    startup, asked = getattr(search.search.sampler, "startup", 0), search.search
-    told = known_to(asked, asked.trials - 1)
-    if told >= startup:
+    asked = search.search
+    least, told = asked.sampler.blind, known_to(asked, asked.trials - 1)
+    if told >= least:
         return None
-    least = startup + asked.lag
+    (field,) = asked.sampler.dumped()[asked.sampler.key]
     return (
         f"{asked.sampler.key} never begins: with lag {asked.lag} the last of {asked.trials} proposals knows {told}, "
-        f"and {startup} (startup) are drawn at random; {least} trials or more, a smaller lag or startup would do"
+        f"and {least} ({field}) are drawn at random; {least + asked.lag} trials or more, a smaller lag or {field} "
+        "would do"
     )
 
 
@@ -164,11 +169,15 @@ def closing(
 ) -> Iterator[str]:
     """The last lines of a search: the front, the runs that confirm, what is open."""
     found = tried(search, rows)
-    objectives = [plan.metrics[name] for name in search.search.objectives if name in plan.metrics]
+    objectives = [plan.metrics[name] for name in search.search.metrics if name in plan.metrics]
     further = [metric for metric in columns(headlines, rows) if metric not in objectives]
     once = {each.proposal.runs: each for each in reversed(found)}  # a point that came again
     best = [each for each in found if each.front and once[each.proposal.runs] is each]
     goal = ", ".join(f"{name} {way}" for name, way in search.search.objectives.items())
+    if bounds := search.search.constraints:
+        keep = sum(each.values is not None for each in found)
+        told = ", ".join(f"{name} {each}" for name, each in bounds.items())
+        goal += f" among the {keep} with {told}"
     yield f"search {search.id}: {search.progress}; the best by {goal}, means over {len(search.seeds)} seeds:"
     if best:
         yield aligned(list(_table("on the front", [(each, each.rows) for each in best[:FRONT]], objectives, further)))

@@ -115,16 +115,21 @@ def _objectives(search: Search, sweep: Sweep) -> Iterator[tuple[KeyPath, str]]:
     dataset = sweep.dataset_of(sweep.student)
     measured = {name: metric for name, (_, metric) in declared(sweep.evaluation, dataset).items()}
     ranking = [name for name, metric in measured.items() if metric.better and name.startswith("val/")]
-    for name, direction in search.objectives.items():
-        path = ("search", "objectives", name)
+    asked = [("objectives", name) for name in search.objectives] + [
+        ("constraints", name) for name in search.constraints or ()
+    ]
+    for kind, name in asked:
+        path = ("search", kind, name)
         if dataset.validation is None:
             yield path, "nothing is held out: set dataset.validation"
         elif name not in measured:
             hint = meant(name, ranking) if ranking else "an entry with on: val does"
             yield path, f"no entry of evaluation measures it; {hint}"
+        elif kind == "constraints":
+            continue
         elif (better := measured[name].better) is None:
             yield path, "neither more nor less of it is better; val/accuracy or another that ranks would do"
-        elif (better == "higher") != (direction == "max"):
+        elif (better == "higher") != ((direction := search.objectives[name]) == "max"):
             yield path, f"came {direction}, but {better} is better; {'max' if better == 'higher' else 'min'} would do"
 
 

@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 from analysis.tables import ANALYSIS
-from conftest import SEARCH
+from conftest import ROOT, SEARCH
 
 from kdtune.cli.sweep import Options, run
+from kdtune.evaluation.evaluation import declared
 from kdtune.planning.front import hypervolume
+from kdtune.sweepfile.load import load_sweep
 
-TWO = SEARCH.replace("{val/accuracy: max}", "{val/accuracy: max, val/nll: min}").replace("trials: 6", "trials: 14")
+TWO = SEARCH.replace("{val/accuracy: max}", "{val/accuracy: max, val/nll: min}").replace(
+    "trials: 6", "trials: 14\n  constraints: {val/ece: {max: 8.0}}"
+)
 KINDS = ("history", "front", "slices", "importance")
 
 
@@ -66,10 +70,12 @@ def test_every_figure_is_there_with_its_words_and_numbers(drawn: Path) -> None:
 
 
 def test_the_history_is_that_of_search_csv(drawn: Path, folder: Path) -> None:
-    proposals, found = rows(folder / "paper" / "search.csv"), rows(drawn / "search-history.csv")
+    known, found = rows(folder / "paper" / "search.csv"), rows(drawn / "search-history.csv")
+    proposals = [row for row in known if row["feasible"] == "True"]
+    assert 0 < len(proposals) < len(known), "some break the constraint"
     assert [float(row["val/nll"]) for row in found] == [float(row["val/nll"]) for row in proposals]
     values = [(float(row["val/accuracy"]), float(row["val/nll"])) for row in proposals]
-    areas = [hypervolume(values, ["max", "min"], range(place + 1)) for place in range(14)]
+    areas = [hypervolume(values, ["max", "min"], range(place + 1)) for place in range(len(values))]
     assert [float(row["best so far"]) for row in found] == pytest.approx(areas)
 
 
@@ -140,3 +146,16 @@ def test_a_search_csv_that_is_gone_is_said(folder: Path, tmp_path: Path, capsys:
     (copy / "paper" / "search.csv").unlink()
     assert module("figure").command("", [module("search").history], [str(copy)]) == 2
     assert "search.csv cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sweep", ["search", "robust_overfitting", "soft_robustness", "specialization"])
+def test_figures_show_metrics_in_the_units_that_evaluators_declare(sweep: str) -> None:
+    first = load_sweep(ROOT / "sweeps" / f"{sweep}.yaml")
+    of = (first.points or first.ends)[0].sweep
+    measured = declared(of.evaluation, of.dataset_of(of.student))
+    units = {"%": ("%",), "nats": ("nats",), "percentage points": ("points",), "pixel units": ("pixel units",)}
+    units |= {"images": ("images",), "probability": ("probability",)}
+    shown = {name: units[metric.unit] for name, (_, metric) in measured.items() if metric.unit in units}
+    assert len(shown) > 8
+    wrong = {name: module("metrics").scale(name).unit for name in shown}
+    assert {name: unit for name, unit in wrong.items() if unit not in shown[name]} == {}

@@ -156,6 +156,7 @@ def test_more_trials_go_on_where_it_ended(begin, search_sweep):
         (("name: small", "name: other"), True),
         (("lag: 2", "lag: 3"), False),
         (("lag: 2", "lag: 2\n  seed: 1"), False),
+        (("lag: 2", "lag: 2\n  constraints: {val/nll: {max: 1.0}}"), False),
         (("startup: 3", "startup: 4"), False),
         (("[0.01, 0.5]", "[0.01, 0.4]"), False),
         (("seeds: 2\n", "seeds: 3\n"), False),
@@ -176,6 +177,24 @@ def test_what_diverged_is_known_and_never_best(begin):
     searching, dispatch = begin(searching.standing)
     work(dispatch)
     assert searching.values[0] is None and searching.complete and 0 not in searching.confirming
+
+
+def test_what_breaks_a_constraint_is_known_and_never_confirmed(begin, search_sweep):
+    plain, dispatch = begin()
+    work(dispatch)
+    free = [value[0] for value in plain.values]
+    text = search_sweep.replace("lag: 2", "lag: 2\n  constraints: {val/nll: {max: 0.35}}")
+    searching, dispatch = begin(text=text)
+    work(dispatch)
+    kept = [number for number, value in enumerate(searching.values) if value[1] <= 0.35]
+    assert searching.complete and [searching.counted.index(each) for each in searching.counted if each] == kept
+    assert 0 < len(kept) < 6 and set(searching.confirming) == set(
+        sorted(kept, key=lambda n: -searching.values[n][0])[:2]
+    )
+    assert [value[0] for value in searching.values][:2] == free[:2], "what the grid lists"
+    none, dispatch = begin(text=search_sweep.replace("lag: 2", "lag: 2\n  constraints: {val/nll: {max: -1.0}}"))
+    work(dispatch)
+    assert none.complete and not none.confirming and dispatch.over
 
 
 def test_without_any_teacher_left_a_proposal_is_known_too(begin):

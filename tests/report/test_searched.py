@@ -25,7 +25,7 @@ from kdtune.planning.plan import build_plan
 from kdtune.report.curve import points
 from kdtune.report.searched import blind, slack
 from kdtune.report.table import profile_folder, read
-from kdtune.search.samplers import TPE
+from kdtune.search.samplers import NSGA2, TPE
 from kdtune.statistics import mean_interval
 from kdtune.store.stopping import stop
 from kdtune.store.store import Store
@@ -150,10 +150,24 @@ def test_tensorboard_shows_the_search_as_a_run(finished: SimpleNamespace) -> Non
 
 
 def test_one_objective_has_the_best_so_far() -> None:
-    asked = SimpleNamespace(objectives={"val/nll": "min"})
-    found = points(SimpleNamespace(search=asked, directions=["min"], values=[None, (3.0,), (4.0,), (2.0,)]))
+    asked = SimpleNamespace(objectives={"val/nll": "min"}, metrics=("val/nll",))
+    values = [None, (3.0,), (4.0,), (2.0,)]
+    found = points(SimpleNamespace(search=asked, directions=["min"], values=values, counted=values))
     assert [row.get("search/best/val/nll") for row in found] == [None, 3.0, 3.0, 2.0]
     assert [row.get("search/val/nll") for row in found] == [None, 3.0, 4.0, 2.0]
+
+
+def test_what_breaks_a_constraint_is_told_and_not_on_the_front(write_sweep: Any, tmp_path: Path, capsys: Any) -> None:
+    text = SEARCH.replace("confirm: {points: 2, seeds: 3}", "constraints: {val/ece: {max: 5.0}}")
+    assert run(options(write_sweep(text), tmp_path, verbosity=0)) == 0
+    found = rows(tmp_path / "results" / "small" / "paper", "search.csv")
+    kept = [row for row in found if float(row["val/ece"]) <= 5]
+    assert [row["number"] for row in kept] == [row["number"] for row in found if row["feasible"] == "True"]
+    assert 0 < len(kept) < 6, [row["val/ece"] for row in found]
+    best = max(float(row["val/accuracy"]) for row in kept)
+    assert all((row["front"] == "True") == (row in kept and float(row["val/accuracy"]) == best) for row in found)
+    told = f"the best by val/accuracy max among the {len(kept)} with val/ece at most 5, means over 2 seeds"
+    assert told in capsys.readouterr().out
 
 
 def test_a_late_evaluation_leaves_what_the_search_says(finished: SimpleNamespace) -> None:
@@ -285,6 +299,11 @@ def test_a_sampler_that_never_begins_is_told(trials: int, told: bool) -> None:
     asked = SimpleNamespace(lag=3, trials=trials, sampler=TPE(startup=10))
     line = blind(SimpleNamespace(search=asked))
     assert (line is not None) is told and ("13 trials or more" in (line or "") or not told)
+
+
+def test_who_never_begins_is_told_in_the_samplers_own_word() -> None:
+    asked = SimpleNamespace(lag=3, trials=12, sampler=NSGA2(population=20))
+    assert "20 (population) are drawn at random" in (blind(SimpleNamespace(search=asked)) or "")
 
 
 @pytest.mark.parametrize(("slots", "told"), [(1, False), (2, False), (2.5, True), (8, True)])
