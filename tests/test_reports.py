@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import struct
 import subprocess
@@ -184,6 +185,8 @@ def test_the_callers_autocast_and_generator_are_no_matter(go, tmp_path):
     assert go() == 0
     assert torch.equal(torch.get_rng_state(), before)
     assert (torch.get_num_threads(), torch.backends.cudnn.deterministic) == switches
+    made = [json.loads(path.read_text()) for path in tmp_path.glob("r/runs/*/*/provenance.json")]
+    assert {each["threads"] for each in made} == {1}, "as through Ray, so that the numbers are the same"
     table = (tmp_path / "r/small/paper/results.csv").read_bytes()
     code = (
         "import kdtune, torch, sys; torch.set_autocast_enabled('cpu', True);"

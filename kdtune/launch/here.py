@@ -82,7 +82,8 @@ def _performed(
         write_down(store, planned.id, what)  # a process of the user's own is not ended
         log.warning("%s; where it is: stacks.txt in %s", what, store.objects.path(run_folder(planned.id)))
 
-    device, threads = "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = 1  # as through Ray: the same numbers, and on a busy machine no threads that wait for each other
     with ExitStack() as stack:
         pulse = stack.enter_context(Watchdog(stuck)).pulse
         if traces is not None:
