@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,13 +17,16 @@ from kdtune.identity import id_of
 from kdtune.store.bundle import MANIFEST
 from kdtune.store.bundling import contents, write
 from kdtune.store.done import Done
-from kdtune.store.encoding import digest, from_json, seal, to_yaml, unseal
-from kdtune.store.layout import done_key, run_folder
+from kdtune.store.encoding import digest, from_json, seal, to_json, to_yaml, unseal
+from kdtune.store.layout import done_key, proposal_key, run_folder
+from kdtune.store.searches import Record, Searches
 from kdtune.store.store import Store
 
 SWEEP, PROFILE = "small", "paper"
 FOLDER = f"{SWEEP}/{PROFILE}"
 HASH, OTHER_HASH = "aaaa00001111", "bbbb00001111"
+SEARCH, OTHER_SEARCH = "5ea4c4000000", "5ea4c4000001"
+PROPOSALS = {2: Record({"sigma": 0.0345}, "", "optuna"), 10: Record({"sigma": 0.2}, "ab" * 32, "optuna")}
 
 
 def describe(seed: int) -> dict[str, Any]:
@@ -133,4 +137,19 @@ def bundled(root: Path) -> SimpleNamespace:
     write(made.store.objects, contents(made.store.objects, SWEEP, PROFILE, made.all), root / "small.tar")
     made.bundle = (root / "small.tar").read_bytes()
     made.files = opened(made.bundle)
+    return made
+
+
+def with_search(made: SimpleNamespace, root: Path) -> SimpleNamespace:
+    """The same results as those of a search, beside another search, and the bundle of them."""
+    made.store.objects.put(f"{FOLDER}/plan.json", to_json({"search": json.dumps({"id": SEARCH})}))
+    for number, record in PROPOSALS.items():
+        Searches(made.store.objects, SEARCH).keep(number, record)
+    Searches(made.store.objects, OTHER_SEARCH).keep(2, PROPOSALS[2])
+    for beside in ("3.json.damaged", "notes.txt", "007.json"):
+        made.store.objects.put(f"searches/{SEARCH}/{beside}", b"no proposal")
+    write(made.store.objects, contents(made.store.objects, SWEEP, PROFILE, made.all), root / "search.tar")
+    made.bundle = (root / "search.tar").read_bytes()
+    made.files = opened(made.bundle)
+    made.proposals = [proposal_key(SEARCH, number) for number in PROPOSALS]
     return made

@@ -72,14 +72,20 @@ def told(bundle: Bundle, lacks: Lacking, became: Folder, store: Store) -> list[s
     """What was in the bundle, what of it was new, and what became of the sweep's folder."""
     objects = store.objects
     new, filled = len(lacks.runs), sum(map(len, lacks.evaluations.values()))
+    proposed = len(lacks.proposals)
     lines = [f"{bundle.sweep}, profile {bundle.profile}, manifest {bundle.digest[:12]}: {counted(len(bundle.runs))}"]
     there = len(bundle.runs) - new
     if new or filled:
         same = f", {there} there already with the same weights" if there else ""
         added = f", {filled} of their evaluations added" if filled else ""
         lines.append(f"  {new} new in {objects.path('runs')}{same}{added}")
-    elif became is not Folder.WRITTEN:
+    elif became is not Folder.WRITTEN and not proposed:
         lines.append(f"  everything is there already, in {objects.path('runs')}")
+    if proposed:
+        lines.append(f"  {proposed} proposals of search {bundle.search} new")
+    if lacks.others:
+        numbers = ", ".join(map(str, lacks.others))
+        lines.append(f"  others are there as proposals {numbers} of search {bundle.search}, and stay as they are")
     local, folder = objects.local, objects.path(bundle.folder)
     where = shlex.quote(objects.uri(bundle.folder)) if local is None else typed(local / bundle.folder)
     if became is Folder.LEFT:

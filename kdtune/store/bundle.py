@@ -4,6 +4,7 @@
     <sweep>/<profile>/        sweep.yaml  plan.json  results.csv  results.parquet  report.html  figures/
     runs/<id>/<attempt>/      run.yaml  model.safetensors  history.jsonl  provenance.json  labels.npz  evaluations/
     runs/done/<id>
+    searches/<id>/<n>.json    what its search has proposed, where it has one
 
 Names are keys of the store. Checkpoints, claims and failures are of no use to others. A digest shows damage, not who
 made a bundle: whoever opens one trusts its numbers as far as its author; but nothing in it is ever run or unpickled.
@@ -29,6 +30,8 @@ from kdtune.store.layout import (
     FILES,
     HASH,
     HISTORY,
+    RUN_ID,
+    SEARCHES,
     SHA256,
     WEIGHTS,
     done_key,
@@ -36,11 +39,13 @@ from kdtune.store.layout import (
     run_folder,
 )
 from kdtune.store.objects import PART
+from kdtune.store.searches import Record, number_of, record_of
 from kdtune.store.tar import BundleError
 
 FORMAT = 1  # rises where a reader of this one would misread a newer
 MANIFEST = "manifest.json"
-VIEW = ("sweep.yaml", "plan.json", "results.csv", "results.parquet")  # of a sweep's folder, always there
+PLAN = "plan.json"
+VIEW = ("sweep.yaml", PLAN, "results.csv", "results.parquet")  # of a sweep's folder, always there
 MORE = ("report.html", "search.csv")  # and these where they are
 FIGURES = "figures"
 RECORD_BYTES = 64 << 20  # at most, of what is parsed: the manifest of a million files
@@ -75,6 +80,10 @@ class Bundle:
         self._check_members()
         self.runs = {name.rpartition("/")[2]: self._packed(name) for name in self._of.get(DONE, ())}
         self.view = self._of.get(self.folder, [])
+        plan = f"{self.folder}/{PLAN}"
+        self.search = search_of(self.read(plan, RECORD_BYTES)) if plan in self._digests else ""
+        names = self._of.get(f"{SEARCHES}/{self.search}", ())
+        self.proposals = {number: name for name in names if (number := number_of(name)) is not None}
         self._check_names()
         self._check_digests()
         for id, run in self.runs.items():
@@ -82,6 +91,8 @@ class Bundle:
             check_description(id, self.read(key, DESCRIPTION_BYTES))
             if HISTORY in run.done.files:
                 check_history(id, self.read(f"{run_folder(id)}/{run.done.attempt}/{HISTORY}"))
+        for name in self.proposals.values():
+            check_record(name, self.read(name, DESCRIPTION_BYTES))
 
     @property
     def folder(self) -> str:
@@ -174,9 +185,10 @@ class Bundle:
         return found
 
     def _check_names(self) -> None:
-        """Every file belongs to a run whose record vouches for it, or to the sweep's folder; none is lacking."""
+        """Every file belongs to a run whose record vouches for it, to the sweep's folder or its search; none lacks."""
         known = {f"{self.folder}/{name}": "" for name in VIEW}
         known |= {name: "" for name in self.view if is_shown(name.removeprefix(f"{self.folder}/"))}
+        known |= dict.fromkeys(self.proposals.values(), "")
         for id, run in self.runs.items():
             known |= {done_key(id): ""}
             known |= {f"{run_folder(id)}/{run.done.attempt}/{name}": value for name, value in run.done.files.items()}
@@ -208,6 +220,23 @@ def check_history(id: str, data: bytes) -> None:
         raise BundleError(f"the {HISTORY} of run {id} cannot be used: {error}") from error
 
 
+def check_record(name: str, data: bytes) -> Record:
+    """What a search has proposed. BundleError where it is not as it was written."""
+    try:
+        return record_of(data)
+    except ValueError as error:
+        raise BundleError(f"{name} is damaged: {error}") from error
+
+
+def search_of(plan: bytes) -> str:
+    """The id of the search that a plan.json is of; empty where it lists all its points."""
+    try:
+        found = from_json(from_json(plan)["search"].encode())["id"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    return found if isinstance(found, str) and RUN_ID.fullmatch(found) else ""
+
+
 def _is_manifest(about: Mapping[str, Any]) -> bool:
     sweep, profile, members = (about.get(name) for name in ("sweep", "profile", "members"))
     return (
@@ -221,7 +250,7 @@ def _is_manifest(about: Mapping[str, Any]) -> bool:
 
 def is_folder(sweep: str, profile: str) -> bool:
     """Whether these can be the names of a sweep's folder; on some file systems letter case is not there."""
-    return all(PART.fullmatch(name) for name in (sweep, profile)) and sweep.casefold() != "runs"
+    return all(PART.fullmatch(name) for name in (sweep, profile)) and sweep.casefold() not in ("runs", SEARCHES)
 
 
 def is_shown(name: str) -> bool:

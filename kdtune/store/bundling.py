@@ -13,13 +13,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kdtune.store import tar
-from kdtune.store.bundle import FORMAT, MANIFEST, VIEW, check_description, is_folder, is_shown
+from kdtune.store.bundle import (
+    FORMAT,
+    MANIFEST,
+    PLAN,
+    VIEW,
+    check_description,
+    check_record,
+    is_folder,
+    is_shown,
+    search_of,
+)
 from kdtune.store.done import read_done
 from kdtune.store.encoding import digest, seal
 from kdtune.store.evaluations import fitting
 from kdtune.store.folder import NO_LINKS
-from kdtune.store.layout import DESCRIPTION, EVALUATIONS, HASH, WEIGHTS, done_key, run_folder
+from kdtune.store.layout import DESCRIPTION, EVALUATIONS, HASH, WEIGHTS, done_key, proposal_key, run_folder
 from kdtune.store.objects import Objects
+from kdtune.store.searches import Searches
 from kdtune.store.standing import READERS
 from kdtune.store.tar import BundleError
 
@@ -36,7 +47,8 @@ class Contents:
 
 
 def contents(objects: Objects, sweep: str, profile: str, ids: Iterable[str]) -> Contents:
-    """What lies in a sweep's folder, and of these runs. BundleError where a file of a finished one is not as it was."""
+    """What lies in a sweep's folder, of its search, and of these runs. BundleError where a file of a finished one, or a
+    proposal, is not as it was."""
     folder = f"{sweep}/{profile}"
     if not is_folder(sweep, profile):
         raise BundleError(f"{folder!r} is no folder that a sweep has: {objects.path('')} is not where its runs are")
@@ -46,6 +58,7 @@ def contents(objects: Objects, sweep: str, profile: str, ids: Iterable[str]) -> 
         if (data := objects.get(f"{folder}/{name}")) is None:
             raise BundleError(f"{objects.path(f'{folder}/{name}')} is missing; the sweep's own command writes it anew")
         files[f"{folder}/{name}"] = digest(data)
+        files |= _proposed(objects, search_of(data)) if name == PLAN else {}
     ids = [*dict.fromkeys(ids)]
     with ThreadPoolExecutor(READERS) as pool:  # a bucket takes tens of milliseconds for each
         found = dict(zip(ids, pool.map(lambda id: _of_run(objects, id), ids), strict=True))
@@ -53,6 +66,17 @@ def contents(objects: Objects, sweep: str, profile: str, ids: Iterable[str]) -> 
         files |= each or {}
     finished, left = ([id for id in ids if (found[id] is not None) is there] for there in (True, False))
     return Contents(sweep, profile, files, finished, left)
+
+
+def _proposed(objects: Objects, search: str) -> dict[str, str]:
+    """The digest of each record of a search by key."""
+    files = {}
+    for number in Searches(objects, search).numbers() if search else ():
+        key = proposal_key(search, number)
+        data = objects.get(key) or b""
+        check_record(f"{objects.path(key)}, which the sweep's own command makes anew,", data)
+        files[key] = digest(data)
+    return files
 
 
 def _of_run(objects: Objects, id: str) -> dict[str, str] | None:

@@ -2,7 +2,8 @@
 
 The first `done` of a run wins, as everywhere. A run that is there already is left as it is, and lacks afterwards none
 of the evaluations that the bundle has of the same weights; one with other weights is refused before anything is
-written. What was cut short is completed by the same import again.
+written. What a search has proposed comes before its runs, and of that the first wins too. What was cut short is
+completed by the same import again.
 
     runs/imports/<first 12 digits of the manifest's SHA-256>      ids, sweep, profile, where from; sealed
 """
@@ -11,15 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kdtune.store import checkpoints
 from kdtune.store.bundle import Bundle, Packed
 from kdtune.store.done import DamagedError, Done, read_done
 from kdtune.store.encoding import digest, seal, unseal
-from kdtune.store.layout import DONE, IMPORTS, RUN_ID, WEIGHTS, done_key, evaluation_name, run_folder
+from kdtune.store.layout import DONE, IMPORTS, RUN_ID, SEARCHES, WEIGHTS, done_key, evaluation_name, run_folder
 from kdtune.store.objects import Objects
+from kdtune.store.searches import Record, Searches, record_of
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Store
@@ -40,19 +42,25 @@ class Folder(StrEnum):
 
 @dataclass(frozen=True)
 class Lacking:
-    """What a store lacks of a bundle: whole runs, and evaluations by the ids of runs that are there."""
+    """What a store lacks of a bundle: whole runs, evaluations by the ids of runs that are there, proposals by number.
+
+    `others`: numbers of proposals that are there with another point, or drawn from other weights. They stay.
+    """
 
     runs: list[str]
     evaluations: dict[str, list[str]]
+    proposals: list[int] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
 
 
 def lacking(bundle: Bundle, store: Store) -> Lacking:
     """Looks and writes nothing. BundleError where a run is there with other weights, or is being worked on; all of
     them are named. StorageError where a link or a file stands where a folder should be."""
     objects = store.objects
-    for key in (DONE, IMPORTS, bundle.folder):
+    proposed = (SEARCHES, f"{SEARCHES}/{bundle.search}") if bundle.proposals else ()
+    for key in (DONE, IMPORTS, bundle.folder, *proposed):
         objects.refuse_link(key)
-    for key in (bundle.sweep, bundle.folder, IMPORTS):
+    for key in (bundle.sweep, bundle.folder, IMPORTS, *proposed):
         if objects.exists(key):
             raise BundleError(f"{objects.path(key)} is a file, and a folder should be there: move it")
     standing = Standing(store)
@@ -74,7 +82,27 @@ def lacking(bundle: Bundle, store: Store) -> Lacking:
         more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         listed = "".join(f"\n  {each}" for each in wrong[:SHOWN])
         raise BundleError(f"these stand against it in {objects.path('')}, and nothing was written:{listed}{more}")
-    return Lacking(runs, evaluations)
+    return Lacking(runs, evaluations, *_proposals(bundle, objects))
+
+
+def _proposals(bundle: Bundle, objects: Objects) -> tuple[list[int], list[int]]:
+    """Numbers of those that are not there, or damaged, and of those that are there and others."""
+    lacks, others = [], []
+    for number, key in bundle.proposals.items():
+        ours, theirs = record_of(bundle.read(key)), _record(objects, key)
+        if theirs is None:
+            lacks.append(number)
+        elif (ours.point, ours.drew_from) != (theirs.point, theirs.drew_from):
+            others.append(number)
+    return lacks, others
+
+
+def _record(objects: Objects, key: str) -> Record | None:
+    """What is there; None where it is damaged."""
+    try:
+        return record_of(objects.get(key) or b"")
+    except ValueError:
+        return None
 
 
 def _difference(run: Packed, done: Done) -> str:
@@ -92,6 +120,8 @@ def take_in(bundle: Bundle, store: Store, lacks: Lacking, origin: str) -> Folder
     Raises StorageError; BundleError where another command has finished one of the runs meanwhile, with other weights.
     """
     _keep_record(bundle, store.objects, origin)
+    for number in lacks.proposals:
+        Searches(store.objects, bundle.search).bring(number, bundle.read(bundle.proposals[number]))
     for id in lacks.runs:
         _write_run(bundle, store, id)
     for id, hashes in lacks.evaluations.items():

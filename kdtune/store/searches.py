@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdtune.store.encoding import seal, unseal
-from kdtune.store.layout import SEARCHES, proposal_key
+from kdtune.store.layout import RUN_ID, SEARCHES, proposal_key
 from kdtune.store.objects import Objects
 
-NAME = re.compile(r"([0-9]{1,9})\.json")
+PROPOSAL = re.compile(rf"{SEARCHES}/{RUN_ID.pattern}/(0|[1-9][0-9]{{0,8}})\.json")
 READERS = 64  # requests to a remote place at one time
 
 
@@ -41,9 +41,7 @@ class Searches:
 
     def known(self) -> dict[int, Record]:
         """All that are there, by number. Raises StorageError."""
-        folder = f"{SEARCHES}/{self.id}"
-        names = [key.removeprefix(f"{folder}/") for key in self.objects.list(folder)]
-        numbers = sorted(int(found[1]) for name in names if (found := NAME.fullmatch(name)))
+        numbers = self.numbers()
         if self.objects.local is not None:
             read = [self._read(number) for number in numbers]
         else:
@@ -51,27 +49,47 @@ class Searches:
                 read = list(pool.map(self._read, numbers))
         return {number: record for number, record in zip(numbers, read, strict=True) if record is not None}
 
+    def numbers(self) -> list[int]:
+        """Of those that are there, damaged or not, in order. Raises StorageError."""
+        found = map(number_of, self.objects.list(f"{SEARCHES}/{self.id}"))
+        return sorted(number for number in found if number is not None)
+
     def keep(self, number: int, record: Record) -> Record:
         """Keeps a proposal; returns the one that counts, which is an earlier one where there is one. Raises
         StorageError."""
         data = seal({"point": dict(record.point), "drew_from": record.drew_from, "by": record.by})
+        return self.bring(number, data) or record
+
+    def bring(self, number: int, data: bytes) -> Record | None:
+        """The same of a record as it is written; None where that is the one that counts."""
         for _ in range(2):  # a damaged record makes room for a good one
             if self.objects.create(proposal_key(self.id, number), data):
                 break
             if (theirs := self._read(number)) is not None:
                 return theirs
-        return record
+        return None
 
     def _read(self, number: int) -> Record | None:
         key = proposal_key(self.id, number)
         if (data := self.objects.get(key)) is None:
             return None
         try:
-            found = unseal(data)
-            point, drew_from, by = found["point"], found["drew_from"], found["by"]
-            if not (isinstance(point, dict) and isinstance(drew_from, str) and isinstance(by, str)):
-                raise ValueError("not as kdtune writes it")
-        except (ValueError, KeyError) as error:
+            return record_of(data)
+        except ValueError as error:
             self.objects.reject(key, data, str(error))
             return None
-        return Record(point, drew_from, by)
+
+
+def record_of(data: bytes) -> Record:
+    """What is written there. ValueError where that is no record, or not as it was written."""
+    found = unseal(data)
+    point, drew_from, by = (found.get(name) for name in ("point", "drew_from", "by"))
+    if not (isinstance(point, dict) and isinstance(drew_from, str) and isinstance(by, str)):
+        raise ValueError("not as kdtune writes it")
+    return Record(point, drew_from, by)
+
+
+def number_of(key: str) -> int | None:
+    """Which proposal a key names; None where it names none."""
+    found = PROPOSAL.fullmatch(key)
+    return int(found[1]) if found else None

@@ -285,12 +285,22 @@ def test_a_search_in_a_bucket(write_sweep: Any, tmp_path: Path, s3: Any, monkeyp
     assert run(options(path, tmp_path, results=bucket)) == 0
 
 
-def test_a_bundle_has_what_a_search_came_to(finished: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_bundle_has_what_a_search_came_to_and_nothing_is_proposed_anew(
+    finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle, there = tmp_path / "small.tar", tmp_path / "there"
     assert CliRunner().invoke(main, ["bundle", str(finished.folder), str(bundle)]).exit_code == 0
-    assert CliRunner().invoke(main, ["import", str(bundle), "--results", str(there)]).exit_code == 0
-    assert (there / "small/paper/search.csv").read_bytes() == (finished.folder / "search.csv").read_bytes()
-    assert run(options(finished.path, finished.root, results=str(there))) == 0, "proposed again, and all is there"
+    done = CliRunner().invoke(main, ["import", str(bundle), "--results", str(there)])
+    assert done.exit_code == 0 and "  4 proposals of search " in done.output
+    for refused in ("planning.searching.proposed", "training.run.trained", "training.run.evaluate"):
+        monkeypatch.setattr(f"kdtune.{refused}", None)
+    before = (there / "small/paper/search.csv").read_bytes()
+    assert run(options(finished.path, finished.root, results=str(there))) == 0
+    for name in ("search.csv", "results.csv"):
+        assert (there / "small/paper" / name).read_bytes() == (finished.folder / name).read_bytes()
+    assert (there / "small/paper/search.csv").read_bytes() == before
+    again = CliRunner().invoke(main, ["import", str(bundle), "--results", str(there)])
+    assert again.exit_code == 0 and "everything is there already" in again.output
     assert len(stored.finished(Store(there))) == len(read(finished.folder)["id"].unique())
 
 

@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -189,6 +190,66 @@ def test_a_run_that_is_not_what_it_is_called_is_not_handed_on(filled: SimpleName
         contents(Objects(results), SWEEP, PROFILE, [other])
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The same of a search. Not to be changed."""
+    root = tmp_path_factory.mktemp("searched")
+    return bundles.with_search(bundles.fill(root / "results"), root)
+
+
+def test_what_its_search_has_proposed_is_in_it_and_of_no_other_search(searched: SimpleNamespace) -> None:
+    assert sorted(name for name in searched.files if name.startswith("searches/")) == sorted(searched.proposals)
+    assert all(searched.files[name] == searched.store.objects.get(name) for name in searched.proposals)
+    bundle = Bundle(io.BytesIO(searched.bundle))
+    assert bundle.search == bundles.SEARCH and [*bundle.proposals] == [10, 2]
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_a_damaged_proposal_is_named_and_not_handed_on(tmp_path: Path, harm: str) -> None:
+    made = bundles.with_search(bundles.fill(tmp_path / "results"), tmp_path)
+    path = tmp_path / "results" / made.proposals[0]
+    held = contents(made.store.objects, SWEEP, PROFILE, made.all)
+    path.write_bytes(path.read_bytes().replace(b"345", b"346"))
+    with pytest.raises(BundleError, match=rf"{path}, which the sweep's own command makes anew, is damaged"):
+        contents(made.store.objects, SWEEP, PROFILE, made.all)
+    if harm == "missing":  # since it was looked at
+        path.unlink()
+    with pytest.raises(BundleError, match=f"{path} is {harm}"):
+        write(made.store.objects, held, tmp_path / "other.tar")
+    assert not (tmp_path / "other.tar").exists()
+
+
+PROPOSAL = f"searches/{bundles.SEARCH}/2.json"
+ODD = {
+    "of no search of its": {f"searches/{bundles.OTHER_SEARCH}/2.json": seal({"point": {}, "drew_from": "", "by": ""})},
+    "climbing": {f"searches/{bundles.SEARCH}/../2.json": b"x"},
+    "below": {f"searches/{bundles.SEARCH}/x/2.json": b"x"},
+    "two names of one": {f"searches/{bundles.SEARCH}/02.json": b"x"},
+    "of no number": {f"searches/{bundles.SEARCH}/-2.json": b"x"},
+    "unsealed": {PROPOSAL: b'{"point": {}, "drew_from": "", "by": ""}'},
+    "no record": {PROPOSAL: seal({"point": [], "drew_from": "", "by": ""})},
+    "without a field": {PROPOSAL: seal({"point": {}, "by": ""})},
+    "text": {PROPOSAL: b"\xff"},
+    "of two megabytes": {PROPOSAL: seal({"point": {"x": "1" * 2_000_000}, "drew_from": "", "by": ""})},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_proposal_is_refused_before_anything_is_written(
+    searched: SimpleNamespace, tmp_path: Path, odd: str
+) -> None:
+    path, results = tmp_path / "bad.tar", tmp_path / "results"
+    path.write_bytes(bundles.packed({**searched.files, **ODD[odd]}))
+    done = CliRunner().invoke(main, ["import", str(path), "--results", str(results)])
+    assert done.exit_code == 4 and re.search("no place in a bundle|is damaged|make sense", done.stderr), done.output
+    assert "nothing was written" in done.stderr and not results.exists()
+
+
+def test_of_a_sweep_without_a_search_a_proposal_has_no_place(filled: SimpleNamespace) -> None:
+    with pytest.raises(BundleError, match=f"'{PROPOSAL}' has no place in a bundle"):
+        Bundle(io.BytesIO(bundles.packed({**filled.files, PROPOSAL: seal({"point": {}, "drew_from": "", "by": ""})})))
+
+
 # Reading
 
 
@@ -277,6 +338,7 @@ for about in (
     {"sweep": "../x"},
     {"sweep": "runs"},
     {"sweep": "RUNS"},
+    {"sweep": "searches"},
     {"profile": "/x"},
     {"profile": ".."},
     {"profile": None},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,14 @@ import bundles
 import pytest
 from bundles import FOLDER, HASH, OTHER_HASH, PROFILE, SWEEP, train
 
+from kdtune.cli.bundle import told
 from kdtune.store import importing
 from kdtune.store.bundle import Bundle
 from kdtune.store.bundling import contents, write
 from kdtune.store.done import DamagedError
 from kdtune.store.importing import Folder, Lacking, imported, lacking, take_in
 from kdtune.store.objects import Objects, StorageError
+from kdtune.store.searches import Searches
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Store
@@ -285,6 +288,67 @@ def test_no_link_leads_what_is_written_elsewhere(
     with pytest.raises(StorageError, match="is a link"):
         take(filled, store)
     assert not list((tmp_path / "elsewhere").iterdir()) and not there(store)
+
+
+# What a search has proposed
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Results of a search and the bundle of them, not to be changed."""
+    root = tmp_path_factory.mktemp("searched")
+    return bundles.with_search(bundles.fill(root / "results"), root)
+
+
+def test_proposals_come_in_before_their_runs_and_a_second_time_nothing_changes(
+    searched: SimpleNamespace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = writes(monkeypatch, None)
+    lacks, became = take(searched, store)
+    assert sorted(lacks.proposals) == [2, 10] and not lacks.others and became is Folder.WRITTEN
+    assert there(store) == searched.files and sorted(keys[1:3]) == sorted(searched.proposals)
+    assert Searches(store.objects, bundles.SEARCH).known() == bundles.PROPOSALS
+    assert take(searched, store) == (Lacking([], {}), Folder.THE_SAME)
+
+
+def test_a_proposal_that_is_there_stays_and_another_one_is_named(searched: SimpleNamespace, store: Store) -> None:
+    ours, theirs = Searches(store.objects, bundles.SEARCH), bundles.PROPOSALS[2]
+    other = replace(theirs, point={"sigma": 0.4})
+    ours.keep(2, other)
+    lacks, _ = take(searched, store)
+    assert (lacks.proposals, lacks.others) == ([10], [2]) and ours.known() == {2: other, 10: bundles.PROPOSALS[10]}
+    bundle = Bundle(io.BytesIO(searched.bundle))
+    (line,) = (line for line in told(bundle, lacks, Folder.LEFT, store) if "others" in line)
+    assert f"others are there as proposals 2 of search {bundles.SEARCH}, and stay as they are" in line
+
+
+def test_the_same_proposal_by_another_version_is_no_other(searched: SimpleNamespace, store: Store) -> None:
+    Searches(store.objects, bundles.SEARCH).keep(2, replace(bundles.PROPOSALS[2], by="optuna 9"))
+    assert (take(searched, store)[0].proposals, take(searched, store)[0].others) == ([10], [])
+
+
+def test_a_damaged_proposal_there_makes_room(searched: SimpleNamespace, store: Store) -> None:
+    store.objects.put(searched.proposals[0], b"{}")
+    lacks, _ = take(searched, store)
+    assert sorted(lacks.proposals) == [2, 10]
+    assert there(store).items() >= searched.files.items() and f"{searched.proposals[0]}.damaged" in there(store)
+
+
+@pytest.mark.parametrize("place", ["searches", f"searches/{bundles.SEARCH}"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_no_link_and_no_file_stands_where_proposals_go(
+    searched: SimpleNamespace, store: Store, tmp_path: Path, place: str, kind: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path = store.objects.local / place  # type: ignore[operator]
+    path.parent.mkdir(parents=True)
+    if kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.write_text("a file")
+    with pytest.raises((BundleError, StorageError), match=r"is a link|is a file, and a folder should be"):
+        take(searched, store)
+    assert not list((tmp_path / "elsewhere").iterdir()) and not store.objects.list("runs")
 
 
 # What was imported
