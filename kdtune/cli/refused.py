@@ -9,6 +9,7 @@ import click
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluator import EvaluationError
 from kdtune.extensions import ExtensionError
+from kdtune.planning.watching import CannotGrow
 from kdtune.report.folder import OtherSweep
 from kdtune.report.table import TableError
 from kdtune.store.objects import StorageError
@@ -24,7 +25,7 @@ def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
 
     `more` means as much where nothing has begun. From the midst of a sweep an OSError is no refusal: it is our fault.
     """
-    refusals: tuple[type[Exception], ...] = (DataError, EvaluationError, OtherSweep, Refused, StorageError, *more)
+    refusals: tuple[type[Exception], ...] = (CannotGrow, DataError, EvaluationError, OtherSweep, Refused, StorageError)
     try:
         return command()
     except SweepFileError as error:
@@ -36,6 +37,6 @@ def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
     except TableError as error:
         click.echo(f"refused: {error}", err=True)
         return 2
-    except refusals as error:
+    except (*refusals, *more) as error:
         click.echo(f"refused: {error}", err=True)
         return 4

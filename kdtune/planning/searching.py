@@ -19,10 +19,9 @@ from typing import Any
 from kdtune.planning.front import ranked
 from kdtune.planning.hopeless import all_diverged
 from kdtune.planning.plan import Plan, build_plan
-from kdtune.planning.points import joined, students_of
+from kdtune.planning.points import joined, no_sweep, restored, students_of
 from kdtune.planning.search import known_to, proposed
 from kdtune.planning.searchid import plain_point, search_id
-from kdtune.planning.watching import CannotGrow
 from kdtune.store.encoding import digest, to_json
 from kdtune.store.layout import WEIGHTS
 from kdtune.store.searches import Record, Searches
@@ -32,7 +31,6 @@ from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
 from kdtune.sweepfile.source import Source
 from kdtune.sweepfile.tree import SweepFileError
-from kdtune.sweepfile.values import word
 
 Value = tuple[float, ...] | None  # means by `Search.metrics`; None: it diverged, or nothing could be measured
 
@@ -50,7 +48,7 @@ class Searching:
     """The source of a dispatch (`planning.watching.Source`), and what people are told of a search.
 
     At first the plan has what the file lists and what the store knows to be proposed. Raises DataError, StorageError,
-    SweepFileError for an axis that changes no run.
+    SweepFileError for an axis that changes no run, CannotGrow for a proposal that is kept and no sweep.
     """
 
     def __init__(self, file: SweepFile, plan: Plan, data_dir: Path, standing: Standing) -> None:
@@ -70,7 +68,7 @@ class Searching:
         kept = self.memory.known()
         while (number := len(self.proposals) + len(self.records)) < self.search.trials and number in kept:
             self.records[number] = kept[number]
-        self._take([self._restored(record.point) for record in self.records.values()])
+        self._take([*map(self._restored, self.records)])
         self._learn(standing.states(self.plan.runs))
 
     # What a dispatch asks
@@ -165,7 +163,7 @@ class Searching:
             mine = Record(proposed(self.search, points, self.values), self._drawn_from(number), by)
             self._refuse_invalid(number, mine.point)
             self.records[number] = self.memory.keep(number, mine)
-            points.append(self._restored(self.records[number].point))
+            points.append(self._restored(number))
         return points[len(self.proposals) :]
 
     def _known(self, proposal: Proposal, states: Mapping[str, State]) -> bool:
@@ -189,13 +187,18 @@ class Searching:
         try:
             self._file([point])
         except SweepFileError as error:
-            told = " ".join(f"{axis}={word(value)}" for axis, value in point.items())
-            raise CannotGrow(f"proposal {number} is no sweep, so that the search ends here: {told}: {error}") from error
+            kept = self.memory.path(number) if number in self.records else None
+            raise no_sweep(number, point, error, kept) from error
 
     def _take(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Points as the next proposals."""
         if points:
-            self.plan, runs = self._planned(self.plan, points)
+            try:
+                self.plan, runs = self._planned(self.plan, points)
+            except SweepFileError:
+                for number, point in enumerate(points, len(self.proposals)):
+                    self._refuse_invalid(number, point)
+                raise
             for point, ids in zip(points, runs, strict=True):
                 self.proposals.append(Proposal(len(self.proposals), point, ids))
 
@@ -244,11 +247,8 @@ class Searching:
             for axis, each in self.search.space.items()
         }
 
-    def _restored(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """A point as it was kept, with the file's own alternatives: the order of their keys may have a meaning."""
-        space = self.search.space
-        told = {axis: each.told(point[axis]) for axis, each in space.items()}
-        return {axis: point[axis] if told[axis] is None else space[axis].value(told[axis]) for axis in space}
+    def _restored(self, number: int) -> dict[str, Any]:
+        return restored(number, self.records[number].point, self.search.space, self.memory.path(number))
 
     def _drawn_from(self, number: int) -> str:
         """A digest of what proposal `number` is drawn from: how the runs before it ended, and with which weights."""

@@ -49,6 +49,10 @@ class Searches:
                 read = list(pool.map(self._read, numbers))
         return {number: record for number, record in zip(numbers, read, strict=True) if record is not None}
 
+    def path(self, number: int) -> str:
+        """Where a proposal lies, for messages."""
+        return self.objects.path(proposal_key(self.id, number))
+
     def numbers(self) -> list[int]:
         """Of those that are there, damaged or not, in order. Raises StorageError."""
         found = map(number_of, self.objects.list(f"{SEARCHES}/{self.id}"))

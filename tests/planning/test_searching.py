@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.planning.searching import Searching
+from kdtune.planning.watching import CannotGrow
+from kdtune.store.layout import proposal_key
 from kdtune.store.objects import Objects
 from kdtune.store.state import State
 from kdtune.store.store import Store
@@ -249,6 +252,43 @@ def test_a_point_whose_values_do_not_go_together_ends_the_search_with_its_number
     work(dispatch)
     assert dispatch.over and len(searching.proposals) == 2 and not searching.memory.known()
     assert re.match(r"proposal 2 is no sweep.*sigma=.*both of these is too much", dispatch.stopped)
+
+
+def rewrite(searching: Searching, number: int, **values: Any) -> str:
+    """Another point in the place of one that is kept, or one that lacks an axis (None); where it lies."""
+    record = searching.memory.known()[number]
+    searching.memory.objects.delete(proposal_key(searching.id, number))
+    point = {axis: value for axis, value in {**record.point, **values}.items() if value is not None}
+    searching.memory.keep(number, replace(record, point=point))
+    return searching.memory.path(number)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0, r"width=0 rate=[^ ]*: student\.model\.cnn\.width: came 0"), (None, "it has no width")]
+)
+def test_a_kept_proposal_that_is_no_sweep_is_named_with_its_place(begin, value, told):
+    searching, dispatch = begin()
+    work(dispatch)
+    path = rewrite(searching, 3, width=value)
+    said = f"proposal 3 is kept in {path}, and is no sweep for this kdtune: .*sigma=[^ ]* .*{told}"
+    with pytest.raises(CannotGrow, match=f"{said}.*move that file away, and 3 is drawn anew"):
+        begin(searching.standing)
+    Path(path).unlink()
+    again, dispatch = begin(searching.standing)
+    assert dispatch.over and points(again) == points(searching)
+
+
+def test_so_it_is_where_another_command_has_kept_it_meanwhile(begin):
+    searching, dispatch = begin()
+    keep = searching.memory.keep
+
+    def overtaken(number, record):
+        return keep(number, replace(record, point={**record.point, "width": 0}))
+
+    searching.memory.keep = overtaken
+    work(dispatch)
+    assert dispatch.over and re.match(r"proposal 2 is kept in .*width=0", dispatch.stopped)
+    assert len(searching.proposals) == 2 and dispatch.counts[State.DONE] == 7
 
 
 def test_a_point_that_comes_again_costs_nothing_and_the_search_goes_on(begin, search_sweep):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from kdtune.report.searched import blind, slack
 from kdtune.report.table import profile_folder, read
 from kdtune.search.samplers import NSGA2, TPE
 from kdtune.statistics import mean_interval
+from kdtune.store.encoding import seal, unseal
 from kdtune.store.stopping import stop
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
@@ -302,6 +304,36 @@ def test_a_bundle_has_what_a_search_came_to_and_nothing_is_proposed_anew(
     again = CliRunner().invoke(main, ["import", str(bundle), "--results", str(there)])
     assert again.exit_code == 0 and "everything is there already" in again.output
     assert len(stored.finished(Store(there))) == len(read(finished.folder)["id"].unique())
+
+
+def test_a_kept_proposal_that_is_no_sweep_is_told_by_all_commands_and_takes_nothing_away(
+    finished: SimpleNamespace, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.root / "results", tmp_path / "results")
+    folder, (path,) = tmp_path / "results/small/paper", (tmp_path / "results").glob("searches/*/3.json")
+    record = unseal(path.read_bytes())
+    path.write_bytes(seal({**record, "point": {**record["point"], "width": 0}}))
+    before = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    same = ["--data", str(finished.root)]
+    sweep = [str(finished.path), "--profile", "paper", "--results", str(tmp_path / "results"), *same]
+    for words in (
+        ["sweep", *sweep, "--here"],
+        ["sweep", *sweep, "--dry-run"],
+        ["run", *sweep, "--only", "sigma=0.1"],
+        ["doctor", *sweep],
+        ["evaluate", str(folder), "--evaluation", "fit", "--here", *same],
+        ["forget", str(folder), "--only", "sigma=0.1", "--yes", *same],
+        ["stop", str(folder), "student sigma=0.1 seed=1", *same],
+    ):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 4, (words, done.output)
+        told = f"refused: proposal 3 is kept in {path}, and is no sweep for this kdtune: sigma="
+        assert told in done.stderr and "width=0" in done.stderr and "move that file away" in done.stderr, done.stderr
+    for verb in ("status", "table", "report"):  # what they show has been seen before
+        assert CliRunner().invoke(main, [verb, str(folder)]).exit_code == 0
+    assert {each: each.read_bytes() for each in before if each.name != "report.html"} == {
+        each: data for each, data in before.items() if each.name != "report.html"
+    }
 
 
 @pytest.mark.parametrize(("trials", "told"), [(12, True), (13, False)])
