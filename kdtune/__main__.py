@@ -43,7 +43,9 @@ def plan(verbose: bool, **flags: Any) -> None:
 @main.command()
 @options_of
 @click.option(
-    "--only", required=True, help="Which run: dropout=0.2,seed=1 (its axes and seed), or id=3f2a (four digits or more)."
+    "--only",
+    required=True,
+    help="Which run: dropout=0.2,seed=1 (its axes and seed), id=3f2a (four digits or more), search.number=3.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Train so many epochs only; such a run has another id.")
 @click.option("--pdb", is_flag=True, help="Open the debugger where a run fails.")
@@ -194,7 +196,10 @@ def schema(extensions: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("place", metavar="FOLDER_OR_FILE")
 @click.argument("ids", nargs=-1, metavar="[ID|NAME]...")
-@click.option("--only", help="Which runs: dropout=0.2,role=teacher (axes, seed, role).")
+@click.option(
+    "--only",
+    help="Which runs: dropout=0.2,role=teacher (axes, seed, role; of a search search.number, search.confirms).",
+)
 @with_files
 @click.option(
     "--outdated", is_flag=True, help="Runs and results of other code than this, as the last lines count them."
@@ -229,7 +234,9 @@ def clean(results: str, yes: bool) -> None:
 @main.command()
 @click.argument("place", metavar="FOLDER_OR_FILE")
 @click.argument("runs", nargs=-1, metavar="[ID|NAME]...")
-@click.option("--only", help="Which runs: dropout=0.2,seed=1 (axes, seed, role).")
+@click.option(
+    "--only", help="Which runs: dropout=0.2,seed=1 (axes, seed, role; of a search search.number, search.confirms)."
+)
 @with_files
 @click.option("--reason", default="", help="Why, for others who share the results.")
 @click.option("--profile", help="Which profile, where several lie in the folder or the file offers them.")

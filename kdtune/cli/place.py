@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from kdtune import extensions, paths
 from kdtune.cli.options import Options
-from kdtune.cli.run import wanted
+from kdtune.cli.run import of_proposals, wanted
 from kdtune.cli.sweep import again, read
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan
@@ -49,6 +49,7 @@ class Target:
     late: Mapping[str, Evaluator] = field(default_factory=dict)  # by hash: what `kdtune evaluate` has measured
     earlier: tuple[str, ...] = ()  # the runs of the folder's last command
     folder: tuple[View, SweepFile] | None = None  # whose table shows them
+    proposals: Sequence[Collection[str]] | None = None  # of a search its runs, by number
 
     @cached_property
     def lineage(self) -> Lineage:
@@ -90,7 +91,7 @@ class Target:
 
     def matching(self, plan: Plan, only: str) -> list[str]:
         """The ids of runs of its sweep that `--only` means, each once. SweepFileError where there are none."""
-        ids = [*dict.fromkeys(found.id for found in plan.matching(wanted(only, plan)))]
+        ids = [*dict.fromkeys(found.id for found in plan.matching(wanted(only, plan, self.proposals)))]
         if not ids:
             message = f"no run has {only}; kdtune table lists what they have"
             raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
@@ -114,7 +115,7 @@ def located(asked: Where) -> Target:
         options = Options(path, address=address, **same)
         file, _ = read(options)
         store, command = Store(paths.results_folder(asked.results)), again(options)
-        plan, _ = known_plan(file, options.data_dir, store)
+        plan, search = known_plan(file, options.data_dir, store)
     else:
         folder = profile_folder(asked.place, asked.profile)
         about = plan_of(folder)
@@ -126,7 +127,7 @@ def located(asked: Where) -> Target:
         standing, known = Standing(store, plan.evaluators), late.kept(about)
         view = View(standing, plan, label=folder.name, measured_late=known, search=search)
         shown = (view, replace(file, origin=about.get("file"))) if set(earlier) == set(plan.runs) else None
-    return Target(store, plan, command, measured, earlier, shown)
+    return Target(store, plan, command, measured, earlier, shown, of_proposals(search) if search else None)
 
 
 def is_of_a_sweep(asked: Where) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from kdtune.launch.interrupt import Interrupt
 from kdtune.planning import space
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
-from kdtune.planning.searching import known_plan
+from kdtune.planning.points import students_of
+from kdtune.planning.searching import Searching, known_plan
 from kdtune.report.folder import described
 from kdtune.report.lookup import meant
 from kdtune.report.progress import Progress
+from kdtune.report.table import CONFIRMS
 from kdtune.store.layout import run_folder
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
@@ -31,6 +33,7 @@ from kdtune.sweepfile.reader import parse_value
 from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
 
 BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
+NUMBER = "search.number"
 
 
 def run_single(options: Options, only: str, epochs: int | None, debug: bool, traces: Path | None = None) -> int:
@@ -92,12 +95,19 @@ def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Stan
     """The runs that `only` names with their teachers, and how they stand. What can be known to fail has been told."""
     file, first_line = read(options)
     store = Store(paths.results_folder(options.results))
-    if file.search is not None and (search := known_plan(file, options.data_dir, store)[1]) is not None:
-        file = search.proposed_file
-    whole = build_plan(file, options.data_dir, epochs)
-    plan = whole.only(wanted(only, whole))
+    whole, search = known_plan(file, options.data_dir, store)
+    proposals = of_proposals(search) if search else None
+    if epochs is not None:  # other runs, of which none confirms
+        file = search.proposed_file if search else file
+        whole = build_plan(file, options.data_dir, epochs)
+        proposals = students_of(file, whole) if search else None
+    plan = whole.only(wanted(only, whole, proposals))
     if not plan.runs:
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), f"no run has {only}; kdtune plan -v lists them")])
+        message = f"no run has {only}; kdtune plan -v lists them"
+        if search and CONFIRMS in only:
+            without = " and none with --epochs" if epochs is not None else ""
+            message += f". None confirms before all proposals are known{without}: {search.progress}"
+        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
     say(options, first_line)
     standing = Standing(store, plan.evaluators)
     standing.store.objects.probe()
@@ -108,23 +118,41 @@ def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Stan
     return plan, standing
 
 
-def wanted(only: str, plan: Plan) -> dict[str, Any]:
+def of_proposals(search: Searching) -> list[tuple[str, ...]]:
+    """The runs of each proposal, those that confirm it too."""
+    return [(*each.runs, *search.confirming.get(each.number, ())) for each in search.proposals]
+
+
+def wanted(only: str, plan: Plan, proposals: Sequence[Collection[str]] | None = None) -> dict[str, Any]:
     """`dropout=0.2,seed=1` as values by axis, each as a sweep file would write it: `kd={alpha: 0.9, temperature: 4}`.
 
+    Of a search, whose `proposals` are the ids of runs by number, also `search.number=3` and `search.confirms=true`.
     Raises SweepFileError for what is no axis of the plan, and for one that is written twice.
     """
+    names = [*plan.axes, *BESIDE, *([NUMBER, CONFIRMS] if proposals is not None else [])]
     values: dict[str, Any] = {}
     for part in parts(only):
         axis, equals, text = part.strip().partition("=")
-        if not equals or axis not in (*plan.axes, *BESIDE):
-            known = ", ".join([*plan.axes, *BESIDE])
-            message = f"came {part.strip()!r}; write axis=value with one of {known}"
+        if not equals or axis not in names:
+            message = f"came {part.strip()!r}; write axis=value with one of {', '.join(names)}"
             raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
         if axis in values:
             message = f"{axis} is written twice: one value each; several runs take several commands"
             raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
         values[axis] = _id(text, plan) if axis == "id" else _value(text)
-    return values
+    return values if NUMBER not in values else _of_proposal(values, proposals or ())
+
+
+def _of_proposal(values: dict[str, Any], proposals: Sequence[Collection[str]]) -> dict[str, Any]:
+    """The same with the runs of a proposal for its number. SweepFileError where there is none."""
+    number = values.pop(NUMBER)
+    if type(number) is not int or not 0 <= number < len(proposals):
+        made = f"0 to {len(proposals) - 1} are made so far" if proposals else "none is made so far"
+        raise SweepFileError([Problem(COMMAND_LINE, None, ("only", NUMBER), f"came {number}; {made}")])
+    if "id" in values:
+        message = f"{NUMBER} and id both say which runs; write one of them"
+        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+    return {**values, "id": frozenset(proposals[number])}
 
 
 def _id(text: str, plan: Plan) -> str:

@@ -86,12 +86,16 @@ class Place:
     def has(self, wanted: Mapping[str, Any]) -> bool:
         """Whether axes, seed, role and id are as wanted, by value or by the word that names have for it.
 
-        Numbers compare as numbers, mappings in any order. An axis that is not there is not one that is null.
+        Numbers compare as numbers, mappings in any order. An axis that is not there is not one that is null. A set is
+        of ids. `search.confirms` is known too.
         """
         known = {**self.point, "seed": self.run.seed, "role": self.role, "id": self.id}
+        known["search.confirms"] = self.confirms
         return all(axis in known and _is(known[axis], value) for axis, value in wanted.items())
 
 
 def _is(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, frozenset):
+        return value in wanted
     alike = comparable(value, in_order=False) == comparable(wanted, in_order=False)
     return alike or (isinstance(wanted, str) and wanted.strip("{}") == word(value).strip("{}"))

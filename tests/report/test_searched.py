@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -353,3 +354,71 @@ def test_a_lag_that_keeps_slots_waiting_is_told(slots: float, told: bool) -> Non
     asked = SimpleNamespace(lag=2, trials=20)
     line = slack(SimpleNamespace(search=asked, seeds=(0, 1), values=[]), slots)
     assert (line is not None) is told and ("With lag 8" in (line or "") if slots == 8 else True)
+
+
+def kd(*words: Any) -> Any:
+    return CliRunner().invoke(main, [*map(str, words)])
+
+
+def test_a_proposal_and_what_confirms_are_named_by_what_the_table_calls_them(
+    finished: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Its runs of a copy are forgotten, stopped, and done alone."""
+    shutil.copytree(finished.root / "results", tmp_path / "results")
+    folder, same = tmp_path / "results/small/paper", ["--data", finished.root]
+    file = [finished.path, "--profile", "paper", "--results", tmp_path / "results", *same]
+    table = [row for row in rows(folder, "results.csv") if row["role"] == "student"]
+    (number, *_) = {row["search.number"] for row in table if row["search.confirms"] == "True"}
+    confirming, own = (
+        {row["id"] for row in table if (row["search.number"], row["search.confirms"]) == (number, word)}
+        for word in ("True", "False")
+    )
+    assert len(confirming) == 3 and len(own) == 2
+    store = Store(tmp_path / "results")
+    before = stored.finished(store)
+
+    done = kd("forget", folder, "--only", f"search.number={number},search.confirms=true", *same)
+    assert done.exit_code == 0 and before - stored.finished(store) == confirming, done.output
+    done = kd("run", *file, "--only", f"search.number={number},search.confirms=true,seed=3")
+    assert done.exit_code == 0 and "done      confirming student" in done.output, done.output
+    assert before - stored.finished(store) < confirming and len(before - stored.finished(store)) == 2
+    assert kd("run", *file, "--only", f"search.number={number}").exit_code == 0
+    assert stored.finished(store) == before, "all of its runs"
+
+    done = kd("forget", folder, "--only", f"search.number={number},search.confirms=false,seed=1", *same)
+    assert done.exit_code == 0 and len(before - stored.finished(store)) == 1 and before - stored.finished(store) < own
+    done = kd("run", *file, "--only", "search.confirms=true")
+    assert done.exit_code == 2 and "None confirms before all proposals are known: " in done.stderr, done.output
+    done = kd("stop", finished.path, *file[1:], "--only", f"search.number={number},seed=1")
+    assert done.exit_code == 0 and done.output.count("stopped; nobody trains it") == 1, done.output
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("search.number=6", r"only\.search\.number: came 6; 0 to 5 are made so far"),
+        ("search.number=x", r"came x; 0 to 5"),
+        ("search.number=true", r"came True; 0 to 5"),
+        ("search.number=1,id=3f2a", "is no run in small|both say which runs"),
+        ("search.numbers=1", r"write axis=value with one of sigma, .*, id, search\.number, search\.confirms"),
+        ("search.number=1,seed=7", "no run has search"),
+        ("search.confirms=true --epochs 1", "None confirms before all proposals are known and none with --epochs"),
+    ],
+)
+def test_what_is_no_proposal_is_told(finished: SimpleNamespace, only: str, said: str) -> None:
+    results = finished.root / "results"
+    file = [finished.path, "--profile", "paper", "--results", results, "--data", finished.root]
+    done = kd("run", *file, "--only", *only.split())
+    assert done.exit_code == 2 and re.search(said, done.stderr), done.output
+
+
+def test_a_proposal_may_be_tried_shorter(finished: SimpleNamespace, tmp_path: Path) -> None:
+    shutil.copytree(finished.root / "results", tmp_path / "results")
+    file = [finished.path, "--profile", "paper", "--results", tmp_path / "results", "--data", finished.root]
+    done = kd("run", *file, "--only", "search.number=2,seed=0", "--epochs", "1")
+    assert done.exit_code == 0 and "student sigma=" in done.output, done.output
+
+
+def test_of_a_grid_there_are_no_proposals(write_sweep: Any, tmp_path: Path) -> None:
+    done = kd("run", write_sweep(), "--profile", "paper", "--results", tmp_path, "--only", "search.number=1")
+    assert done.exit_code == 2 and "write axis=value with one of rate, seed, role, id\n" in done.stderr
