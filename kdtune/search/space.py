@@ -127,7 +127,7 @@ class Uniform(Range):
 
 
 class LogUniform(Range):
-    """`loguniform: [lower, upper]`: every order of magnitude alike."""
+    """`loguniform: [lower, upper]`, both above 0: every order of magnitude alike."""
 
     key: ClassVar[str] = "loguniform"
     continuous: ClassVar[bool] = True

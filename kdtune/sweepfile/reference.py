@@ -28,6 +28,7 @@ from kdtune.networks import Student
 from kdtune.recipe import Recipe
 from kdtune.search.search import Search
 from kdtune.settings import Settings, unknown
+from kdtune.sweepfile import grid
 from kdtune.sweepfile.values import word
 
 # What the reader itself takes, which no model has.
@@ -82,6 +83,9 @@ def explained(path: str) -> Explained:
     for part in parts:
         if here is Sweep and part in BESIDE and part not in SECTIONS:
             return Explained(path, part, BESIDE[part])
+        if done == ["search", "space"] and grid.AXIS.fullmatch(part) and not _names_a_kind(here, part):
+            done.append(part)
+            continue
         here = SECTIONS[part] if here is Sweep and part in SECTIONS else _below(here, part, ".".join(done))
         done.append(part)
     if isinstance(here, _Leaf):
@@ -112,6 +116,13 @@ def _below(here: Any, part: str, path: str) -> Any:
     known_as = here.model_fields[by_name[part]]
     inside = _class_of(known_as.annotation, known_as.metadata)
     return inside if inside is not None else _Leaf(_key(here, by_name[part], known_as))
+
+
+def _names_a_kind(family: type[Kind], name: str) -> bool:
+    try:
+        return bool(family.find(name))
+    except ValueError:
+        return False
 
 
 def _class_of(annotation: Any, metadata: Sequence[Any]) -> Any:

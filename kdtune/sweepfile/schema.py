@@ -112,13 +112,21 @@ class Schema:
         for key, kind in family.kinds().items():
             inside = {"anyOf": [{"$ref": f"#/$defs/{self._defined(kind)}"}, AXIS, {"type": "null"}]}
             if getattr(family, "listed", False):
-                inside["anyOf"].append({"type": "array"})
+                inside["anyOf"].append(self._list(kind))
             if PLACEHOLDER.search(key):
                 patterns[f"^{PLACEHOLDER.sub('[0-9]+', key)}$"] = inside
             else:
                 plain[key] = inside
         found: dict[str, Any] = {"properties": plain, "additionalProperties": False}
         return found | ({"patternProperties": patterns} if patterns else {})
+
+    def _list(self, kind: type[Kind]) -> dict[str, Any]:
+        """The fields of a kind as a list, in order; where it has one, which is a list, that itself."""
+        fields = [*kind.model_fields.values()]
+        if [get_origin(each.annotation) for each in fields] == [tuple]:
+            return {"type": "array", "minItems": 2}  # alternatives
+        items = [self._of(each.annotation, each.metadata) for each in fields]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
 
 
 def _bounds(metadata: Sequence[Any]) -> Mapping[str, float]:

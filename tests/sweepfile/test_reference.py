@@ -60,9 +60,22 @@ def test_a_value_a_family_and_what_no_model_has() -> None:
     assert {each.name for each in explained("").keys} == {*Sweep.model_fields, "recipe", "grid", "search", "profiles"}
 
 
+def test_below_an_axis_of_a_search_stands_what_stands_below_its_space() -> None:
+    space, axis = explained("search.space"), explained("search.space.sigma")
+    assert axis.kinds == space.kinds and "[lower, upper]`, both above 0" in axis.kinds["loguniform"]
+    assert explained("search.space.sigma.uniform").keys == explained("search.space.uniform").keys
+    assert explained("search.space.sigma.loguniform.lower").title == "number above 0; required"
+    done = CliRunner().invoke(main, ["explain", "search.space.sigma"])
+    assert done.exit_code == 0 and "quniform    `quniform: [lower, upper, q]`: the multiples of q" in done.output
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
+        ("search.space.sigma.unifrom", "search.space.sigma: unknown distribution 'unifrom'; did you mean uniform?"),
+        ("search.space.sigma.uniform.q", "search.space.sigma.uniform: unknown key 'q'"),
+        ("search.space.", "search.space: unknown distribution ''"),
+        ("search.trails", "did you mean trials?"),
         ("studnet", "a sweep file: unknown key 'studnet'; did you mean student?"),
         ("noise.inptu", "noise: unknown key 'inptu'; did you mean input?"),
         ("student.model.wrn16", "did you mean wrn-16-2?"),
@@ -162,3 +175,35 @@ def test_the_schema_refuses_what_the_reader_would(validator: Any, tmp_path: Path
     assert old in text
     (tmp_path / "wrong.yaml").write_text(text.replace(old, new, 1))
     assert list(validator.iter_errors(plain(read_source(tmp_path / "wrong.yaml").tree)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("trials: 100", "trial: 100"),
+        ("trials: 100", "trials: 0"),
+        ("accuracy: max", "accuracy: maximum"),
+        ("{tpe: {startup: 20}}", "{tpe: {start: 20}}"),
+        ("{tpe: {startup: 20}}", "{tpo: {startup: 20}}"),
+        ("lag: 16", "lag: 0"),
+        ("loguniform: [0.005", "lognormal: [0.005"),
+        ("loguniform: [0.005, 0.5]", "loguniform: [0.005]"),
+        ("loguniform: [0.005, 0.5]", "loguniform: [0.0, 0.5]"),
+        ("loguniform: [0.005, 0.5]", "loguniform: [low, 0.5]"),
+        ("loguniform: [0.005, 0.5]", "loguniform: {lower: 0.005, uper: 0.5}"),
+        ("quniform: [1, 16, 0.5]", "quniform: [1, 16]"),
+        ("quniform: [1, 16, 0.5]", "quniform: [1, 16, 0.5, 2]"),
+        ("choice: [0.0, 0.2, 0.4]", "choice: [0.0]"),
+        ("sigma: {loguniform: [0.005, 0.5]}", "sigma: [0.005, 0.5]"),
+        ("points: 3, seeds: 5", "point: 3, seeds: 5"),
+        ("  lag: 16", "  teachers: few\n  lag: 16"),
+        ("search: {trials: 30, seeds: 2,", "search: {trails: 30, seeds: 2,"),
+    ],
+)
+def test_the_schema_refuses_slips_of_a_search(validator: Any, tmp_path: Path, old: str, new: str) -> None:
+    text = (ROOT / "sweeps/search.yaml").read_text()
+    assert old in text
+    (tmp_path / "wrong.yaml").write_text(text.replace(old, new, 1))
+    assert list(validator.iter_errors(plain(read_source(tmp_path / "wrong.yaml").tree)))
+    (tmp_path / "right.yaml").write_text(text.replace("loguniform: [0.005, 0.5]", "randint: {lower: 1, upper: 5}"))
+    assert not list(validator.iter_errors(plain(read_source(tmp_path / "right.yaml").tree)))
