@@ -152,10 +152,13 @@ def trainable(
     It resolves to the same run ids as the sweep itself: missing teachers are trained first under their claims, and what
     the store has is not trained again but reported alike, so that schedulers compare like with like. A row of the
     history an epoch (`val/accuracy` with a hold-out); the last has all metrics too, run_id, state, profile and dataset.
-    A trial that a scheduler ends leaves a checkpoint of its last epoch: the next sweep or trial goes on from there.
+    A trial that a scheduler ends leaves a checkpoint of its last epoch: the next sweep or trial goes on from there. One
+    whose config a scheduler would change in mid-run (PopulationBasedTraining, PB2) ends the Tuner's `fit`: `exploits`.
     `profile` is by default what the command would take; `extensions` are files of your own, as `--with` names them.
     Raises SweepFileError for a file, name or value that is wrong, ExtensionError.
     """
+    from kdtune.launch.exploits import OneConfig
+
     use(own := read(extensions))
     source = read_source(file)  # once: whatever becomes of the file, all trials are of one sweep
     profile = profiles.of_file(source, profile)
@@ -167,6 +170,7 @@ def trainable(
         use(own)
         _perform_with_teachers(build_plan(_student_of(source, profile, config), where[1]), *where)
 
+    one_student.__mixins__ = (OneConfig,)  # type: ignore[attr-defined]
     return one_student
 
 

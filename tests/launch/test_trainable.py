@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
+import traceback
 from math import isnan, nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -12,11 +16,15 @@ import pytest
 import stored
 import torch
 from ray import tune
+from ray.train._internal.session import _TrainingResult
+from ray.tune.error import TuneError
+from ray.tune.trainable import wrap_function
 from test_extensions import KNOB, SWEEP
 from world import SOURCED, of_role, planned
 
 import kdtune
 from kdtune.cli.sweep import Options, run
+from kdtune.launch.exploits import ExploitRefused, OneConfig
 from kdtune.launch.trainable import Reports, _student_of, job, trainable, trial
 from kdtune.planning.plan import build_plan
 from kdtune.store.standing import Standing
@@ -190,6 +198,29 @@ def test_what_a_scheduler_ends_leaves_a_checkpoint_and_the_next_sweep_goes_on_bi
         assert one == other, plan.runs[id].name
 
 
+@pytest.mark.faults  # long: a minute of Ray
+def test_population_based_training_ends_the_fit_before_a_run_has_two_configs(ray_here, write_sweep, tmp_path):
+    """Without a checkpoint of ours it never exploited anybody: it looked as if it had worked, and had done nothing."""
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    file, results = write_sweep(LEARNING.replace("epochs: 3", "epochs: 4")), tmp_path / "results"
+    # In step, so that both are there when it looks at them; not in step it is the same code.
+    scheduler = PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=2,
+        hyperparam_mutations={"lr": tune.loguniform(1e-6, 1e-1)},
+        synch=True,
+    )
+    space = {"lr": tune.grid_search([0.02, 1e-6]), "seed": 0}
+    with pytest.raises(TuneError) as caught:
+        fit(kdtune.trainable(file, results=str(results)), space, tmp_path / "tune", scheduler=scheduler)
+    said = "".join(traceback.format_exception(caught.value))
+    assert 'with {"lr": "0.02", "seed": "0"} is to be copied into another trial' in said
+    assert "PopulationBasedTraining and PB2" in said and "ASHAScheduler" in said and "`search:`" in said
+    begun = {path.parts[-3] for path in results.glob("runs/*/*/run.yaml")}
+    assert begun == set(kdtune.plan(file).runs), "no run of a config that nobody asked for"
+
+
 @pytest.mark.faults  # long: half a minute of Ray
 def test_a_search_with_repetitions(ray_here, write_sweep, tmp_path):
     """Optuna proposes, a Repeater asks for two seeds of each proposal; its own key is no axis of the file."""
@@ -344,3 +375,48 @@ def test_a_process_whose_gpu_had_an_error_ends_with_it_and_one_that_was_short_of
     else:
         trial(config)
         assert told[-1]["ended"] == "failed" and "--gpus-per-run" in told[-1]["error"]
+
+
+class Reported:
+    """A function trainable after a report."""
+
+    def save_checkpoint(self, checkpoint_dir: str = "") -> Any:
+        return self.last
+
+
+class Trial(OneConfig, Reported):
+    """The same with a storage as Tune's, a folder for each checkpoint."""
+
+    def __init__(self, folder: Path, name: str, **config: Any) -> None:
+        self.trial_id, self.config, self.count, self.folder = name, config, 0, folder / name
+        self.last = _TrainingResult(None, {"training_iteration": 2})
+        self._storage = SimpleNamespace(_update_checkpoint_index=self.next, persist_current_checkpoint=self.persist)
+
+    def next(self, metrics: dict[str, Any]) -> None:
+        self.count += 1
+
+    def persist(self, checkpoint: tune.Checkpoint) -> tune.Checkpoint:
+        return tune.Checkpoint.from_directory(checkpoint.to_directory(str(self.folder / str(self.count))))
+
+
+def test_a_trial_goes_on_from_its_own_checkpoint_alone(tmp_path):
+    good, bad = Trial(tmp_path, "t0", lr=numpy.float64(0.02), seed=0), Trial(tmp_path, "t1", lr=1e-6, seed=0)
+    mine, theirs = good.save_checkpoint(), good.save_checkpoint()
+    assert mine.metrics == {"training_iteration": 2} and mine.checkpoint.path != theirs.checkpoint.path
+    assert good.last.checkpoint is None, "what was reported stays as it was"
+    good.restore(pickle.loads(pickle.dumps(mine)))  # paused, on another machine
+    said = r"""is to go on from trial t0 with {"lr": "0\.02", "seed": "0"}\. A run"""
+    for other, what in ((bad, theirs), (Trial(tmp_path, "t0", lr=0.03, seed=0), mine)):
+        with pytest.raises(ExploitRefused, match=said):
+            other.restore(what)
+    with pytest.raises(ExploitRefused, match=r"trial t0 with .* is to be copied into another trial"):
+        copy.copy(pickle.loads(pickle.dumps(theirs.checkpoint)))
+    bad.last = None
+    assert bad.save_checkpoint() is None, "nothing was reported yet"
+
+
+def test_a_function_for_a_tuner_has_what_refuses_also_with_resources(write_sweep, tmp_path):
+    function = trainable(write_sweep(), "paper", results=str(tmp_path / "r"), data=str(tmp_path))
+    for made in (function, tune.with_resources(function, {"CPU": 2})):
+        assert issubclass(wrap_function(made), OneConfig)
+    assert wrap_function(function).save_checkpoint is OneConfig.save_checkpoint
