@@ -230,12 +230,22 @@ class Searching:
         asked = (number, confirmed)
         if asked not in self._foreseen_at:
             points = [self._by_chance(number) for number in range(number, self.search.trials)]
+            if points and not self._is_sweep(*points):
+                points = [point for point in points if self._is_sweep(point)]
             plan = self._planned(self.plan, points)[0] if points else self.plan
             if self.search.confirm and not confirmed:
                 all_points = [*(proposal.point for proposal in self.proposals), *points]
                 plan, _ = self._confirmed(plan, all_points[-self.search.confirm.points :])
             self._foreseen_at = {asked: plan}
         return self._foreseen_at[asked]
+
+    def _is_sweep(self, *points: Mapping[str, Any]) -> bool:
+        """Whether values that are valid one by one are so together."""
+        try:
+            self._file(points)
+        except SweepFileError:
+            return False
+        return True
 
     @cached_property
     def _foreseen_at(self) -> dict[tuple[int, bool], Plan]:

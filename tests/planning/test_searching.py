@@ -254,6 +254,20 @@ def test_a_point_whose_values_do_not_go_together_ends_the_search_with_its_number
     assert re.match(r"proposal 2 is no sweep.*sigma=.*both of these is too much", dispatch.stopped)
 
 
+def test_what_is_foreseen_leaves_out_points_whose_values_do_not_go_together(begin, monkeypatch):
+    searching, _ = begin()
+    all_of_it, file = len(searching.foreseen().places), searching._file
+
+    def refused(points, *rest):
+        if any(point["sigma"] not in (0.0, 0.1) and point["rate"] for point in points):
+            raise SweepFileError([Problem("small.yaml", None, ("student",), "both of these is too much")])
+        return file(points, *rest)
+
+    searching, _ = begin()
+    monkeypatch.setattr(searching, "_file", refused)
+    assert len(searching.plan.places) < len(searching.foreseen().places) < all_of_it
+
+
 def rewrite(searching: Searching, number: int, **values: Any) -> str:
     """Another point in the place of one that is kept, or one that lacks an axis (None); where it lies."""
     record = searching.memory.known()[number]
