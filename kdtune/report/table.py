@@ -28,8 +28,10 @@ from kdtune.sweepfile.values import word
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 FIRST = ("id", "role", "seed", "state")
+EXACT = 2**53  # up to here every whole number is a float
 CONFIRMS = "search.confirms"  # whether a run has chosen nothing: see `searched`
 
 
@@ -144,12 +146,22 @@ def read(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
     try:
         data = parquet.read_table(path)
         frame = data.to_pandas()
+        for name in _beyond_floats(data):  # pandas' floats would make one seed of two
+            frame[name] = pd.Series(data[name].to_pylist(), dtype=object)
     except (OSError, ValueError) as error:  # Arrow's errors are these
         why = str(error).strip().splitlines()[0]
         raise TableError(f"{path} cannot be read ({why}); delete it, the sweep's own command writes it anew") from error
     about = data.schema.metadata or {}
     frame.attrs = {key.decode(): value.decode() for key, value in about.items() if key != b"pandas"}
     return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
+
+
+def _beyond_floats(data: pa.Table) -> list[str]:
+    """Columns of whole numbers that pandas reads as floats, for some are missing, and that no float holds."""
+    import pyarrow as pa
+
+    gaps = [field.name for field in data.schema if pa.types.is_integer(field.type) and data[field.name].null_count]
+    return [name for name in gaps if any(abs(value or 0) > EXACT for value in data[name].to_pylist())]
 
 
 def plan_of(place: Path) -> dict[str, Any]:
