@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
+from conftest import SMALL
 
+import kdtune
+from kdtune.planning.plan import build_plan
 from kdtune.report.best import ranked
 from kdtune.report.table import read, to_parquet
+from kdtune.search.space import Uniform
+from kdtune.sweepfile.load import load_sweep
 
 
 def table_of(rows: list[dict], folder: Path) -> pd.DataFrame:
@@ -34,3 +42,24 @@ def test_seeds_beyond_floats_beside_a_teacher_without_a_seed(tmp_path):
 def test_columns_with_gaps_are_numbers_as_before(tmp_path):
     table = table_of([{"id": "0" * 12, "role": "teacher", "seed": None}, {"id": "1" * 12, "seed": 3}], tmp_path)
     assert table["seed"].dtype == float
+
+
+@pytest.mark.parametrize("axis", ["rate: [0.0, 0.2]", "rate: [-0.0, 0.2]", "rate: [0, 2e-1]", "rate: [-.0e5, 0.20]"])
+def test_one_number_is_one_run_however_it_is_written(axis, write_sweep, tmp_path):
+    """Nor does a whole number differ from a float: the temperature is 4, 4.0 and 4e0."""
+    first = build_plan(load_sweep(write_sweep(SMALL)), tmp_path)
+    for temperature in ("4", "4.0", "4e0"):
+        text = SMALL.replace("rate: [0.0, 0.2]", axis).replace("temperature: 4", f"temperature: {temperature}")
+        again = build_plan(load_sweep(write_sweep(text)), tmp_path)
+        assert [(place.id, place.name) for place in again.places] == [(p.id, p.name) for p in first.places]
+
+
+def test_a_zero_of_pythons_with_a_sign(write_sweep):
+    file = write_sweep(SMALL)
+    ids = [[*kdtune.plan(file, overrides={"student.distillation.alpha": zero}).runs] for zero in (0.0, -0.0)]
+    ids.append([*kdtune.plan(file, overrides={"student.distillation.alpha": np.float32(-0.0)}).runs])
+    assert ids[0] == ids[1] == ids[2]
+
+
+def test_what_is_drawn_below_zero_and_rounded_is_zero():
+    assert math.copysign(1, Uniform(lower=-1.0, upper=1.0).value(-1e-9)) == 1

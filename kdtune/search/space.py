@@ -120,7 +120,7 @@ class Uniform(Range):
     def value(self, drawn: float) -> float:
         """Rounded to a ten-thousandth of the range, or finer."""
         digits = max(0, math.ceil(-math.log10((self.upper - self.lower) / STEPS)))
-        return min(max(round(drawn, digits), self.lower), self.upper)
+        return min(max(round(drawn, digits) + 0.0, self.lower), self.upper)  # -0.0 is 0.0
 
     def at(self, share: float) -> float:
         return self.value(self.lower + share * (self.upper - self.lower))
