@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL
+from conftest import SEARCH, SMALL
 
 import kdtune
 from kdtune.planning.plan import build_plan
@@ -16,6 +16,7 @@ from kdtune.report.best import ranked
 from kdtune.report.table import read, to_parquet
 from kdtune.search.space import Uniform
 from kdtune.sweepfile.load import load_sweep
+from kdtune.sweepfile.tree import SweepFileError
 
 
 def table_of(rows: list[dict], folder: Path) -> pd.DataFrame:
@@ -63,3 +64,10 @@ def test_a_zero_of_pythons_with_a_sign(write_sweep):
 
 def test_what_is_drawn_below_zero_and_rounded_is_zero():
     assert math.copysign(1, Uniform(lower=-1.0, upper=1.0).value(-1e-9)) == 1
+
+
+@pytest.mark.parametrize("name", ["number", "listed", "front", "runs"])
+def test_an_axis_of_a_search_that_is_called_as_a_column_of_its_table(name, write_sweep):
+    text = SEARCH.replace("width: {randint", f"{name}: {{randint").replace("width: 8", f"{name}: 8")
+    with pytest.raises(SweepFileError, match=rf"search.space.{name}: search.csv has a column of that name"):
+        load_sweep(write_sweep(text.replace("$width", f"${name}")))
