@@ -12,9 +12,11 @@ from conftest import SEARCH, SMALL
 
 import kdtune
 from kdtune.planning.plan import build_plan
+from kdtune.planning.search import proposed
 from kdtune.report.best import ranked
 from kdtune.report.table import read, to_parquet
-from kdtune.search.space import Uniform
+from kdtune.search.search import Search
+from kdtune.search.space import QUniform, Uniform
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
 
@@ -71,3 +73,20 @@ def test_an_axis_of_a_search_that_is_called_as_a_column_of_its_table(name, write
     text = SEARCH.replace("width: {randint", f"{name}: {{randint").replace("width: 8", f"{name}: 8")
     with pytest.raises(SweepFileError, match=rf"search.space.{name}: search.csv has a column of that name"):
         load_sweep(write_sweep(text.replace("$width", f"${name}")))
+
+
+@pytest.mark.filterwarnings("error")  # Optuna's, that it leaves out the last step
+@pytest.mark.parametrize(
+    ("upper", "q", "count"), [(1.0, 1 / 3, 4), (2.0, 0.6666666666666, 4), (1.0, 0.33333333334, 4), (1.0, 0.1, 11)]
+)
+def test_steps_that_no_decimal_number_is(upper, q, count):
+    space = {"x": {"quniform": [0.0, upper, q]}}
+    asked = Search.model_validate(
+        {"trials": 99, "objectives": {"val/accuracy": "max"}, "sampler": "random", "lag": 99, "space": space}
+    )
+    points = [{"x": upper}]  # listed, and told to the sampler
+    while len(points) < 80:
+        points.append(proposed(asked, points, [(1.0,)]))
+    drawn = {point["x"] for point in points[1:]}
+    assert len(drawn) == count and {0.0, upper} <= drawn and max(drawn) == upper
+    assert QUniform(lower=0.0, upper=upper, q=q).told(upper) is not None
