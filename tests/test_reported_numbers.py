@@ -8,17 +8,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import SEARCH, SMALL
 
 import kdtune
+from kdtune.data.error import DataError
+from kdtune.data.loading import load
+from kdtune.data.sets.published import Digits
+from kdtune.optimization.optimizers import SGD
+from kdtune.optimization.schedules import Step
 from kdtune.planning.plan import build_plan
 from kdtune.planning.search import proposed
+from kdtune.recipe import Recipe
 from kdtune.report.best import ranked
 from kdtune.report.table import read, to_parquet
 from kdtune.search.search import Search
 from kdtune.search.space import QUniform, Uniform
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
+from kdtune.training.given import given_answers
 
 
 def table_of(rows: list[dict], folder: Path) -> pd.DataFrame:
@@ -73,6 +81,21 @@ def test_an_axis_of_a_search_that_is_called_as_a_column_of_its_table(name, write
     text = SEARCH.replace("width: {randint", f"{name}: {{randint").replace("width: 8", f"{name}: 8")
     with pytest.raises(SweepFileError, match=rf"search.space.{name}: search.csv has a column of that name"):
         load_sweep(write_sweep(text.replace("$width", f"${name}")))
+
+
+@pytest.mark.parametrize("views", [(), (1,)])
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_probabilities_in_the_place_of_logits(kind, views, tmp_path):
+    recipe = Recipe(optimizer=SGD(lr=0.1), schedule=Step(milestones=(), factor=1.0), precision="float32",
+                    batch_size=20, epochs=1)  # fmt: skip
+    data = load(Digits(), tmp_path)
+    logits = torch.randn(len(data.train), *views, 10, generator=torch.Generator().manual_seed(0))
+    for name, array in (("logits", logits), ("logs", logits.log_softmax(-1)), ("shares", logits.softmax(-1))):
+        np.save(tmp_path / f"{name}.npy", array.numpy().astype(kind))
+        if name != "shares":
+            assert len(given_answers(tmp_path / f"{name}.npy", None, data, len(data.train), recipe)) == len(logits)
+    with pytest.raises(DataError, match="probabilities, not logits; their logarithm would do"):
+        given_answers(tmp_path / "shares.npy", None, data, len(data.train), recipe)
 
 
 @pytest.mark.filterwarnings("error")  # Optuna's, that it leaves out the last step
