@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SEARCH, SMALL
+from torch import nn
 
 import kdtune
 from kdtune.data.error import DataError
-from kdtune.data.loading import load
+from kdtune.data.loading import Split, load
 from kdtune.data.sets.published import Digits
 from kdtune.optimization.optimizers import SGD
 from kdtune.optimization.schedules import Step
@@ -26,6 +27,7 @@ from kdtune.search.search import Search
 from kdtune.search.space import QUniform, Uniform
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
+from kdtune.training.average import added, averaged
 from kdtune.training.given import given_answers
 
 
@@ -113,3 +115,23 @@ def test_steps_that_no_decimal_number_is(upper, q, count):
     drawn = {point["x"] for point in points[1:]}
     assert len(drawn) == count and {0.0, upper} <= drawn and max(drawn) == upper
     assert QUniform(lower=0.0, upper=upper, q=q).told(upper) is not None
+
+
+def test_a_last_batch_of_few_images_counts_by_these():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4))
+    images = torch.rand(22, 1, 2, 2)
+    split = Split(images, torch.zeros(22, dtype=torch.int64))
+    found = averaged(network, added(None, network), split, 10)[1]
+    torch.testing.assert_close(found.running_mean, images.flatten(1).mean(0))
+    spreads = [batch.flatten(1).var(0) * len(batch) for batch in images.split(10)]
+    torch.testing.assert_close(found.running_var, sum(spreads) / 22)
+    assert found.momentum == 0.1
+
+
+def test_a_last_batch_of_one_that_nobody_foresaw_is_averaged_too():
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4))
+    images = torch.rand(21, 1, 2, 2)
+    split = Split(images, torch.zeros(21, dtype=torch.int64), uncounted=True)
+    found = averaged(network, added(None, network), split, 10)[1]
+    torch.testing.assert_close(found.running_mean, images.flatten(1).mean(0))
