@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SEARCH, SMALL
+from conftest import ROOT, SEARCH, SMALL
 from torch import nn
 
 import kdtune
@@ -22,9 +23,11 @@ from kdtune.planning.plan import build_plan
 from kdtune.planning.search import proposed
 from kdtune.recipe import Recipe
 from kdtune.report.best import ranked
-from kdtune.report.table import read, to_parquet
+from kdtune.report.comparison import Cell, Comparison, written
+from kdtune.report.table import read, to_csv, to_parquet
 from kdtune.search.search import Search
 from kdtune.search.space import QUniform, Uniform
+from kdtune.statistics import Interval
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
 from kdtune.training.average import added, averaged
@@ -135,3 +138,18 @@ def test_a_last_batch_of_one_that_nobody_foresaw_is_averaged_too():
     split = Split(images, torch.zeros(21, dtype=torch.int64), uncounted=True)
     found = averaged(network, added(None, network), split, 10)[1]
     torch.testing.assert_close(found.running_mean, images.flatten(1).mean(0))
+
+
+def test_an_axis_that_a_spreadsheet_would_run():
+    cell = Cell(Interval(1.0, None, None, 1), 1)
+    lines = [([name], [cell]) for name in ("=1+1", "-0.5", "@x", "plain")]
+    rows = written(Comparison(["label"], ["test/accuracy"], lines), "csv").splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["'=1+1", "-0.5", "'@x", "plain"]
+
+
+def test_ids_that_look_like_numbers_are_text_to_who_says_so():
+    ids = ["000123456789", "12345678e012", "1234567890e1", "123456789012"]
+    csv = to_csv([{"id": id, "teacher.id": id} for id in ids])
+    found = pd.read_csv(io.BytesIO(csv), dtype={"id": str, "teacher.id": str})
+    assert found["id"].tolist() == found["teacher.id"].tolist() == ids
+    assert 'dtype={"id": str, "teacher.id": str}' in (ROOT / "README.md").read_text()

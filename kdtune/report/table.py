@@ -91,12 +91,13 @@ def to_csv(table: Sequence[Mapping[str, Any]], first: Sequence[str] = FIRST) -> 
     columns = list(dict.fromkeys([*first, *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerow({name: _inert(name) for name in columns})
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in table)
+    writer.writerow({name: inert(name) for name in columns})
+    writer.writerows({name: inert(value) for name, value in row.items()} for row in table)
     return text.getvalue().encode()
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
+    """A cell of a CSV: text that a spreadsheet would run is quoted."""
     if not isinstance(value, str):
         return value
     lines = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare return would end the row for some readers
