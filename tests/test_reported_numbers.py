@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from conftest import ROOT, SEARCH, SMALL
+from PIL import Image
 from torch import nn
 
 import kdtune
+from kdtune.attacks.pgd import pgd
 from kdtune.data.error import DataError
-from kdtune.data.loading import Split, load
+from kdtune.data.loading import Split, inputs, load
 from kdtune.data.sets.published import Digits
+from kdtune.models.networks.normalized import Normalized
 from kdtune.optimization.optimizers import SGD
 from kdtune.optimization.schedules import Step
 from kdtune.planning.plan import build_plan
@@ -24,12 +31,14 @@ from kdtune.planning.search import proposed
 from kdtune.recipe import Recipe
 from kdtune.report.best import ranked
 from kdtune.report.comparison import Cell, Comparison, written
+from kdtune.report.lookup import meant
 from kdtune.report.table import read, to_csv, to_parquet
 from kdtune.search.search import Search
 from kdtune.search.space import QUniform, Uniform
 from kdtune.statistics import Interval
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
+from kdtune.training import weights
 from kdtune.training.average import added, averaged
 from kdtune.training.given import given_answers
 
@@ -153,3 +162,74 @@ def test_ids_that_look_like_numbers_are_text_to_who_says_so():
     found = pd.read_csv(io.BytesIO(csv), dtype={"id": str, "teacher.id": str})
     assert found["id"].tolist() == found["teacher.id"].tolist() == ids
     assert 'dtype={"id": str, "teacher.id": str}' in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("beginning", ["0593", "059300", "12e4", "1234567e10"])
+def test_the_beginning_of_an_id_that_looks_like_a_number(beginning):
+    ids = ["0593001f34aa", "12e456789abc", "1234567e1012", "00593000aaaa", "593001f34aa0"]
+    assert meant(beginning, ids, [], "r").startswith(beginning)
+
+
+def test_a_metric_that_is_no_number_is_neither_best_nor_counted(tmp_path):
+    rows = [*students([0, 1], [math.nan, 10.0]), *students([2, 3], [math.nan, math.nan], 0.2)]
+    rows += students([4, 5], [30.0, 20.0], 0.4)
+    told = [*ranked(table_of(rows, tmp_path), "test/accuracy", {})]
+    assert [line.split()[1:3] for line in told[1:3]] == [["rate=0.4", "25.00"], ["rate=0", "10.00"]]
+    assert told[2].endswith("n = 1") and told[3].startswith("best run: student rate=0.4 seed=4  30.00")
+
+
+def test_a_radius_is_in_pixels_whatever_images_are_standardised_with():
+    torch.manual_seed(0)
+    mean, std = [0.5, 0.4], [0.2, 0.3]
+    layer = nn.Linear(2 * 16, 5)
+    folded, scale = nn.Linear(2 * 16, 5), torch.tensor(std).repeat_interleave(16)
+    with torch.no_grad():
+        folded.weight.copy_(layer.weight / scale)
+        folded.bias.copy_(layer.bias - folded.weight @ torch.tensor(mean).repeat_interleave(16))
+    images, labels = torch.rand(8, 2, 4, 4), torch.arange(8) % 5
+    networks = [Normalized(nn.Sequential(nn.Flatten(), layer), mean, std), nn.Sequential(nn.Flatten(), folded)]
+    for norm in ("linf", "l2"):
+        found = [pgd(each, images, labels, images, 0.1, 0.02, 10, norm=norm)[10] for each in networks]
+        torch.testing.assert_close(*found)
+        assert (found[0] - images).abs().max() <= 0.1 + 1e-6
+
+
+def test_a_hidden_folder_of_a_notebook_is_no_class(tmp_path):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for folder in (tmp_path / split / name, tmp_path / split / name / ".ipynb_checkpoints"):
+                folder.mkdir(parents=True)
+                Image.new("L", (8, 8)).save(folder / "1.png")
+        (tmp_path / split / ".ipynb_checkpoints").mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / split / ".ipynb_checkpoints" / "a-checkpoint.png")
+    text = SMALL.replace("{digits: {}, train_size: 100, validation: 0.2}", f"{{folder: {{path: {tmp_path}, name: n}}}}")
+    (tmp_path / "x.yaml").write_text(text.replace("val/accuracy", "test/accuracy"))
+    run = next(iter(build_plan(load_sweep(tmp_path / "x.yaml"), tmp_path / "d").runs.values())).run
+    data = load(run.dataset, tmp_path / "d")
+    assert data.class_names == ("a", "b") and inputs(data.train.images).shape == (2, 3, 8, 8)
+
+
+def test_ids_hang_on_no_processs_own_hashes(write_sweep, tmp_path):
+    """What is kept in sets has another order in every process."""
+    code = (
+        "import sys; from pathlib import Path; from kdtune.planning.plan import build_plan;"
+        "from kdtune.sweepfile.load import load_sweep; plan = build_plan(load_sweep(sys.argv[1]), Path(sys.argv[2]));"
+        "print([each.id for each in plan.places], [each.hash for each in plan.evaluation], [*plan.metrics])"
+    )
+    entries = "[accuracy, agreement, {corruptions: {}}, {pgd: {eps: [0.1, 0.2], loss: [margin, scaled]}, on: val}]"
+    file = write_sweep(SMALL.replace("[accuracy]", entries))
+    plan = build_plan(load_sweep(file), tmp_path)  # with the hashes of this process, which are drawn
+    here = [each.id for each in plan.places], [each.hash for each in plan.evaluation], [*plan.metrics]
+    words, environ = [sys.executable, "-c", code, file, tmp_path], os.environ | {"PYTHONHASHSEED": "1"}
+    there = subprocess.run(words, env=environ, capture_output=True, check=True, cwd=ROOT, text=True).stdout
+    assert there.split() == " ".join(map(str, here)).split()
+
+
+def test_weights_that_lie_transposed_in_memory():
+    network, again = nn.Linear(3, 5), nn.Linear(3, 5)
+    network.weight = nn.Parameter(torch.randn(3, 5).t())
+    found = safetensors.torch.load(weights.save(network))
+    weights.load(again, weights.save(network))
+    assert torch.equal(found["weight"], network.weight) and torch.equal(again.weight, network.weight)
+    convolution = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    assert torch.equal(safetensors.torch.load(weights.save(convolution))["weight"], convolution.weight)
