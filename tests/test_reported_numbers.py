@@ -22,6 +22,7 @@ import kdtune
 from kdtune.attacks.pgd import pgd
 from kdtune.data.error import DataError
 from kdtune.data.loading import Split, inputs, load
+from kdtune.data.sets.folder import Folder
 from kdtune.data.sets.published import Digits
 from kdtune.models.networks.normalized import Normalized
 from kdtune.optimization.optimizers import SGD
@@ -207,6 +208,27 @@ def test_a_hidden_folder_of_a_notebook_is_no_class(tmp_path):
     run = next(iter(build_plan(load_sweep(tmp_path / "x.yaml"), tmp_path / "d").runs.values())).run
     data = load(run.dataset, tmp_path / "d")
     assert data.class_names == ("a", "b") and inputs(data.train.images).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("prefix", ["", "{name}/", "C:\\data\\train\\{name}\\"])
+def test_labels_that_name_their_images_in_another_order(prefix, tmp_path):
+    """img2 before img10, as people count, where folders go img1, img10, img2."""
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(1, 13):
+                Image.new("L", (8, 8)).save(tmp_path / split / name / f"{name}{number}.png")
+    file, labels = tmp_path / "l.csv", {"file": {"path": str(tmp_path / "l.csv"), "key": "label"}}
+    counted = [(name, f"{name}{number}") for name in ("a", "b") for number in range(1, 13)]
+    for rows in (counted, sorted(counted)):
+        lines = [f"{prefix.format(name=name)}{image}.png,{int(name == 'b')},x" for name, image in rows]
+        file.write_text("\n".join(["image,label,by", *lines]))
+        folder = Folder.model_validate({"path": str(tmp_path), "name": "n", "labels": labels})
+        if rows != counted:
+            assert load(folder, tmp_path / "d").noise == {"labels.file": 0.0}
+            continue
+        with pytest.raises(DataError, match=r"not in the order of the images.*'image' has .*a2 at place 1.*a10 is"):
+            load(folder, tmp_path / "d")
 
 
 def test_ids_hang_on_no_processs_own_hashes(write_sweep, tmp_path):
