@@ -175,6 +175,10 @@ class Dataset(Kind, home="kdtune.data.sets"):
         """Orthonormal columns, [D, rank], of the subspace that its inputs fill; None: nothing is known of it."""
         return None
 
+    def file_names(self) -> list[str] | None:
+        """The names of the training images, CLASS/FILE, in their order; None where they are no files of their own."""
+        return None
+
     def read_test(self, data_dir: Path) -> Arrays:
         """`read`, or as much of it as the test images need."""
         return self.read(data_dir)

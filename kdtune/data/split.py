@@ -53,6 +53,7 @@ def relabelled(
     for name, knob in dataset.label_knobs.items():
         try:
             knob.check(clean)
+            knob.check_names(dataset.file_names)
             stages.append(knob(stages[-1], classes, draw(dataset.seed, f"labels.{name}"), answers))
         except ValueError as error:
             raise DataError(f"dataset.labels.{name} on {dataset.title}: {error}") from error

@@ -29,6 +29,7 @@ CLEAN = "clean_label"  # what CIFAR-10N and CIFAR-100N call the labels of the da
 class LabelFile(NamedTuple):
     labels: numpy.ndarray  # int64 [N]
     clean: numpy.ndarray | None  # int64 [N]: the data set's own labels, where the file says which they are
+    texts: Mapping[str, tuple[str, ...]]  # columns of text: the names of the images may be among them
 
 
 def read_labels(path: str, key: str | None) -> LabelFile:
@@ -53,12 +54,19 @@ def _read(path: str, key: str | None, seen: tuple[int, ...]) -> LabelFile:
     if not isinstance(content, Mapping):
         if key is not None:
             raise ValueError(f"key is {key!r}, but this file holds one array, which has no name; remove key")
-        return LabelFile(_integers(content), None)
+        return LabelFile(_integers(content), None, {})
     named = {str(name): values for name, values in content.items()}
     labels = _integers(named[_chosen([*named], key)])
     for name, values in named.items():
         _refuse_other_order(name, values, len(labels))
-    return LabelFile(labels, _integers(named[CLEAN]) if CLEAN in named else None)
+    texts = {name: tuple(map(str, values)) for name, values in named.items() if _is_text(values)}
+    return LabelFile(labels, _integers(named[CLEAN]) if CLEAN in named else None, texts)
+
+
+def _is_text(values: Any) -> bool:
+    if isinstance(values, list):
+        return all(isinstance(each, str) for each in values)
+    return isinstance(values, numpy.ndarray) and values.ndim == 1 and values.dtype.kind == "U"
 
 
 def _content(path: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -40,6 +42,10 @@ class LabelsKnob(Knob, home="kdtune.noise.labels"):
 
     def check(self, clean: Tensor) -> None:
         """Raises ValueError where the knob is meant for other images than those of these labels, the dataset's own."""
+
+    def check_names(self, names: Callable[[], Sequence[str] | None]) -> None:
+        """Raises ValueError where the knob is meant for images of these names in another order. `names` gives those of
+        the training images, CLASS/FILE, in their order; None where images have none."""
 
     def identity(self) -> dict[str, Any]:
         """What a run's description says of it: what is stated, but of a file its content. ValueError without one."""
@@ -105,7 +111,8 @@ class File(LabelsKnob):
 
     The file holds an integer from 0 for each training image, before `train_size`, in the order in which the dataset
     has them: CIFAR's is that of its own files, a folder's goes by class and name. A file with a `clean_label` beside
-    it, as CIFAR-10N's, is held against the dataset's labels. It stands first in `labels`, for it replaces every label.
+    it, as CIFAR-10N's, is held against the dataset's labels, a column with the names of a folder's images against their
+    order. It stands first in `labels`, for it replaces every label.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -151,6 +158,19 @@ class File(LabelsKnob):
                 "of another dataset, or in another order"
             )
 
+    def check_names(self, names: Callable[[], Sequence[str] | None]) -> None:
+        texts = read_labels(self.path, self.array).texts
+        ours = names() if texts else None
+        for column, theirs in texts.items() if ours else ():
+            parts = 2 if all(re.search(r"[/\\]", text) for text in theirs) else 1
+            here, there = ([_end(name, parts) for name in of] for of in (ours or (), theirs))
+            if here != there and sorted(here) == sorted(there):
+                place = next(place for place, name in enumerate(here) if name != there[place])
+                raise ValueError(
+                    f"{self.path}: its rows are not in the order of the images, by class and name: {column!r} has "
+                    f"{there[place]} at place {place} (counted from 0), where {here[place]} is"
+                )
+
     def _refuse_another_length(self, came: int, wanted: int) -> None:
         if came != wanted:
             raise ValueError(
@@ -165,3 +185,8 @@ class File(LabelsKnob):
     def measure(self, before: Tensor, after: Tensor) -> float:
         """Share of the labels that changed."""
         return share_changed(before, after)
+
+
+def _end(name: str, parts: int) -> str:
+    """The last so many parts of a path, without what it ends in: `a/img2` of `/data/train/a/img2.png`."""
+    return os.path.splitext("/".join(re.split(r"[/\\]", name)[-parts:]))[0]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import flags_of
 from kdtune.report.settings import done, measured, refuse_unknown, those, value_of
-from kdtune.report.table import TableError, axes, headlines
+from kdtune.report.table import TableError, axes, headlines, inert
 from kdtune.statistics import Interval, mean_interval, paired_difference
 from kdtune.sweepfile.values import word
 
@@ -223,9 +223,18 @@ def _csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*comparison.heads, "metric", "mean", "low", "high", "n", "planned", "differs", "flagged"])
     for names, cells in comparison.lines:
+        shown = [name if _is_number(name) else inert(name) for name in names]  # -0.5 is no formula
         for title, cell in zip(comparison.titles, cells, strict=True):
             if cell is not None:
                 between = cell.interval
                 numbers = (between.mean, between.low, between.high, between.n) if between else (None, None, None, 0)
-                writer.writerow([*names, title, *numbers, cell.planned, int(cell.differs), int(cell.flagged)])
+                writer.writerow([*shown, title, *numbers, cell.planned, int(cell.differs), int(cell.flagged)])
     return text.getvalue()
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True

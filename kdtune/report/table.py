@@ -28,8 +28,10 @@ from kdtune.sweepfile.values import word
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 FIRST = ("id", "role", "seed", "state")
+EXACT = 2**53  # up to here every whole number is a float
 CONFIRMS = "search.confirms"  # whether a run has chosen nothing: see `searched`
 
 
@@ -89,12 +91,13 @@ def to_csv(table: Sequence[Mapping[str, Any]], first: Sequence[str] = FIRST) -> 
     columns = list(dict.fromkeys([*first, *(name for row in table for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerow({name: _inert(name) for name in columns})
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in table)
+    writer.writerow({name: inert(name) for name in columns})
+    writer.writerows({name: inert(value) for name, value in row.items()} for row in table)
     return text.getvalue().encode()
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
+    """A cell of a CSV: text that a spreadsheet would run is quoted."""
     if not isinstance(value, str):
         return value
     lines = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare return would end the row for some readers
@@ -144,12 +147,22 @@ def read(folder: str | Path, profile: str | None = None) -> pd.DataFrame:
     try:
         data = parquet.read_table(path)
         frame = data.to_pandas()
+        for name in _beyond_floats(data):  # pandas' floats would make one seed of two
+            frame[name] = pd.Series(data[name].to_pylist(), dtype=object)
     except (OSError, ValueError) as error:  # Arrow's errors are these
         why = str(error).strip().splitlines()[0]
         raise TableError(f"{path} cannot be read ({why}); delete it, the sweep's own command writes it anew") from error
     about = data.schema.metadata or {}
     frame.attrs = {key.decode(): value.decode() for key, value in about.items() if key != b"pandas"}
     return frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
+
+
+def _beyond_floats(data: pa.Table) -> list[str]:
+    """Columns of whole numbers that pandas reads as floats, for some are missing, and that no float holds."""
+    import pyarrow as pa
+
+    gaps = [field.name for field in data.schema if pa.types.is_integer(field.type) and data[field.name].null_count]
+    return [name for name in gaps if any(abs(value or 0) > EXACT for value in data[name].to_pylist())]
 
 
 def plan_of(place: Path) -> dict[str, Any]:

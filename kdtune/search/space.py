@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, ValidationInfo, model_validator
@@ -120,7 +121,7 @@ class Uniform(Range):
     def value(self, drawn: float) -> float:
         """Rounded to a ten-thousandth of the range, or finer."""
         digits = max(0, math.ceil(-math.log10((self.upper - self.lower) / STEPS)))
-        return min(max(round(drawn, digits), self.lower), self.upper)
+        return min(max(round(drawn, digits) + 0.0, self.lower), self.upper)  # -0.0 is 0.0
 
     def at(self, share: float) -> float:
         return self.value(self.lower + share * (self.upper - self.lower))
@@ -170,14 +171,24 @@ class QUniform(Range):
     def build(self) -> BaseDistribution:
         from optuna.distributions import FloatDistribution
 
-        return FloatDistribution(self.lower, self.upper, step=self.q)
+        return FloatDistribution(self.lower, self._step(self.count - 1), step=self.q)
+
+    def _step(self, number: int) -> float:
+        """The value so many steps above the lower end, in decimals, as Optuna reckons: of an upper end that is none to
+        the last digit, as with q = 1/3, it would leave out the last step."""
+        return float(Decimal(str(self.lower)) + number * Decimal(str(self.q)))
 
     def value(self, drawn: float) -> float:
+        for end in self.ends:
+            if math.isclose(drawn, end, rel_tol=1e-8):
+                return float(end)
         return float(f"{round(drawn / self.q) * self.q:.12g}")  # 0.3, not 0.30000000000000004
 
     def told(self, value: Any) -> float | None:
         number = super().told(value)
-        return number if number is not None and math.isclose(self.value(number), number, abs_tol=1e-9) else None
+        if number is None or not math.isclose(self.value(number), number, abs_tol=1e-9):
+            return None
+        return self._step(round((number - self.lower) / self.q))
 
     def at(self, share: float) -> float:
         return self.value(self.lower + int(share * self.count) * self.q)

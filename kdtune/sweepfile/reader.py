@@ -229,7 +229,7 @@ def _number(text: str, kind: type[int] | type[float]) -> int | float | None:
         number = int(text[2:], {"0o": 8, "0x": 16}[text[:2]]) if text[:2] in ("0o", "0x") else int(text)
         return number if -(2**63) <= number < 2**63 else None
     spelled = text.lower().replace(".inf", "inf").replace(".nan", "nan")
-    value = float(spelled)
+    value = float(spelled) + 0.0  # -0.0 is 0.0: an id must not tell them apart
     return value if math.isfinite(value) or spelled[-1] in "fn" else None
 
 

@@ -35,7 +35,7 @@ def word(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        short = f"{value:g}"
+        short = f"{value + 0.0:g}"  # -0.0 is 0.0
         return short if float(short) == value else repr(value)  # two values never share a word
     return str(value)
 
@@ -50,7 +50,9 @@ def grown(value: Any) -> Any:
         return YamlList(map(grown, value))
     if getattr(value, "dtype", None) in ("float16", "float32"):  # 0.3, not the nearest double of the nearest float
         return grown(float(str(value)) if not getattr(value, "shape", ()) else [*value])
-    return grown(value.tolist()) if hasattr(value, "tolist") else value
+    if hasattr(value, "tolist"):
+        return grown(value.tolist())
+    return value + 0.0 if isinstance(value, float) else value  # -0.0 is 0.0: an id must not tell them apart
 
 
 def plain(value: Any, paths: Mapping[int, str]) -> Any:

@@ -30,7 +30,8 @@ def added(mean: dict[str, Any] | None, network: nn.Module) -> dict[str, Any]:
 @torch.no_grad()
 def averaged(network: nn.Module, mean: dict[str, Any], split: Split, batch_size: int) -> nn.Module:
     """A copy of the network with these weights. BatchNorm's statistics, which are of no mean, are taken anew: in one
-    pass over the training images as they are, in their order, each batch counting alike."""
+    pass over the training images as they are, in their order. A batch counts by its images, as in Izmailov's code:
+    alike, as in torch.optim.swa_utils, a last batch of a few would weigh as much as a whole one."""
     found = copy.deepcopy(network)
     found.load_state_dict(mean["weights"], strict=False)
     layers = [layer for layer in found.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
@@ -40,10 +41,13 @@ def averaged(network: nn.Module, mean: dict[str, Any], split: Split, batch_size:
     found.eval()  # dropout too: its masks would be of no stream
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # the mean over batches
         layer.train()
-    for batch in split.images.split(batch_size):
-        found(inputs(batch))
+    seen = 0
+    for places in split.batches(torch.arange(len(split), device=split.images.device), batch_size):
+        seen += len(places)
+        for layer in layers:
+            layer.momentum = len(places) / seen
+        found(inputs(split.images[places]))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     return found.eval()

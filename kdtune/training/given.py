@@ -14,6 +14,7 @@ from kdtune.recipe import Recipe
 from kdtune.training.responses import sha256
 
 ROWS = 1000  # images whose answers are looked at together
+SUM = 0.01  # how far probabilities in half precision may be from 1, added up
 KINDS = (".npy", ".safetensors")
 
 
@@ -68,6 +69,12 @@ def _refuse(answers: np.ndarray, path: Path, images: int, views: int, classes: i
         raise DataError(f"{path}: holds an array {list(answers.shape)}; [images, views, classes] are here {told}")
     if answers.dtype not in (np.float16, np.float32):
         raise DataError(f"{path}: holds {answers.dtype}; logits are float16 or float32")
+    shares = True
     for first in range(0, images, ROWS):
-        if not np.isfinite(answers[first : first + ROWS]).all():
+        rows = answers[first : first + ROWS]
+        if not np.isfinite(rows).all():
             raise DataError(f"{path}: not all of its logits are finite, in images {first} to {first + ROWS - 1}")
+        shares = shares and bool((rows >= 0).all() and (abs(rows.sum(-1, dtype=np.float64) - 1) < SUM).all())
+    if shares:  # softened once more they would teach nearly the same of every class
+        told = "each row is of numbers from 0 up that add to 1: probabilities, not logits; their logarithm would do"
+        raise DataError(f"{path}: {told}")

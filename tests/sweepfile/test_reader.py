@@ -204,7 +204,7 @@ printable = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "),
 )
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | printable
-    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)  # -0.0 reads as 0.0
     | st.sampled_from(["no", "1e-3", "010", "12:30", "<<", "~", "0o7", "2026-11-20", ".inf", "- a", "a: b", "#"])
 )  # fmt: skip
 values = st.recursive(

@@ -48,5 +48,10 @@ class Folder(Dataset):
         train, test = (sum(map(len, files[split])) for split in self.SPLITS)
         return train, test
 
+    def file_names(self) -> list[str]:
+        listing = self.listing()
+        classes = zip(listing.class_names, listing.files["train"], strict=True)
+        return [f"{name}/{file.name}" for name, files in classes for file in files]
+
     def read(self, data_dir: Path) -> Arrays:
         return decoded(self.listing(), data_dir)
