@@ -168,10 +168,14 @@ class Sweep(Settings):
 
     def _refuse_metric(self, name: str, dataset: Dataset) -> None:
         """Raises ValidationError, at its place, where no teacher can be chosen by a metric of this name."""
-        measured = {one: metric for one, (_, metric) in declared(self.evaluation, dataset).items()}
-        if name in measured and measured[name].better is not None:
+        found = declared(self.evaluation, dataset)
+        measured = {one: metric for one, (_, metric) in found.items()}
+        of = found[name][0].of if name in found else None
+        if name in measured and measured[name].better is not None and of is None:
             return
-        if name.startswith("val/") and dataset.validation is None:
+        if of is not None:
+            told = f"it is of the {of} weights, and a teacher teaches with those that its run ends with"
+        elif name.startswith("val/") and dataset.validation is None:
             told = "nothing is held out: set dataset.validation"
         elif name in measured:
             told = "neither more nor less of it is better; val/accuracy or another that ranks would do"

@@ -42,8 +42,8 @@ def averaged(network: nn.Module, mean: dict[str, Any], split: Split, batch_size:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over batches
         layer.train()
-    for batch in split.images.split(batch_size):
-        found(inputs(batch))
+    for batch in split.batches(torch.arange(len(split), device=split.images.device), batch_size):
+        found(inputs(split.images[batch]))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     return found.eval()
