@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
-from world import SOURCED, planned
+from world import SOURCED, of_role, planned
 
 from kdtune import extensions
+from kdtune.__main__ import main
 from kdtune.api import run_sweep, table
 from kdtune.data.loading import Split
 from kdtune.planning.plan import Plan
+from kdtune.store.standing import Standing
+from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
 from kdtune.training.average import added, averaged
@@ -124,3 +128,58 @@ def test_students_of_a_source_that_diverged_are_skipped_and_say_so(
     found = table(tmp_path / "r" / "small")
     assert dict(zip(found.role, found.state, strict=True)) == {
         "teacher": "done", "source": "diverged", "student": "skipped"}  # fmt: skip
+
+
+# What nobody looks at, and what only looks so
+
+
+@pytest.mark.parametrize("alpha", ["1.0", "[1.0]"])
+def test_wrong_targets_at_alpha_one_are_refused_but_not_beside_another_alpha(
+    alpha: str, plain: str, tmp_path: Path
+) -> None:
+    """Ids stay: in a grid, and in a search, whose ranges have such ends, they are runs like others."""
+    noisy = swapped(plain, (LOSS, f"{LOSS}  noise: {{target: {{variability: {{rate: 0.5}}}}}}\n"))
+    with pytest.raises(SweepFileError, match=r"student.noise.target: variability changes labels, and no student looks"):
+        planned(swapped(noisy, ("alpha: 0.9", "alpha: 1.0")), tmp_path)
+    axes = swapped(noisy, ("rate: 0.5", "rate: $r"), ("alpha: 0.9", "alpha: $alpha"))
+    with pytest.raises(SweepFileError, match=r"grid.r: came 0 and 0.5, which make the same runs"):
+        planned(swapped(axes, ("seeds: [1]", f"seeds: [1]\ngrid: {{r: [0.0, 0.5], alpha: {alpha}}}")), tmp_path)
+    both = planned(swapped(axes, ("seeds: [1]", "seeds: [1]\ngrid: {r: [0.0, 0.5], alpha: [0.9, 1.0]}")), tmp_path)
+    assert len(of_role(both, "student")) == len({place.id for place in of_role(both, "student")}) == 4
+
+
+def test_an_axis_that_stands_in_another_ones_alternative_alone_is_not_idle(plain: str, tmp_path: Path) -> None:
+    grid = "seeds: [1]\ngrid: {kd: [null, {alpha: $alpha, temperature: 4}], alpha: [0.5, 0.9]}"
+    text = swapped(plain, ("seeds: [1]", grid), (LOSS, "  distillation: $kd\n"))
+    assert len({place.id for place in of_role(planned(text, tmp_path), "student")}) == 3
+    idle = swapped(text, ("{alpha: $alpha, temperature: 4}", "{alpha: 0.9, temperature: 4}"), (
+        "  distillation: $kd\n", "  distillation: $kd\n  noise: {input: {gaussian: {sigma: 0, clamp: $clamp}}}\n"),
+        ("alpha: [0.5, 0.9]", "clamp: [false, true]"))  # fmt: skip
+    with pytest.raises(SweepFileError, match=r"grid.clamp: came false and true"):
+        planned(idle, tmp_path)
+
+
+# Weights that are damaged
+
+
+def test_damaged_weights_beside_a_runs_own_are_a_run_to_be_done_again(
+    write_sweep: Callable[..., Path], plain: str, tmp_path: Path
+) -> None:
+    """Of the sweep's own command; a late evaluation trains nothing and is refused."""
+    kept = ("  epochs: 3", "  epochs: 3\n  average: {from: 0.4}")
+    text = swapped(plain, kept, ("seeds: 3", "seeds: 1"))
+    words = {"here": True, "results": str(tmp_path / "r"), "data": str(tmp_path)}
+    assert run_sweep(write_sweep(text), **words) == 0
+    before = {file.parent.parent.name: file.read_bytes() for file in (tmp_path / "r/runs").glob("*/*/average.*")}
+    for file in (tmp_path / "r/runs").glob("*/*/average.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    late = ["evaluate", tmp_path / "r/small", "--evaluation", "{accuracy: {}, of: average}", "--here"]
+    done = CliRunner().invoke(main, [*map(str, late), "--data", str(tmp_path)])
+    assert done.exit_code == 4 and done.output.count("average.safetensors is damaged") == 2 == len(before)
+    more = swapped(text, (MEASURED, "evaluation: [accuracy, {accuracy: {}, of: average}]\n"))
+    assert run_sweep(write_sweep(more), **words) == 0
+    plan = planned(more, tmp_path)
+    for id, weights in before.items():
+        store = Store(tmp_path / "r")
+        assert store.file(id, store.done(id), "average.safetensors") == weights
+        assert "average/test/accuracy" in Standing(store, plan.evaluators).measured(id)
