@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
-from world import SOURCED, of_role, planned
+from world import SOURCED, at, of_role, performed, planned
 
 from kdtune import extensions
 from kdtune.__main__ import main
@@ -20,6 +21,7 @@ from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.tree import SweepFileError
+from kdtune.training import run as running
 from kdtune.training.average import added, averaged
 from kdtune.training.preflight import preflight
 
@@ -98,6 +100,25 @@ def test_no_teacher_is_chosen_by_weights_that_do_not_teach(plain: str, refused: 
         entry = f"evaluation: [accuracy, {{pgd: {{steps: 2, restarts: 1}}, on: val, of: {which}}}]\n"
         told = refused(swapped(plain, kept, ("metric: val/accuracy", f"metric: {name}"), (MEASURED, entry)))
         assert "teacher.select.metric: came" in told and f"it is of the {which} weights" in told
+
+
+def test_all_weights_that_an_evaluator_looks_at_are_heard(
+    plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack on the last epoch's network is no silence, which would end the process."""
+    kept = ("  epochs: 3", "  epochs: 3\n  keep: {best: val/accuracy}")
+    plan = planned(swapped(plain, kept, (MEASURED, "evaluation: [accuracy, {calibration: {steps: 1}}]\n")), tmp_path)
+    asked: list[nn.Module] = []
+
+    def heard(network: nn.Module, pulse: Callable[[], None]) -> Any:
+        asked.append(network)
+        return pulsing(network, pulse)
+
+    pulsing = running.heard
+    monkeypatch.setattr(running, "heard", heard)
+    teacher = of_role(plan, "teacher")[0]
+    assert performed(plan.of([teacher.id]), at(tmp_path))[teacher.id].state == "done"
+    assert len({id(network) for network in asked}) == 2
 
 
 # Sources
