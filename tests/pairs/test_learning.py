@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stored
 import torch
 from click.testing import CliRunner
 from torch import nn
@@ -102,6 +103,20 @@ def test_no_teacher_is_chosen_by_weights_that_do_not_teach(plain: str, refused: 
         assert "teacher.select.metric: came" in told and f"it is of the {which} weights" in told
 
 
+def test_a_student_reads_the_calibration_of_the_weights_that_teach(plain: str, tmp_path: Path) -> None:
+    kept = ("  epochs: 3", "  epochs: 3\n  keep: {best: val/accuracy}\n  average: {from: 0.0}")
+    both = "evaluation: [accuracy, {calibration: {steps: 1}}, {calibration: {steps: 1}, of: average}]\n"
+    text = swapped(plain, kept, (MEASURED, both), ("{alpha: 0.9, temperature: 4}", "{calibrated: calibration}"))
+    plan = planned(text, tmp_path)
+    performed(plan, context := at(tmp_path))
+    (student,) = of_role(plan, "student")
+    taught = stored.provenance(context.store, student.id)["teacher"]
+    found = Standing(context.store, plan.evaluators).measured(taught["id"])
+    names = {"alpha": "weight", "temperature": "temperature"}
+    assert taught["calibrated"] == {key: found[f"val/calibration/{name}"] for key, name in names.items()}
+    assert taught["calibrated"] != {key: found[f"average/val/calibration/{name}"] for key, name in names.items()}
+
+
 def test_all_weights_that_an_evaluator_looks_at_are_heard(
     plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +193,15 @@ def test_an_axis_that_stands_in_another_ones_alternative_alone_is_not_idle(plain
         ("alpha: [0.5, 0.9]", "clamp: [false, true]"))  # fmt: skip
     with pytest.raises(SweepFileError, match=r"grid.clamp: came false and true"):
         planned(idle, tmp_path)
+
+
+def test_targets_that_hang_on_the_move_are_none_of_a_loss_of_images_as_they_are(
+    plain: str, refused: Callable[[str], str]
+) -> None:
+    """TRADES would have been taught that images as they are may be anything."""
+    noise = "  noise: {input: {pgd: {eps: 0.1, step: 0.1, steps: 1}}, target: {calibrated: {eps: 0.1, rho: 10}}}\n"
+    told = refused(swapped(plain, (LOSS, f"  loss: {{trades: {{beta: 6}}}}\n{noise}")))
+    assert "noise.target.calibrated is of the image as it was moved, and the loss trades has targets of images" in told
 
 
 # Weights that are damaged
