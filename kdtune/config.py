@@ -139,9 +139,16 @@ class Sweep(Settings):
             raise ValueError(
                 f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
             )
-        if dataset.floats and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
+        moved = dataset.model_copy(update={"robust": None}).floats  # that puts no image in a held-out one's place
+        if moved and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
             told = f"those held out of {part}s are moved or drawn"
             raise ValueError(f"{lost[0]} on: val is of images of 8 bits, and {told}")
+        of_subspace = [
+            each for each in self.evaluation if getattr(each, "subspace", None) == "data" and each.on is None
+        ]
+        if of_subspace and not dataset.tested_within:
+            told = f"subspace: data is that of {part}s' training inputs, and test inputs lie off it"
+            raise ValueError(f"evaluation.{of_subspace[0].key}: {told}; {{pca: K}}, or on: val would do")
         if twice := written_twice(self.evaluation, dataset):
             told = f"two entries write the metric {twice[0]}; one would hide the other: give one of them a `label`"
             raise refused_at(("evaluation",), told, self.evaluation)

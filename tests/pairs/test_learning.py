@@ -11,7 +11,7 @@ import stored
 import torch
 from click.testing import CliRunner
 from torch import nn
-from world import SOURCED, at, of_role, performed, planned
+from world import SOURCED, WORLD, at, of_role, performed, planned
 
 from kdtune import extensions
 from kdtune.__main__ import main
@@ -193,6 +193,29 @@ def test_an_axis_that_stands_in_another_ones_alternative_alone_is_not_idle(plain
         ("alpha: [0.5, 0.9]", "clamp: [false, true]"))  # fmt: skip
     with pytest.raises(SweepFileError, match=r"grid.clamp: came false and true"):
         planned(idle, tmp_path)
+
+
+def test_a_subspace_of_training_inputs_is_none_of_test_inputs_from_another(
+    refused: Callable[[str], str], tmp_path: Path
+) -> None:
+    elsewhere = ", test: {gaussian: {dimension: 12, rank: 4, std: 1.5, classes: 3, count: 90}, seed: SEED}, validation"
+    for entry in ("oracle: {steps: 1, subspace: data}", "specialization: {subspace: data}"):
+        text = swapped(WORLD, (", validation", elsewhere), ("[accuracy]", f"[accuracy, {{{entry}}}]"))
+        told = refused(text.replace("SEED", "1"))
+        assert "subspace: data is that of teachers' training inputs, and test inputs lie off it" in told
+        planned(text.replace("SEED", "0"), tmp_path)
+        planned(text.replace("SEED", "1").replace(f"{{{entry}}}", f"{{{entry}, on: val}}"), tmp_path)
+
+
+def test_held_out_images_are_measured_beside_robust_ones(plain: str, tmp_path: Path) -> None:
+    """They stay bytes. As many of them are right when clean as the accuracy says."""
+    text = swapped(plain, (MEASURED, "evaluation: [accuracy, {distance: {steps: 10, restarts: 1}, on: val}]\n"),
+                   ("student:", "source:\n  model: {mlp: {hidden: [8]}}\nstudent:"),
+                   (LOSS, "  dataset: {robust: {steps: 2, step: 0.2}}\n"))  # fmt: skip
+    plan = planned(text, tmp_path)
+    performed(plan, context := at(tmp_path))
+    found = Standing(context.store, plan.evaluators).measured(of_role(plan, "student")[0].id)
+    assert found["val/distance/clean"] == found["val/accuracy"]
 
 
 def test_targets_that_hang_on_the_move_are_none_of_a_loss_of_images_as_they_are(
