@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from kdtune.data.dataset import LABELS, Dataset
 from kdtune.evaluation.evaluation import Evaluation, declared, watched, written_twice
+from kdtune.evaluation.evaluator import Evaluator
 from kdtune.networks import Network, Student, Teacher
 from kdtune.settings import PlaceName, Seeds, Settings, meant, refused_at
 
@@ -164,6 +165,10 @@ class Sweep(Settings):
                 known = ", ".join(sorted(seen)) or "none so far"
                 told = "is measured by no entry of evaluation with on: val and every"
                 raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; these are: val/accuracy, {known}")
+            taught = isinstance(network, Student) and self.asks_teacher(network)
+            if network.trained and not taught and _compares(best, measured[best][0]):
+                told = f"compares a network with its teacher, and a {part} here has none: no epoch would be the best"
+                raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; val/accuracy would do")
         kept_by = {"last": ("keep", recipe.keep), "average": ("average", recipe.average)}
         for evaluator in self.evaluation:
             for which in sorted(evaluator.weights):
@@ -178,9 +183,12 @@ class Sweep(Settings):
         found = declared(self.evaluation, dataset)
         measured = {one: metric for one, (_, metric) in found.items()}
         of = found[name][0].of if name in found else None
-        if name in measured and measured[name].better is not None and of is None:
+        alone = name in found and _compares(name, found[name][0])
+        if name in measured and measured[name].better is not None and of is None and not alone:
             return
-        if of is not None:
+        if alone:
+            told = "it compares a network with its teacher, and a teacher has none; val/accuracy would do"
+        elif of is not None:
             told = f"it is of the {of} weights, and a teacher teaches with those that its run ends with"
         elif name.startswith("val/") and dataset.validation is None:
             told = "nothing is held out: set dataset.validation"
@@ -192,3 +200,8 @@ class Sweep(Settings):
             hint = meant(name, known) if known else f"accuracy, listed there, measures {part}accuracy"
             told = f"no entry of evaluation measures it; {hint}"
         raise refused_at(("teacher", "select", "metric"), f"came {name!r}; {told}", name)
+
+
+def _compares(metric: str, evaluator: Evaluator) -> bool:
+    """Whether a metric is absent where a network learned alone."""
+    return evaluator.needs_teacher or "teacher/" in metric

@@ -103,6 +103,21 @@ def test_no_teacher_is_chosen_by_weights_that_do_not_teach(plain: str, refused: 
         assert "teacher.select.metric: came" in told and f"it is of the {which} weights" in told
 
 
+@pytest.mark.parametrize("entry", ["oracle: {steps: 1}", "agreement: {}"])
+def test_nothing_is_best_by_a_comparison_with_a_teacher_that_is_not_there(
+    entry: str, plain: str, refused: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The students would have failed when all teachers were done; a teacher would have kept its last epoch instead."""
+    name = "val/oracle/pgd1" if "oracle" in entry else "val/teacher/agreement"
+    text = swapped(plain, (MEASURED, f"evaluation: [accuracy, {{{entry}, on: val, every: 1}}]\n"))
+    told = refused(swapped(text, ("metric: val/accuracy", f"metric: {name}")))
+    assert f"came '{name}'; it compares a network with its teacher, and a teacher has none" in told
+    kept = f"  recipe: {{keep: {{best: {name}}}}}\n"
+    assert f"teacher.recipe.keep.best is {name}, which compares" in refused(swapped(text, (POOL, kept + POOL)))
+    assert f"student.recipe.keep.best is {name}, which compares" in refused(swapped(text, (LOSS, kept)))
+    planned(swapped(text, (LOSS, kept + LOSS)), tmp_path)
+
+
 def test_a_student_reads_the_calibration_of_the_weights_that_teach(plain: str, tmp_path: Path) -> None:
     kept = ("  epochs: 3", "  epochs: 3\n  keep: {best: val/accuracy}\n  average: {from: 0.0}")
     both = "evaluation: [accuracy, {calibration: {steps: 1}}, {calibration: {steps: 1}, of: average}]\n"
