@@ -27,6 +27,10 @@ class Planned:
     id: str
     waits_for: tuple[str, ...] = ()
 
+    @property
+    def chooses_from(self) -> dict[str, tuple[str, ...]]:
+        return {"teacher": self.waits_for} if self.waits_for else {}
+
 
 class InMemory:
     """How runs stand: new until they end well."""

@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from kdtune.data.dataset import LABELS, Dataset
 from kdtune.evaluation.evaluation import Evaluation, declared, watched, written_twice
+from kdtune.evaluation.evaluator import Evaluator
 from kdtune.networks import Network, Student, Teacher
 from kdtune.settings import PlaceName, Seeds, Settings, meant, refused_at
 
@@ -139,9 +140,16 @@ class Sweep(Settings):
             raise ValueError(
                 f"{part}.recipe.keep.best is {network.recipe.keep.best}, but nothing is held out: {lacking}"
             )
-        if dataset.floats and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
+        moved = dataset.model_copy(update={"robust": None}).floats  # that puts no image in a held-out one's place
+        if moved and (lost := [each.key for each in self.evaluation if each.on and each.needs_pixels]):
             told = f"those held out of {part}s are moved or drawn"
             raise ValueError(f"{lost[0]} on: val is of images of 8 bits, and {told}")
+        of_subspace = [
+            each for each in self.evaluation if getattr(each, "subspace", None) == "data" and each.on is None
+        ]
+        if of_subspace and not dataset.tested_within:
+            told = f"subspace: data is that of {part}s' training inputs, and test inputs lie off it"
+            raise ValueError(f"evaluation.{of_subspace[0].key}: {told}; {{pca: K}}, or on: val would do")
         if twice := written_twice(self.evaluation, dataset):
             told = f"two entries write the metric {twice[0]}; one would hide the other: give one of them a `label`"
             raise refused_at(("evaluation",), told, self.evaluation)
@@ -157,6 +165,10 @@ class Sweep(Settings):
                 known = ", ".join(sorted(seen)) or "none so far"
                 told = "is measured by no entry of evaluation with on: val and every"
                 raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; these are: val/accuracy, {known}")
+            taught = isinstance(network, Student) and self.asks_teacher(network)
+            if network.trained and not taught and _compares(best, measured[best][0]):
+                told = f"compares a network with its teacher, and a {part} here has none: no epoch would be the best"
+                raise ValueError(f"{part}.recipe.keep.best is {best}, which {told}; val/accuracy would do")
         kept_by = {"last": ("keep", recipe.keep), "average": ("average", recipe.average)}
         for evaluator in self.evaluation:
             for which in sorted(evaluator.weights):
@@ -168,10 +180,17 @@ class Sweep(Settings):
 
     def _refuse_metric(self, name: str, dataset: Dataset) -> None:
         """Raises ValidationError, at its place, where no teacher can be chosen by a metric of this name."""
-        measured = {one: metric for one, (_, metric) in declared(self.evaluation, dataset).items()}
-        if name in measured and measured[name].better is not None:
+        found = declared(self.evaluation, dataset)
+        measured = {one: metric for one, (_, metric) in found.items()}
+        of = found[name][0].of if name in found else None
+        alone = name in found and _compares(name, found[name][0])
+        if name in measured and measured[name].better is not None and of is None and not alone:
             return
-        if name.startswith("val/") and dataset.validation is None:
+        if alone:
+            told = "it compares a network with its teacher, and a teacher has none; val/accuracy would do"
+        elif of is not None:
+            told = f"it is of the {of} weights, and a teacher teaches with those that its run ends with"
+        elif name.startswith("val/") and dataset.validation is None:
             told = "nothing is held out: set dataset.validation"
         elif name in measured:
             told = "neither more nor less of it is better; val/accuracy or another that ranks would do"
@@ -181,3 +200,8 @@ class Sweep(Settings):
             hint = meant(name, known) if known else f"accuracy, listed there, measures {part}accuracy"
             told = f"no entry of evaluation measures it; {hint}"
         raise refused_at(("teacher", "select", "metric"), f"came {name!r}; {told}", name)
+
+
+def _compares(metric: str, evaluator: Evaluator) -> bool:
+    """Whether a metric is absent where a network learned alone."""
+    return evaluator.needs_teacher or "teacher/" in metric

@@ -97,6 +97,7 @@ def use(extensions: Sequence[Extension]) -> None:
         try:
             defined = _kinds_of(_load(extension))
             for kind in defined:
+                _refuse_other_parameters(kind)
                 kinds.register(kind)
         except Exception as error:  # whatever code of the user's raises
             _withdraw()
@@ -128,6 +129,28 @@ def _kinds_of(module: str) -> list[type[Kind]]:
         if isinstance(value, type) and issubclass(value, Kind) and value.__module__ == module
         if hasattr(value, "key") and hasattr(value, "family") and not inspect.isabstract(value)
     ]
+
+
+class Uncallable(TypeError):
+    """A method of the user's own that cannot be called as its family calls it."""
+
+
+def _refuse_other_parameters(kind: type[Kind]) -> None:
+    """Raises Uncallable for a method that takes other arguments than the abstract one in whose place it stands: it
+    would fail in every run, hours later perhaps."""
+    for family in kind.__mro__:
+        for name in sorted(getattr(family, "__abstractmethods__", ())):
+            wanted, mine = vars(family).get(name), inspect.getattr_static(kind, name)
+            if not (inspect.isfunction(wanted) and inspect.isfunction(mine)):
+                continue
+            called = [*inspect.signature(wanted).parameters]
+            try:
+                inspect.signature(mine).bind(*called)
+            except TypeError:
+                came, do = (", ".join(list(each)[1:]) for each in (inspect.signature(mine).parameters, called))
+                line = f"line {mine.__code__.co_firstlineno}: "
+                told = f"{line}{kind.__name__}.{name} takes ({came}), and it is called with ({do}): write these"
+                raise Uncallable(told) from None
 
 
 def _withdraw() -> None:
@@ -182,7 +205,7 @@ def _where(error: Exception, extension: Extension) -> str:
 
 def _in_words(error: Exception, extensions: Sequence[Extension]) -> str:
     """A key that is taken is told by files; the names of their modules mean nothing to anybody."""
-    told = str(error) if isinstance(error, kinds.KeyTaken) else f"{type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, (kinds.KeyTaken, Uncallable)) else f"{type(error).__name__}: {error}"
     for each in extensions:
         told = told.replace(f"{each.module}.", f"{Path(each.path).name}:")
     return told

@@ -75,6 +75,11 @@ class Run(Settings):
         choices = [choice for choice in (self.teacher, self.source) if choice is not None]
         return tuple(dict.fromkeys(id for choice in choices for id in choice.runs))
 
+    @property
+    def deaf(self) -> bool:
+        """Whether target knobs are on and its loss looks at no target: it ends with the weights of a run without."""
+        return self.loss is not None and not self.loss.weighs_targets and bool(self.noise.knobs("target"))
+
     @cached_property
     def description(self) -> dict[str, Any]:
         """What decides the numbers of this run. What is off is not written, so an old id survives a new option."""

@@ -221,6 +221,9 @@ def test_a_class_that_is_in_no_file_is_refused(tmp_path) -> None:
         ("import not_installed_anywhere\n" + KNOB, "line 1: ModuleNotFoundError"),
         ("def broken(:\n", "line 1: invalid syntax"),
         ("x = 1\0\n", "null bytes"),
+        (KNOB.replace(", teacher, space)", ", teacher)"), "Brightness.__call__ takes (images, labels, network, draw, "
+         "teacher), and it is called with (images, labels, network, draw, teacher, space): write these"),
+        (EVALUATOR.replace("measure(self, subject)", "measure(self)"), "Margin.measure takes (), and it is called"),
         (KNOB.replace("class Brightness", "class Gaussian"), "the key 'gaussian' is kdtune.noise.input.Gaussian's"),
         (EVALUATOR.replace("class Margin", "class PGD"), "the key 'pgd' is kdtune.evaluation.pgd.PGD's"),
     ],

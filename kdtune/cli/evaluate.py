@@ -27,7 +27,7 @@ from kdtune.report.mirror import results_of
 from kdtune.report.summary import near
 from kdtune.report.table import TableError, plan_of, profile_folder
 from kdtune.store.done import DamagedError
-from kdtune.store.layout import WEIGHTS
+from kdtune.store.layout import BESIDE, WEIGHTS
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
@@ -71,10 +71,13 @@ def unreadable(plan: Plan, standing: Standing) -> list[str]:
         look = standing.look(id)
         if look.done is None or WEIGHTS not in look.done.files or not look.missing(standing.evaluators):
             continue
-        try:
-            standing.store.file(id, look.done, WEIGHTS)
-        except DamagedError as error:
-            found.append(f"{plan.runs[id].name}: {error}")
+        lacking = {*look.missing(standing.evaluators)}
+        beside = {BESIDE[which] for each in plan.evaluation if each.hash in lacking for which in each.weights}
+        for name in (WEIGHTS, *sorted(beside & look.done.files.keys())):
+            try:
+                standing.store.file(id, look.done, name)
+            except DamagedError as error:
+                found.append(f"{plan.runs[id].name}: {error}")
     return found
 
 

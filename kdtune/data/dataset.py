@@ -179,6 +179,14 @@ class Dataset(Kind, home="kdtune.data.sets"):
         """The names of the training images, CLASS/FILE, in their order; None where they are no files of their own."""
         return None
 
+    @property
+    def tested_within(self) -> bool:
+        """Whether test inputs fill the same subspace, where that of training inputs is known."""
+        if self.test is None or (own := self.subspace()) is None:
+            return True
+        theirs = self.test.subspace()
+        return theirs is not None and own.shape == theirs.shape and bool((own == theirs).all())
+
     def read_test(self, data_dir: Path) -> Arrays:
         """`read`, or as much of it as the test images need."""
         return self.read(data_dir)

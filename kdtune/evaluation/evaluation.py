@@ -37,8 +37,12 @@ Evaluation = Annotated[tuple[Evaluator, ...], AfterValidator(_telling_apart)]
 
 
 def named(evaluation: Sequence[Evaluator], name: str) -> Evaluator:
-    """The entry of this name: its key, or key@label where it has a label. ValueError, with what would do, for none."""
-    called = {f"{each.key}@{each.label}" if each.label else each.key: each for each in evaluation}
+    """The entry of this name: its key, or key@label where it has a label. ValueError, with what would do, for none.
+
+    Of the weights that runs end with, and teach with: one `of` others is not meant.
+    """
+    own = [each for each in evaluation if each.of is None]
+    called = {f"{each.key}@{each.label}" if each.label else each.key: each for each in own}
     if name not in called:
         raise ValueError(f"no entry of evaluation is called so; {meant(name, called)}")
     return called[name]

@@ -61,20 +61,33 @@ def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ..
     """The flags that are up for a run, given its metrics or its row of the table; None where none was looked for.
 
     With `metric` those alone that bear on it: all on `robust/*` and `distance/*`, those of DEGENERATE on
-    `corruption/*`, none on others.
+    `corruption/*`, none on others. A metric of other weights (`last/`, `average/`) has the flags of these; those of
+    DEGENERATE are of the images that it is of (`val/` or none).
     """
+    images, weights, bare = prefixed(metric or "")
     found: dict[str, bool] = {}
     for column, value in row.items():
-        name = str(column).removeprefix("flags/").partition("@")[0]  # behind an @: the label of one entry of several
-        if str(column).startswith("flags/") and name in FLAGS and value is not None and value == value:  # NaN: empty
+        of_images, of_weights, named = prefixed(str(column))
+        name = named.removeprefix("flags/").partition("@")[0]  # behind an @: the label of one entry of several
+        if not named.startswith("flags/") or name not in FLAGS or value is None or value != value:  # NaN: empty
+            continue
+        if of_weights == weights and (of_images == images or (images and name not in DEGENERATE)):
             found[name] = found.get(name, False) or bool(value)
     if not found:
         return None
     if metric is not None:
-        attacked = metric.startswith(("robust/", "distance/"))
-        bearing = FLAGS if attacked else DEGENERATE if metric.startswith("corruption/") else {}
+        bearing = FLAGS if bare.startswith(("robust/", "distance/")) else {}
+        bearing = DEGENERATE if bare.startswith("corruption/") else bearing
         return tuple(name for name in bearing if found.get(name))
     return tuple(name for name in FLAGS if found.get(name))
+
+
+def prefixed(name: str) -> tuple[str, str, str]:
+    """What a metric's name says of the images and of the weights, and the rest: "val/", "last/", "robust/pgd20"."""
+    images = "val/" if name.startswith("val/") else ""
+    rest = name.removeprefix("val/")
+    weights = next((each for each in ("last/", "average/") if rest.startswith(each)), "")
+    return images, weights, rest.removeprefix(weights)
 
 
 def degenerate(answers: np.ndarray, labels: np.ndarray) -> dict[str, bool]:

@@ -66,6 +66,10 @@ class KD(Loss):
         return self
 
     @property
+    def weighs_targets(self) -> bool:
+        return self.alpha != 1
+
+    @property
     def softens_at(self) -> float | None:
         return self.temperature
 

@@ -23,6 +23,11 @@ class Loss(Kind, home="kdtune.losses"):
     compares: ClassVar[bool] = False  # what is shown with images as they are, so that it needs a knob at `input`
 
     @property
+    def weighs_targets(self) -> bool:
+        """Whether targets have a say in it, as it is stated."""
+        return self.sees_targets
+
+    @property
     def stored(self) -> bool:
         """Whether the teacher's answers are looked up instead of asked for."""
         return getattr(self, "responses", "computed") != "computed"

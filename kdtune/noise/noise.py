@@ -48,6 +48,9 @@ class Noise(Settings):
         hanging = [name for name, knob in self.knobs("target").items() if knob.needs_moved]
         if hanging and not self.knobs("input"):
             return f"noise.target.{hanging[0]} hangs on how far noise.input moves an image, and no knob there does"
+        if hanging and comparing is not None:
+            told = f"is of the image as it was moved, and the loss {comparing} has targets of images as they are"
+            return f"noise.target.{hanging[0]} {told}; remove one of them"
         if comparing is not None and not self.input:
             return f"the loss {comparing} compares clean images with what noise.input makes of them, and it has no knob"
         leaves: str | None = None  # the first knob after which images may lie outside [0, 1]

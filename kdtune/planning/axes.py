@@ -7,8 +7,10 @@ one run, and a point may stand in several blocks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
+from kdtune.run import Run
+from kdtune.sweepfile.grid import names
 from kdtune.sweepfile.load import SweepFile, SweepPoint
 from kdtune.sweepfile.tree import Problem, SweepFileError, problem
 from kdtune.sweepfile.values import comparable, word
@@ -22,19 +24,33 @@ def refuse_idle_axes(file: SweepFile, runs_at: Sequence[Runs]) -> None:
     problems = []
     for axis in file.axes:
         groups = _differing_in(axis, zip(file.points, runs_at, strict=True))
-        pair = next((pair for pair in _alike(groups) if not _told_apart(pair, groups)), None)
+        # An alternative of another axis that names this one is the same alternative whatever this one is.
+        named = _differing_in(axis, zip(file.points, runs_at, strict=True), as_written=True)
+        pair = next((pair for pair in _alike(groups) if not _told_apart(pair, [*groups, *named])), None)
         if pair is not None:
             problems.append(_problem(file, axis, *pair.values()))
     if problems:
         raise SweepFileError(problems)
 
 
-def _differing_in(axis: str, points: Iterator[tuple[SweepPoint, Runs]]) -> Collection[Group]:
+def refuse_deafness(file: SweepFile, students: Sequence[Run]) -> None:
+    """Raises SweepFileError where target knobs stand at students none of which looks at what they make of labels. Not
+    where an axis decides on that: elsewhere in a grid, or in the next trial, they may well do."""
+    student = file.tree.get("student") or {}
+    axes = any(any(names(student.get(part))) for part in ("distillation", "loss", "noise"))
+    if students and not axes and all(run.deaf for run in students):
+        told = "changes labels, and no student looks at these: alpha is 1; remove it, or give the labels a share"
+        named = next(iter(students[0].noise.knobs("target")))
+        raise SweepFileError([Problem(file.path, None, ("student", "noise", "target"), f"{named} {told}")])
+
+
+def _differing_in(axis: str, points: Iterable[tuple[SweepPoint, Runs]], as_written: bool = False) -> Collection[Group]:
     groups: dict[Hashable, Group] = {}
     for point, runs in points:
-        values = dict(point.at.values)
+        values = dict(point.at.written if as_written else point.at.values)
         if axis in values:
-            value = comparable(values.pop(axis))
+            del values[axis]
+            value = comparable(point.at.values[axis])
             groups.setdefault(comparable(dict(sorted(values.items()))), {}).setdefault(value, (point, runs))
     return groups.values()
 

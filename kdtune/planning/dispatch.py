@@ -287,7 +287,7 @@ class Dispatch:
             id = self._order[heappop(due)]
             if self._states[id] not in STARTABLE or id in self._handed_out:
                 continue
-            if reason := hopeless(self._teachers(self.plan.runs[id]), self._states, self.reasons):
+            if reason := hopeless(self.plan.runs[id].chooses_from, self._states, self.reasons):
                 self.reasons[id] = reason
                 self._move(id, State.SKIPPED)
                 for student in self._students.get(id, ()):

@@ -34,6 +34,12 @@ class Place:
         return self.run.waits_for
 
     @property
+    def chooses_from(self) -> dict[str, tuple[str, ...]]:
+        """The same by what they are to it: "teacher", "source"."""
+        parts = {"teacher": self.run.teacher, "source": self.run.source}
+        return {part: choice.runs for part, choice in parts.items() if choice is not None}
+
+    @property
     def point(self) -> dict[str, Any]:
         """The axis values that lead to it: for a student its teacher's too."""
         return self.teacher_parameters | self.parameters

@@ -21,7 +21,7 @@ from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
 from kdtune.networks import Network, Student, Teacher
-from kdtune.planning.axes import refuse_idle_axes
+from kdtune.planning.axes import refuse_deafness, refuse_idle_axes
 from kdtune.planning.files import file_digest
 from kdtune.planning.place import Place
 from kdtune.run import Choice, Run
@@ -117,10 +117,11 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
         for place in here:
             named = replace(place, first=first.setdefault(place.role, place.point))
             places.setdefault(named.key, named)
-        runs_at.append(frozenset(place.id for place in here))
+        runs_at.append(frozenset(_heard(place.run).id for place in here))
     proposed = file.search is not None and file.points is not file.ends  # points by chance: no axis is idle for two
     if epochs is None and not proposed:  # where all runs are as long, an axis of lengths changes none
         refuse_idle_axes(file, runs_at)
+        refuse_deafness(file, [place.run for place in places.values() if place.role == "student"])
     sweep = (file.points or file.ends)[0].sweep
     titles = ", ".join(dict.fromkeys(dataset.heading for dataset in contents or _datasets(sweep)))
     return Plan(sweep.name, file.profile, titles, file.axes, in_the_end(sweep.evaluation), tuple(places.values()))
@@ -170,6 +171,11 @@ def _learning(
         given = loss.given and file_digest(loss.given.file, "the teacher's answers")
         run = run.model_copy(update={"loss": loss, "answers_digest": given})
     return run.model_copy(update={"teacher": _choice(sweep, pool, seed)}) if asks else run
+
+
+def _heard(run: Run) -> Run:
+    """The run without what nobody looks at; its id is another one all the same."""
+    return run.model_copy(update={"noise": run.noise.model_copy(update={"target": ()})}) if run.deaf else run
 
 
 def _alone(run: Run) -> Choice:

@@ -171,7 +171,7 @@ class Searching:
 
     def _without_teacher(self, id: str, states: Mapping[str, State]) -> bool:
         """Whether all that it could learn from have diverged: a result too."""
-        return states.get(id) is State.SKIPPED and all_diverged(self.plan.runs[id].waits_for, states)
+        return states.get(id) is State.SKIPPED and all_diverged(self.plan.runs[id].chooses_from, states)
 
     def _value(self, proposal: Proposal, states: Mapping[str, State]) -> Value:
         if any(states[id] is not State.DONE for id in proposal.runs):

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -57,6 +57,7 @@ class GridPoint:
     lines: dict[str, int | None]
     block: int
     line: int | None
+    written: dict[str, Any] = field(default_factory=dict)  # the values with `$names` in them as they stand
 
 
 LONGEST = 1_000_000  # range: what is longer is a slip of the hand, and would be laid out before it is counted
@@ -98,7 +99,7 @@ def points(blocks: Iterable[Block]) -> Iterator[GridPoint]:
         for combination in itertools.product(*block.axes.values()):
             written = GridPoint(dict(zip(block.axes, combination, strict=True)), block.lines, block.number, block.line)
             values = {axis: substitute(value, written) for axis, value in written.values.items()}
-            yield replace(written, values=values)
+            yield replace(written, values=values, written=written.values)
 
 
 def _alternatives(axis: str, value: Any, block: YamlMap) -> tuple[list[Any], str | None]:

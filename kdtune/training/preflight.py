@@ -21,7 +21,7 @@ from torch import nn
 
 from kdtune.data import loading
 from kdtune.data.error import DataError
-from kdtune.data.loading import Data
+from kdtune.data.loading import Data, inputs
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import EvaluationError, predict
 from kdtune.evaluation.subject import Context
@@ -95,7 +95,8 @@ def untrainable(planned: Mapping[str, Planned], ids: Iterable[str], data: Data) 
     for same in alike.values():
         run = planned[same[0]].run
         teacher = planned[run.teacher.runs[0]].run if run.teacher else None
-        if reason := _failure(run, teacher, data):
+        source = planned[run.source.runs[0]].run if run.source else None
+        if reason := _failure(run, teacher, data) or (_unlike(run, source, data) if source else None):
             reasons.setdefault(reason, []).extend(same)
     return [f"{planned[first].name}{_and(more)}: {reason}" for reason, (first, *more) in reasons.items()]
 
@@ -150,6 +151,21 @@ def _failure(run: Run, teacher: Run | None, data: Data) -> str | None:
     )
 
 
+def _unlike(run: Run, source: Run, data: Data) -> str | None:
+    """Why no images can be had from a source, None if they can: a step of the search for them is taken."""
+    if run.dataset.robust is None:
+        return None
+    once = run.dataset.robust.model_copy(update={"steps": 1})
+    try:
+        with seeded(run.seed or 0, "preflight"):
+            network = build_network(source.model, source.normalization, 0, data.shape, data.classes)
+        once(inputs(data.train[torch.arange(min(IMAGES, len(data.train)))].images), network, 0, data.train.bounds)
+    except Exception as error:  # a model of the user's own may raise anything
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"dataset.robust asks its source for features, which takes a model with features(images) ({told})"
+    return None
+
+
 def _and(more: list[str]) -> str:
     return f" and {len(more)} more" if more else ""
 
@@ -182,8 +198,10 @@ def _kind(planned: Mapping[str, Planned], id: str, data: Data) -> str:
     """Equal for runs that one step says the same of."""
     run = planned[id].run
     teacher = planned[run.teacher.runs[0]].run if run.teacher else None
+    source = planned[run.source.runs[0]].run if run.source else None
     which = min(_last_batch(run, data), IMAGES)
-    return json.dumps([_structure(run), _structure(teacher) if teacher else None, data.shape, data.classes, which])
+    networks = [_structure(each) if each else None for each in (run, teacher, source)]
+    return json.dumps([*networks, data.shape, data.classes, which])
 
 
 def _structure(run: Run) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -148,7 +148,11 @@ def measured_late(run: Run, evaluation: Evaluation, data: Data, context: RunCont
 
     ask_weights = weights_of(run, data, context, load_other)
     subject = Subject(network, data, context.measuring, ask_teacher, ask_weights=ask_weights)
-    evaluate(subject, evaluation, context, context.store.evaluations(id, done))
+    try:
+        evaluate(subject, evaluation, context, context.store.evaluations(id, done))
+    except DamagedError as error:  # of weights that lie beside the run's own
+        context.store.withdraw(id, done, str(error))
+        return False
     return True
 
 
@@ -267,7 +271,10 @@ def evaluate(subject: Subject, evaluation: Evaluation, context: RunContext, kept
         by = {"sources": sources.of_evaluator(evaluator), **code()}
         if kept.record(evaluator.hash) is None and not kept.take_over(evaluator.hash, by):
             began = time.monotonic()
-            with heard(subject.of(evaluator.of).network, context.pulse):
+            with ExitStack() as hearing:
+                for which in sorted({evaluator.of or "", *evaluator.weights}):
+                    with suppress(ValueError, LookupError):  # kept none: the evaluator says so
+                        hearing.enter_context(heard(subject.of(which or None).network, context.pulse))
                 found = evaluator.measured(subject)
             seconds[evaluator.column(evaluator.key)] = round(time.monotonic() - began, 3)
             about = {"name": evaluator.key, "version": evaluator.version, **evaluator.model_dump(mode="json")}

@@ -120,6 +120,12 @@ def test_flags_bear_on_what_they_are_about():
     row = {"flags/collapsed": 1.0, "flags/square_wins": 1.0, "flags/dynamic": 0.0}
     assert flags_of(row) == flags_of(row, "robust/pgd20") == ("collapsed", "square_wins")
     assert flags_of(row, "distance/median") == flags_of(row)
+    assert flags_of(row, "val/robust/pgd20") == ("square_wins",) and flags_of(row, "last/robust/pgd20") is None
+    theirs = row | {"last/flags/dynamic": 1.0, "val/flags/near_chance": 1.0, "val/average/flags/collapsed": 1.0}
+    assert flags_of(theirs) == flags_of(theirs, "robust/pgd20") == flags_of(row)
+    assert flags_of(theirs, "val/robust/pgd20") == ("near_chance", "square_wins")
+    assert flags_of(theirs, "val/last/distance/median") == flags_of(theirs, "last/robust/pgd20") == ("dynamic",)
+    assert flags_of(theirs, "val/average/corruption/mca") == ("collapsed",)
     assert flags_of(row, "corruption/mca") == ("collapsed",), "corruptions follow no gradient that could be hidden"
     assert flags_of(row, "test/accuracy") == ()
     assert flags_of({}, "robust/pgd20") is None

@@ -321,7 +321,7 @@ def drawn_plan(data) -> SimpleNamespace:
     runs = {}
     for number, id in enumerate(ids):
         teachers = data.draw(st.lists(st.sampled_from(ids[:number]), unique=True, max_size=3)) if number else []
-        runs[id] = SimpleNamespace(id=id, waits_for=tuple(teachers))
+        runs[id] = SimpleNamespace(id=id, waits_for=tuple(teachers), chooses_from={"teacher": tuple(teachers)})
     return SimpleNamespace(runs=runs, evaluators={})
 
 

@@ -365,7 +365,7 @@ def test_equal_runs_one_after_the_other_end_when_it_was_said(data):
     """Whatever the speed and the moment: the time left is exact where every run takes equally long."""
     count, pace = data.draw(st.integers(2, 8)), data.draw(st.floats(0.1, 100))
     ids = [f"{number:012x}" for number in range(count)]
-    places = tuple(Place(SimpleNamespace(id=id, waits_for=()), "student", {}) for id in ids)
+    places = tuple(Place(SimpleNamespace(id=id, waits_for=(), teacher=None, source=None), "student", {}) for id in ids)
     plan, clock = Plan("p", "laptop", "d", (), (), places), Clock()
     time_left, states = left(plan, clock), dict.fromkeys(ids, "new")
     over = clock.now + count * pace

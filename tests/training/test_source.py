@@ -308,7 +308,7 @@ def test_a_sweep_says_which_source_failed(tmp_path: Path, monkeypatch: pytest.Mo
     said = swept(
         tmp_path, SOURCED.replace("source:\n", "source:\n  recipe: {optimizer: {sgd: {lr: 1.0e+30}}}\n"), status=3
     )
-    assert "source seed=0" in said and "it has no network" in said
+    assert "source   0 of 2" in said and "skipped: student seed=0" in said and "its source" in said
 
 
 # What commands say
