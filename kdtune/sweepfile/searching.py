@@ -25,6 +25,7 @@ from kdtune.sweepfile.validate import problem_of
 from kdtune.sweepfile.values import comparable
 
 SPACE: KeyPath = ("search", "space")
+COLUMNS = ("number", "listed", "front", "runs")  # of search.csv, beside the axes
 
 
 def of_tree(tree: YamlMap, read: Source, given: bool) -> tuple[Search | None, list[Problem]]:
@@ -66,6 +67,9 @@ def check_axes(
     for axis in space:
         if not grid.AXIS.fullmatch(axis) or axis in grid.RESERVED:
             problems.append(problem_at(tree, source, (*SPACE, axis), grid.no_axis(axis)))
+        elif axis in COLUMNS:
+            message = f"came {axis!r}, which is a column of search.csv: so is each axis; another name would do"
+            problems.append(problem_at(tree, source, (*SPACE, axis), message))
     axes = {axis: _alternatives(space[axis]) for axis in space}
     block = grid.Block(axes, dict(space.lines), 1, line_at(tree, SPACE), SPACE)
     problems += grid.check_names(whole, space, [block], source, "is no axis of search.space")
