@@ -55,26 +55,41 @@ MASKED = {
 }
 PLANTED = {"planted_missed": "PGD misses adversarial examples that were planted in a copy of the network"}
 FLAGS = DEGENERATE | MASKED | PLANTED
+SIDES = ("val/", "last/", "average/")  # of other images, or of other weights, than a name without them
 
 
 def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ...] | None:
     """The flags that are up for a run, given its metrics or its row of the table; None where none was looked for.
 
     With `metric` those alone that bear on it: all on `robust/*` and `distance/*`, those of DEGENERATE on
-    `corruption/*`, none on others.
+    `corruption/*`, none on others. On a metric of the last or the averaged weights bear the flags of these; on one of
+    held-out images those of DEGENERATE that these raised.
     """
-    found: dict[str, bool] = {}
-    for column, value in row.items():
-        name = str(column).removeprefix("flags/").partition("@")[0]  # behind an @: the label of one entry of several
-        if str(column).startswith("flags/") and name in FLAGS and value is not None and value == value:  # NaN: empty
-            found[name] = found.get(name, False) or bool(value)
+    if metric is None:
+        found = _flags(row, "")
+        return tuple(name for name in FLAGS if found.get(name)) if found else None
+    asked = metric
+    while asked.startswith(SIDES):
+        asked = asked.partition("/")[2]
+    side = metric.removesuffix(asked)
+    found = _flags(row, side)
+    if "val/" in side:  # the network is the same
+        found = {name: up for name, up in _flags(row, side.replace("val/", "")).items() if name in MASKED} | found
     if not found:
         return None
-    if metric is not None:
-        attacked = metric.startswith(("robust/", "distance/"))
-        bearing = FLAGS if attacked else DEGENERATE if metric.startswith("corruption/") else {}
-        return tuple(name for name in bearing if found.get(name))
-    return tuple(name for name in FLAGS if found.get(name))
+    attacked = asked.startswith(("robust/", "distance/"))
+    bearing = FLAGS if attacked else DEGENERATE if asked.startswith("corruption/") else {}
+    return tuple(name for name in bearing if found.get(name))
+
+
+def _flags(row: Mapping[str, Any], side: str) -> dict[str, bool]:
+    """The flags that were looked for on one side of a run (its name in columns, such as `last/`), and whether up."""
+    found: dict[str, bool] = {}
+    for column, value in row.items():
+        name = str(column).removeprefix(f"{side}flags/").partition("@")[0]  # behind an @: the label of one of several
+        if name in FLAGS and str(column) != name and value is not None and value == value:  # NaN: empty
+            found[name] = found.get(name, False) or bool(value)
+    return found
 
 
 def degenerate(answers: np.ndarray, labels: np.ndarray) -> dict[str, bool]:

@@ -229,7 +229,7 @@ class Standing:
         metrics: Metrics = {}
         last = dict.fromkeys(further)
         for evaluator in (*(each for each in self.evaluators if each not in last), *last):
-            raised = {name: value for name, value in metrics.items() if name.startswith("flags/") and value}
+            raised = {name: value for name, value in metrics.items() if "flags/" in name and value}
             metrics |= (self.look(id).evaluation(evaluator) or {}) | raised
         return metrics
 
