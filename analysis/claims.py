@@ -229,6 +229,8 @@ def read(folder: Path, profile: str | None) -> list[Line]:
     for place in places(folder.resolve(), profile):
         try:
             table = read_table(place)
+            if "search" in table.attrs:
+                raise TableError(f"{place} is a search's, which looks where it is good: that bears out no claim")
             found += [Line(table, scope(table)[0], of) for of in judged(table)]
         except TableError as error:
             print(f"left out: {error}", file=sys.stderr)

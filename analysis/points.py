@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kdtune.report.table import TableError, flags_of
+from kdtune.report.table import CONFIRMS, TableError, flags_of
 from kdtune.statistics import Difference, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -139,10 +139,14 @@ def refuse_mixtures(rows: pd.DataFrame, *by: str) -> None:
     average over. One run that several points of the sweep ask for is no mixture."""
     for place, rows_there in rows.groupby(list(by), dropna=False) if by else [((), rows)]:
         group = rows_there.drop_duplicates("id")
+        where = ", ".join(f"{name} {value}" for name, value in zip(by, place, strict=True)) or "there"
+        if CONFIRMS in group and group[CONFIRMS].nunique() > 1:
+            raise TableError(
+                f"{where}: runs by which a search chose and runs that confirm its choice; no mean is over both"
+            )
         if group["seed"].duplicated().any():
             settings = [name for name in group.columns if name not in ("id", "seed", "state") and "/" not in name]
             spread = [name for name in settings if group[name].nunique(dropna=False) > 1]
-            where = ", ".join(f"{name} {value}" for name, value in zip(by, place, strict=True)) or "there"
             raise TableError(
                 f"{where}: several runs of one seed, which differ in {', '.join(spread) or 'nothing the table has'}; "
                 "this would average over them, so it takes only a sweep without such an axis"

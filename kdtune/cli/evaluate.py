@@ -21,7 +21,7 @@ from kdtune.evaluation.evaluation import in_the_end, told_apart
 from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan
 from kdtune.planning.searching import Searching, known_plan
-from kdtune.report.folder import View
+from kdtune.report.folder import View, confirming
 from kdtune.report.late import Late, kept, together
 from kdtune.report.mirror import results_of
 from kdtune.report.summary import near
@@ -118,6 +118,7 @@ def finished_plan(place: Path, evaluation: str, data: str | None) -> Finished:
     store = Store(results_of(place))
     found, search = known_plan(file, paths.data_folder(data), store, [each.hash for each in own])
     plan = replace(found, profile=about["profile"])
+    _refuse_unchosen(place, about, plan, search)
     _refuse_others(place, {run["id"] for run in about["runs"]}, set(plan.runs))
     standing = Standing(store, plan.evaluators)
     standing.preload(plan.runs)
@@ -138,6 +139,17 @@ def _beside(own: Sequence[Evaluator], late: Sequence[Late], asked: Any) -> list[
     if wanted.every is not None:
         raise Refused("every measures while runs train, and these are finished; remove it")
     return [] if wanted in own else [wanted.dumped()]
+
+
+def _refuse_unchosen(place: Path, about: Mapping[str, Any], plan: Plan, search: Searching | None) -> None:
+    """Raises TableError where the folder has runs that confirm what its search chose, and now it has not chosen: their
+    rows would be lost."""
+    if search is not None and not search.complete and (lost := confirming(about) - plan.runs.keys()):
+        raise TableError(
+            f"{place}: {search.progress}, as runs or records of it are gone, so that nobody knows which of its choices "
+            f"{len(lost)} of the table's runs confirm. Nothing was measured, the table is as it was; the sweep's own "
+            "command goes on with the search"
+        )
 
 
 def _refuse_others(place: Path, known: set[str], now: set[str]) -> None:

@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,13 +17,18 @@ import click
 
 from kdtune.cli.place import Target, Where, located
 from kdtune.cli.refused import Refused, status_of
+from kdtune.cli.sweep import leave_report
+from kdtune.data.error import DataError
+from kdtune.extensions import ExtensionError
 from kdtune.report.folder import View
+from kdtune.report.lookup import folders_of
 from kdtune.report.outdated import outdated
 from kdtune.report.summary import counted
 from kdtune.report.table import TableError
 from kdtune.store.forgetting import evaluations_of, forget, forget_evaluations
 from kdtune.store.standing import Standing
 from kdtune.sweepfile.load import SweepFile
+from kdtune.sweepfile.tree import SweepFileError
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,34 @@ def _forget(asked: Asked) -> int:
         raise Refused(f"a command works on {', '.join(map(place.name, claimed))} now; nothing was moved")
     for line in take_away(asked, place, runs, family, results):
         click.echo(line)
-    if place.folder is not None and not asked.dry_run:
-        shown_no_more(*place.folder)
+    for line in () if asked.dry_run else shown_no_more(asked, place, {*family, *results}):
+        click.echo(line)
     return 0
 
 
-def shown_no_more(view: View, file: SweepFile) -> None:
-    """The folder's table, without what is gone. Left to a command that works on it now."""
+def shown_no_more(asked: Asked, place: Target, gone: set[str]) -> Iterator[str]:
+    """The tables of all sweeps that have these runs, written anew; a line for each that shows them still."""
+    objects = place.store.objects
+    for key in folders_of(gone, objects):
+        sweep, profile = key.split("/")
+        try:
+            found = located(replace(asked, place=objects.uri(sweep), profile=profile)).folder
+        except (TableError, SweepFileError, DataError, ExtensionError):
+            found = None
+        if found is None:
+            yield f"{objects.path(key)} shows them still; its sweep's own command writes its table anew"
+        else:
+            _written(*found)
+            yield from found[0].hidden()
+
+
+def _written(view: View, file: SweepFile) -> None:
+    """Left to a command that works on it now."""
     if (claim := view.standing.store.claim(f"sweep/{view.key}")) is not None:
         with claim:
             view.write(file, view.whole({}))
+            if (view.local / "report.html").is_file():
+                leave_report(view)
 
 
 def chosen(asked: Asked, place: Target) -> tuple[list[str], dict[str, list[str]]]:
@@ -134,5 +157,8 @@ def take_away(
     yield f"do them again: {place.command}"
     gone |= {Path(key).name for keys in results.values() for key in keys}
     for each in (evaluator for hash, evaluator in place.late.items() if hash in gone):
-        entry = shlex.quote(json.dumps(each.dumped()))
-        yield f"and what was measured late: kdtune evaluate {shlex.quote(asked.place)} --evaluation {entry}"
+        words = ["kdtune", "evaluate", asked.place, *(["--profile", asked.profile] if asked.profile else [])]
+        words += ["--evaluation", json.dumps(each.dumped())]
+        words += [word for path in asked.extensions for word in ("--with", path)]
+        words += ["--data", asked.data] if asked.data else []
+        yield f"and what was measured late: {shlex.join(words)}"

@@ -16,7 +16,7 @@ from kdtune.evaluation.evaluator import Evaluator
 from kdtune.planning.plan import Plan
 from kdtune.planning.searching import known_plan
 from kdtune.report import late
-from kdtune.report.folder import View
+from kdtune.report.folder import View, confirming
 from kdtune.report.lookup import meant, names_in
 from kdtune.report.mirror import results_of
 from kdtune.report.table import TableError, plan_of, profile_folder
@@ -126,7 +126,10 @@ def located(asked: Where) -> Target:
         earlier = tuple(run["id"] for run in about["runs"])
         standing, known = Standing(store, plan.evaluators), late.kept(about)
         view = View(standing, plan, label=folder.name, measured_late=known, search=search)
-        shown = (view, replace(file, origin=about.get("file"))) if set(earlier) == set(plan.runs) else None
+        chosen = confirming(about)  # by a search that may not have chosen any more
+        chosen |= {id for runs in (search.confirming.values() if search else ()) for id in runs}
+        alike = set(earlier) - chosen == set(plan.runs) - chosen
+        shown = (view, replace(file, origin=about.get("file"))) if alike else None
     return Target(store, plan, command, measured, earlier, shown, of_proposals(search) if search else None)
 
 

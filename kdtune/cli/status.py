@@ -14,6 +14,7 @@ import click
 
 from kdtune.cli.refused import status_of
 from kdtune.planning.cost import duration
+from kdtune.planning.hopeless import all_diverged
 from kdtune.planning.place import ROLES
 from kdtune.report.mirror import results_of
 from kdtune.report.table import plan_of, profile_folder
@@ -62,12 +63,14 @@ def searched(plan: Mapping[str, Any], states: Mapping[str, State]) -> Iterator[s
     """How far a search is."""
     try:
         about = json.loads(plan["search"]) if "search" in plan else None
-        made = [[states[id] for id in runs] for runs in about["proposals"]] if about else []
+        without = {run["id"] for run in plan["runs"] if all_diverged(run.get("chooses_from", {}), states)}
+        runs = about["proposals"] if about else []
+        made = [[id in without or states[id] in FINISHED for id in ids] for ids in runs]
         trials = about["trials"] if about else 0
     except (ValueError, KeyError, TypeError):  # another version's
         return
     if trials:
-        known = sum(all(state in FINISHED for state in runs) for runs in made)
+        known = sum(all(ended) for ended in made)
         yield f"search: {known} of {trials} proposals known, {len(made) - known} made and not known yet"
 
 

@@ -46,6 +46,14 @@ def ranked(table: pd.DataFrame, metric: str, only: Mapping[str, Any]) -> Iterato
     yield f"best run: {label(run, axes(table))} seed={word(plain(run['seed']))}  {value:{_digits(value)}}  {run['id']}"
     if not metric.startswith("val/"):
         yield "chosen by test data: nothing that is reported may rest on this choice; val/accuracy is for that"
+    elif len(_labels(finished)) > 1:
+        yield "their held-out images have other labels (dataset.labels): these numbers are not to be compared"
+
+
+def _labels(runs: pd.DataFrame) -> set[tuple[str, ...]]:
+    """What is known of the labels of each run, which those of its held-out images are, too."""
+    names = [name for name in runs if str(name).startswith("dataset.labels") or name == "dataset.seed"]
+    return {tuple(map(str, row)) for row in runs[names].itertuples(index=False, name=None)}
 
 
 def _digits(value: float) -> str:

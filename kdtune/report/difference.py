@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSIONS = ("recipe_version", "bfloat16_version")
-FOUND = ("teacher.id", "teacher.weights_sha256", "kept.epoch", "calibrated.temperature", "calibrated.alpha")
+FOUND = (
+    *("teacher.id", "teacher.weights_sha256", "source.id", "source.weights_sha256", "kept.epoch"),
+    *("calibrated.temperature", "calibrated.alpha", "search.number", "search.front", "search.confirms"),
+)
 NO_SETTINGS = (*FIRST, *VERSIONS, "taught", *FOUND)
 ABSENT = "-"
 

@@ -72,10 +72,15 @@ def beginning(name: str, parameters: Parameters, at: float) -> list[Event]:
 
 
 def ending(rows: Sequence[Scalars], final: Scalars, success: bool | None, at: float) -> list[Event]:
-    """Final metrics at the last epoch, no point twice; then how the session ended. `success` is None: it has not."""
+    """Final metrics at the last epoch, no point twice; then how the session ended. `success` is None: it has not.
+
+    One that was measured of that epoch's own weights too, and is of others, stands behind it: one point a step.
+    """
     last: Scalars = rows[-1] if rows else {"epoch": 0}
     new = {name: value for name, value in final.items() if last.get(name) != value}
-    events = [scalars(new, int(last["epoch"]), at)] if new else []
+    at_last, behind = ({name: new[name] for name in new if (name in last) is watched} for watched in (False, True))
+    steps = ((at_last, int(last["epoch"])), (behind, int(last["epoch"]) + 1))
+    events = [scalars(values, step, at) for values, step in steps if values]
     if success is not None:
         status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
         info = SessionEndInfo(status=status, end_time_secs=at)

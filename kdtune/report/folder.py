@@ -203,7 +203,8 @@ class View:
         about["radii"] = json.dumps(radii(self.evaluation))
         about["axes"] = json.dumps(self.plan.axes)
         about["headlines"] = json.dumps([metric.name for metric in self.headlines])
-        about["lower"] = json.dumps([name for name, each in self.plan.metrics.items() if each.better == "lower"])
+        measured = replace(self.plan, evaluation=self.evaluation).metrics  # late ones too
+        about["lower"] = json.dumps([name for name, each in measured.items() if each.better == "lower"])
         if self.search is not None:
             about["search"] = searched.to_json(self.search)
         source = {"file": file.origin, "folder": file.folder, "late": self._recorded()}
@@ -232,6 +233,13 @@ def _ids(about: Mapping[str, Any]) -> set[str]:
     return set()
 
 
+def confirming(about: Mapping[str, Any]) -> set[str]:
+    """Of the runs that a plan.json names those that confirm what its search chose; none where it is no search's."""
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        return {str(id) for runs in json.loads(about["search"])["confirming"].values() for id in runs}
+    return set()
+
+
 def radii(evaluation: Iterable[Evaluator]) -> dict[str, float]:
     """The radius of each evaluator that attacks, in pixel units, its headline's where it has several."""
     asked = {each.writes_under: getattr(each, "eps", None) for each in evaluation}
@@ -251,6 +259,7 @@ def described(plan: Plan, states: Mapping[str, State]) -> dict[str, Any]:
             "seed": place.run.seed,
             "parameters": place.parameters,
             "waits_for": list(place.waits_for),
+            "chooses_from": {part: [*ids] for part, ids in place.chooses_from.items()},
             "state": str(states[id]),
         }
         for id, place in plan.runs.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,6 +46,13 @@ def names_in(objects: Objects) -> Iterator[tuple[str, str]]:
     for key in objects.list():
         if PLAN.fullmatch(key) and (data := objects.get(key)) is not None:
             yield from _named(data)
+
+
+def folders_of(ids: Collection[str], objects: Objects) -> list[str]:
+    """The folders of sweeps, `fickle/paper`, that have any of these runs; the results may be a bucket."""
+    plans = {key: objects.get(key) for key in objects.list() if PLAN.fullmatch(key)}
+    having = [key for key, data in plans.items() if any(id in ids for id, _ in _named(data or b""))]
+    return [key.removesuffix("/plan.json") for key in having]
 
 
 def _done(place: str) -> Iterator[str]:

@@ -21,16 +21,18 @@ from kdtune.store.standing import Standing, members_of
 @dataclass(frozen=True)
 class Outdated:
     """Of the finished runs of a plan: ids of those trained by other code, with where it came from; ids by evaluator
-    whose results were measured by other code; ids of those whose teacher, or source, has other weights by now."""
+    whose results were measured by other code; ids of those whose teacher, or source, has other weights by now; ids of
+    those whose teacher has another calibration by now than they learned by."""
 
     trained: dict[str, str] = field(default_factory=dict)
     measured: dict[str, dict[str, str]] = field(default_factory=dict)
     taught: tuple[str, ...] = ()
+    calibrated: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[str]:
         """Those that would have to be trained again."""
-        return [*dict.fromkeys((*self.trained, *self.taught))]
+        return [*dict.fromkeys((*self.trained, *self.taught, *self.calibrated))]
 
 
 def outdated(plan: Plan, standing: Standing, evaluators: Mapping[str, Evaluator]) -> Outdated:
@@ -44,7 +46,9 @@ def outdated(plan: Plan, standing: Standing, evaluators: Mapping[str, Evaluator]
             record = standing.look(id).record(hash)
             if record is not None and record["code"].get("sources") != here:
                 measured.setdefault(hash, {})[id] = _origin(record["code"])
-    return Outdated(trained, measured, tuple(id for id in finished if _has_another_teacher(id, standing)))
+    taught = tuple(id for id in finished if _has_another_teacher(id, standing))
+    calibrated = tuple(id for id, run in finished.items() if _is_calibrated_otherwise(id, run, standing))
+    return Outdated(trained, measured, taught, calibrated)
 
 
 def lines(plan: Plan, standing: Standing, evaluators: Mapping[str, Evaluator], folder: str) -> Iterator[str]:
@@ -60,6 +64,8 @@ def lines(plan: Plan, standing: Standing, evaluators: Mapping[str, Evaluator], f
         said.append(f"{evaluators[hash].key} measured {len(runs)} runs by other code{_from(runs)}")
     if found.taught:
         said.append(f"{len(found.taught)} students learned from weights that their teacher or source has no longer")
+    if found.calibrated:
+        said.append(f"{len(found.calibrated)} students learned by a calibration that their teacher has no longer")
     if said:
         yield f"outdated     {'; '.join(said)}. To do them again: kdtune forget {folder} --outdated"
 
@@ -74,6 +80,17 @@ def _has_another_teacher(id: str, standing: Standing) -> bool:
     had = {id: digest for each in chosen for id, digest in members_of(each).items()}
     now = {each: standing.look(each).done for each in had}
     return any(done and had[each] != done.files.get(WEIGHTS) for each, done in now.items())
+
+
+def _is_calibrated_otherwise(id: str, run: Any, standing: Standing) -> bool:
+    """Whether its teacher's calibration, by which it learned, was measured anew and says something else."""
+    chosen = standing.look(id).provenance.get("teacher", {})
+    if run.loss is None or run.loss.calibration is None or "calibrated" not in chosen:
+        return False
+    measured = standing.look(chosen["id"]).evaluation(run.loss.calibration) or {}
+    now = {name.rpartition("/")[2]: value for name, value in measured.items()}
+    had = {"weight": chosen["calibrated"]["alpha"], "temperature": chosen["calibrated"]["temperature"]}
+    return any(name in now and now[name] != value for name, value in had.items())
 
 
 def _origin(code: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.evaluation.flags import FLAGS, flags_of
 from kdtune.planning.cost import duration
+from kdtune.planning.hopeless import all_diverged, hopeless
 from kdtune.report.controls import controls
 from kdtune.report.difference import said as difference
 from kdtune.report.mirror import results_of
@@ -40,6 +41,8 @@ def page(place: Path) -> str:
     """The page of a profile's folder. Raises TableError where there is no table."""
     table, plan = read(place), plan_of(place)
     standing = Standing(Store(results_of(place)), plan["evaluators"])
+    counted = table["state"] == State.DONE  # without what is gone since
+    table.loc[counted, "state"] = [str(standing.state(id)) for id in table.loc[counted, "id"]]
     finished = [run["id"] for run in plan["runs"] if standing.state(run["id"]) is State.DONE]
     origins = [standing.look(id).provenance for id in finished]
     title = f"{plan['sweep']} on {plan['dataset']}"
@@ -164,18 +167,23 @@ def flags(table: pd.DataFrame) -> str:
 def excluded(plan: Mapping[str, Any], standing: Standing) -> str:
     """Runs that no mean is over, and why."""
     names = {each["id"]: each["name"] for each in reversed(plan.get("places", []))}
+    states = standing.states(run["id"] for run in plan["runs"])
     lines = []
     for run in plan["runs"]:
-        state = standing.state(run["id"])
+        state = states[run["id"]]
         if state is State.DONE:
             continue
         failure = standing.look(run["id"]).failure
-        why = f"{failure['type']}: {failure['message']}" if failure else _why(state)
+        why = f"{failure['type']}: {failure['message']}" if failure else _why(state, standing.look(run["id"]).stop)
+        parts = run.get("chooses_from", {})
+        why = hopeless(parts, states, {}) if all_diverged(parts, states) else why
         lines.append([names.get(run["id"], run["id"]), str(state), why])
     return rows_of(["run", "state", "why"], lines) if lines else "<p>Nothing: every run of the plan is done.</p>"
 
 
-def _why(state: State) -> str:
+def _why(state: State, stopped: object) -> str:
+    if state is State.STOPPED:
+        return f"stopped {stopped}"
     return "its loss was no number any more" if state in FINISHED else "not finished when this was written"
 
 

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+WHOLE = 1e15  # a fraction from here on is written with an exponent
+
+
 def plain(value: Any) -> Any:
     """A cell of the table as a sweep file would have it."""
     if value is None or value != value:
         return None
     value = value.item() if hasattr(value, "item") else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE else value
 
 
 def value_of(row: Any, axis: str) -> Any:
@@ -66,9 +69,13 @@ def done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def measured(runs: pd.DataFrame, metric: str) -> dict[int, float]:
-    """One metric of some runs that are done, by seed; those without a seed (teachers from a file) by other numbers."""
+    """One metric of some runs that are done, by seed; those without a seed (teachers from a file) by other numbers.
+    Raises TableError for a column of words."""
     found = {}
     for number, row in enumerate(done(runs, metric).to_dict("records")):
         seed = plain(row["seed"])
-        found[-1 - number if seed is None else int(seed)] = float(row[metric])
+        try:
+            found[-1 - number if seed is None else int(seed)] = float(row[metric])
+        except ValueError as error:
+            raise TableError(f"{metric} is no number of a run: came {row[metric]!r}") from error
     return found

@@ -68,7 +68,7 @@ def check_axes(
         if not grid.AXIS.fullmatch(axis) or axis in grid.RESERVED:
             problems.append(problem_at(tree, source, (*SPACE, axis), grid.no_axis(axis)))
         elif axis in COLUMNS:
-            message = "search.csv has a column of that name beside the axes; another name would do"
+            message = f"came {axis!r}, which is a column of search.csv: so is each axis; another name would do"
             problems.append(problem_at(tree, source, (*SPACE, axis), message))
     axes = {axis: _alternatives(space[axis]) for axis in space}
     block = grid.Block(axes, dict(space.lines), 1, line_at(tree, SPACE), SPACE)

@@ -13,14 +13,17 @@ import pytest
 import stored
 from click.testing import CliRunner
 from conftest import ROOT, SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import kdtune
 import kdtune.training.loop
 import kdtune.training.run
 from kdtune import sources
 from kdtune.__main__ import main
+from kdtune.evaluation.flags import flags_of
 from kdtune.evaluation.pgd import PGD as Attack
 from kdtune.report.mirror import mirror
+from kdtune.store.encoding import seal, unseal
 from kdtune.store.objects import Objects
 from kdtune.store.store import Store
 
@@ -375,3 +378,117 @@ def test_what_the_files_own_folder_forgets_its_variant_does_again_too(write_swee
     assert "students: 3 done, 3 new" in do("status", results / "small", "--profile", variant).output
     assert sweep(file, results).exit_code == sweep(file, results, "--seeds", "3").exit_code == 0
     assert {path: path.read_bytes() for path in tables} == tables and weights(results) == before
+
+
+def test_what_one_sweep_forgets_no_table_and_no_page_of_another_counts(results, write_sweep):
+    """A teacher that two sweeps share goes, named in the one, by its file: the other's table had it and its students
+    still, and its page said of the same runs that no mean is over them."""
+    other = write_sweep(SMALL.replace("name: small", "name: other").replace("alpha: 0.9", "alpha: 0.5"), "other.yaml")
+    assert sweep(other, results).exit_code == 0
+    teacher = next(row["id"] for row in rows(results) if row["role"] == "teacher")
+    assert do("forget", results.parent / "small.yaml", "--results", results, teacher, "--yes").exit_code == 0
+    for name in ("small", "other"):
+        assert [row["state"] for row in rows(results, name)].count("new") == 3, "it and two students"
+        table = do("table", results / name, "--rows", "rate", "--columns", "val/accuracy", "--format", "csv").output
+        assert [line.split(",")[5] for line in table.splitlines()[1:]] == ["0", "2"], "n"
+        assert (results / name / "paper" / "report.html").read_text().count("<td>0 of 2</td>") == 1
+
+
+def test_a_page_counts_no_run_that_is_gone_since_its_table_was_written(results):
+    (results / "runs" / "done" / rows(results)[-1]["id"]).unlink()
+    assert do("report", results / "small").exit_code == 0
+    page = (results / "small" / "paper" / "report.html").read_text()
+    assert "<td>1 of 2</td>" in page and "not finished when this was written" in page
+
+
+TWO = SMALL.replace("seeds: 3", "seeds: 1").replace("epochs: 3", "epochs: 2")
+
+
+def test_a_calibration_that_was_measured_anew_tells_which_students_learned_by_another(write_sweep, tmp_path):
+    calibrated = (
+        TWO.replace("grid: {rate: [0.0, 0.2]}\n", "")
+        .replace(", dropout: $rate", "")
+        .replace("noise: {teacher: {dropout: {rate: $rate}}}", "noise: {input: {gaussian: {sigma: 0.2}}}")
+        .replace("epochs: 2\n", "epochs: 2\n  keep: {best: val/accuracy}\n")
+        .replace("alpha: 0.9, temperature: 4", "calibrated: calibration, teacher_sees: shown")
+        .replace("[accuracy]", "[accuracy, {calibration: {eps: 0.1, step: 0.05, steps: 2, images: 20}}]")
+    )
+    results = tmp_path / "results"
+    assert sweep(write_sweep(calibrated), results).exit_code == 0
+    teacher = rows(results)[0]["id"]
+    (place,) = (
+        path for path in (results / "runs" / teacher).rglob("*.json") if b"calibration/weight" in path.read_bytes()
+    )
+    record = unseal(place.read_bytes())
+    place.write_bytes(seal(record))
+    assert "nothing to forget" in do("forget", results / "small", "--outdated", "--dry-run").output
+    record["metrics"]["val/calibration/weight"] /= 2
+    place.write_bytes(seal(record))
+    said = do("forget", results / "small", "--outdated", "--dry-run").output
+    assert [line.split()[0] for line in said.splitlines()] == ["student", "student", "would"]
+    assert (
+        "2 students learned by a calibration that their teacher has no longer"
+        in sweep(tmp_path / "small.yaml", results).output
+    )
+
+
+def test_one_point_a_step_of_what_is_watched_where_another_epoch_is_kept(write_sweep, tmp_path):
+    """The kept network's number was a second point at the last epoch, beside that epoch's own. It is the last one."""
+    kept = TWO.replace("[0.0, 0.2]", "[0.2]").replace("epochs: 2\n", "epochs: 4\n  keep: {best: val/accuracy}\n")
+    assert sweep(write_sweep(kept.replace("[accuracy]", "[accuracy, {shift: {}, every: 1}]")), tmp_path).exit_code == 0
+    finals = {f"{row['role']} rate=0.2 seed={row['seed']}": float(row["shift/writers"]) for row in rows(tmp_path)}
+    differ = 0
+    for name, final in finals.items():
+        loaded = EventAccumulator(str(tmp_path / "small" / "paper" / "tensorboard" / "runs" / name)).Reload()
+        points = [(point.step, point.value) for point in loaded.Scalars("shift/writers")]
+        differ += len(points) == 5
+        assert [step for step, _ in points] == [1, 2, 3, 4, 5][: len(points)]
+        assert points[-1][1] == pytest.approx(final)
+    assert differ, "of some network another epoch is kept than the last"
+
+
+@pytest.mark.parametrize("side", ["last/", "average/", "val/", "val/last/"])
+def test_a_flag_of_other_weights_or_images_bears_on_their_numbers_alone(side):
+    row = {"flags/collapsed": 0.0, f"{side}flags/collapsed": 1.0, "flags/zero_gradient": 1.0}
+    assert "collapsed" in flags_of(row, f"{side}robust/pgd20")
+    assert flags_of(row, "robust/pgd20") == ("zero_gradient",)
+    assert ("zero_gradient" in flags_of(row, f"{side}robust/pgd20")) is (side == "val/"), "of the same network"
+
+
+def test_the_command_that_measures_again_names_profile_and_code(write_sweep, tmp_path):
+    file, results = write_sweep(TWO + "profiles:\n  quick: {seeds: 1}\n"), tmp_path / "results"
+    for profile in ("paper", "quick"):
+        assert do("sweep", file, "--profile", profile, "--results", results, "--here").exit_code == 0
+    assert do("evaluate", results / "small", "--profile", "quick", "--evaluation", PGD, "--here").exit_code == 0
+    said = do("forget", results / "small", "--profile", "quick", "--only", "rate=0.2", "--yes").output
+    assert do("sweep", file, "--profile", "quick", "--results", results, "--here").exit_code == 0
+    (again,) = (line.partition("kdtune ")[2] for line in said.splitlines() if "measured late" in line)
+    assert do(*shlex.split(again), "--here").exit_code == 0
+    assert all(row["robust/pgd2/unconditional"] for row in csv.DictReader((results / "small/quick/results.csv").open()))
+
+
+def test_held_out_images_of_other_labels_are_not_compared_in_silence(write_sweep, tmp_path):
+    text = (
+        TWO.replace("rate: [0.0, 0.2]", "labels: [null, {corruption: {rate: 0.5}}]")
+        .replace(", dropout: $rate", "")
+        .replace("noise: {teacher: {dropout: {rate: $rate}}}", "dataset: {labels: $labels}")
+    )
+    assert sweep(write_sweep(text), tmp_path).exit_code == 0
+    assert "are not to be compared" in do("best", tmp_path / "small", "--by", "val/accuracy").output
+    one = do("best", tmp_path / "small", "--by", "val/accuracy", "--only", "labels=null").output
+    assert "are not to be compared" not in one
+
+
+def test_a_page_says_who_stopped_a_run(write_sweep, tmp_path):
+    file = write_sweep(ONE)
+    named = ("--profile", "paper", "--results", tmp_path, "--reason", "too <hot>")
+    assert do("stop", file, "student rate=0.2 seed=0", *named).exit_code == 0
+    assert sweep(file, tmp_path).exit_code == 3
+    page = (tmp_path / "small" / "paper" / "report.html").read_text()
+    assert "<td>stopped by " in page and "too &lt;hot&gt;" in page
+
+
+def test_a_column_of_words_is_no_metric(results):
+    for words in (("best", "--by", "state"), ("table", "--rows", "rate", "--columns", "recipe.precision")):
+        said = do(words[0], results / "small", *words[1:])
+        assert said.exit_code == 2 and "is no number of a run" in said.output
