@@ -53,6 +53,10 @@ def test_each_part_knows_the_axes_that_decide_it(write_sweep, small_sweep):
     assert set(points[0].student_parameters) == {"rate", "epochs", "size"}
 
 
+def test_a_file_as_it_stands_changes_nothing(write_sweep):
+    assert load_sweep(write_sweep()).changes == ()
+
+
 def test_three_mistakes_are_three_errors_with_lines_and_suggestions(write_sweep, small_sweep):
     text = (
         small_sweep.replace("momentum", "momentun")
