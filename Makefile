@@ -17,6 +17,7 @@ environment: .venv/installed
 sweep: environment
 	$(BIN)/python -m kdtune.sweep sweeps/fickle.yaml
 	$(BIN)/python analysis/fickle.py results/fickle
+	$(BIN)/kdtune report results/fickle
 
 # Every sweep at laptop scale, one after the other; one that fails does not keep the next from its turn. Again: nothing
 # that is finished is repeated. Statuses of 128 and more are signals: then the rest is not begun.

@@ -110,7 +110,7 @@ class Teacher(Network):
     select: Select | None = None
     checkpoint: PathText | None = None  # a teacher of one's own: loaded, evaluated, never trained
     untrained: Flag = False  # it stays as its seed initialises it: an oracle, whose answers are what is right
-    rename: Renaming = ()  # its names -> ours, where `models.naming` does not know them
+    rename: Renaming = ()  # theirs: ours; a name or its beginning up to a dot, * for any part
 
     @property
     def trained(self) -> bool:

@@ -226,6 +226,9 @@ def test_a_class_that_is_in_no_file_is_refused(tmp_path) -> None:
         (EVALUATOR.replace("measure(self, subject)", "measure(self)"), "Margin.measure takes (), and it is called"),
         (KNOB.replace("class Brightness", "class Gaussian"), "the key 'gaussian' is kdtune.noise.input.Gaussian's"),
         (EVALUATOR.replace("class Margin", "class PGD"), "the key 'pgd' is kdtune.evaluation.pgd.PGD's"),
+        (KNOB.replace("def measure", "def measured"), "Brightness lacks measure"),
+        (KNOB.replace('= "sigma"', '= "sigm"'), "`strength` names the field that says how much noise: sigma"),
+        (EVALUATOR.replace("    version: ClassVar[int] = 1\n", ""), "no version: write version: ClassVar[int] = 1"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_refused_by_name_and_changes_nothing(own, write_sweep, text, told) -> None:
@@ -341,7 +344,7 @@ def test_a_class_that_breaks_is_found_before_anything_begins(own, write_sweep, t
     broken = own(KNOB.replace("return images +", "raise RuntimeError('mine')\n        return images +"))
     words = ["--with", broken, "--results", tmp_path / "results", "--data", tmp_path, "--here"]
     status, _, stderr = do("sweep", write_sweep(SWEEP), *words)
-    assert status == 4 and "student sigma=0.1 seed=0 and 1 more: RuntimeError: mine" in stderr
+    assert status == 4 and "seed=0 and 1 more: brightness.py, line 19: RuntimeError: mine" in stderr
 
 
 def test_the_command_that_goes_on_names_the_files(tmp_path) -> None:

@@ -10,7 +10,7 @@ import click
 
 from kdtune import extensions
 from kdtune.cli.refused import status_of
-from kdtune.sweepfile.reference import Explained, Key, NoSuchKey, explained
+from kdtune.sweepfile.reference import Explained, Key, NoSuchKey, explained, places, sample
 from kdtune.sweepfile.schema import Schema
 
 WIDTH = 100
@@ -46,7 +46,8 @@ def explain(path: str, own: Sequence[str] = ()) -> int:
         try:
             found = explained(path)
         except NoSuchKey as error:
-            click.echo(str(error), err=True)
+            stand = places(path)
+            click.echo("\n".join([f"{path} stands at:", *stand]) if stand else str(error), err=True)
             return 2
         for line in told(found):
             click.echo(line)
@@ -104,17 +105,12 @@ def reference() -> Iterator[str]:
         if found.keys:
             yield from ["", "Beside the name:", "", *_table(found.keys)]
         for name in found.kinds:
-            kind = explained(f"{path}.{_sample(name)}")
+            kind = explained(f"{path}.{sample(name)}")
             if not kind.source.startswith("kdtune."):
                 continue  # somebody's own
             yield from ["", f"### `{name}`", "", f"{kind.source}", "", *_about(kind)]
             if kind.keys:
                 yield from ["", *_table(kind.keys)]
-
-
-def _sample(key: str) -> str:
-    """A name that a key with fields in braces takes."""
-    return key.replace("{depth}", "16").replace("{width}", "2")
 
 
 def _about(found: Explained) -> Iterator[str]:

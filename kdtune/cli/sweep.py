@@ -52,7 +52,7 @@ AGAIN = (
 
 def run(options: Options) -> int:
     """The whole command; returns its exit status."""
-    with losable_output("the sweep"), json_to_stdout(options.json) as print_json:
+    with losable_output("" if options.dry_run else "the sweep"), json_to_stdout(options.json) as print_json:
         return status_of(lambda: _run(options, print_json))
 
 

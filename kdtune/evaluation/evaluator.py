@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import abstractmethod
 from contextlib import suppress
@@ -84,6 +85,12 @@ class Evaluator(Kind, home="kdtune.evaluation"):
     of: Literal["last", "average"] | None = None
     every: Count | None = None  # epochs
     label: Label | None = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, home: str | None = None, **rest: Any) -> None:
+        if not hasattr(cls, "version") and not inspect.isabstract(cls):
+            raise TypeError(f"{cls.__name__} has no version: write version: ClassVar[int] = 1")
+        super().__pydantic_init_subclass__(home, **rest)
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:

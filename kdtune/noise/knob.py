@@ -13,8 +13,9 @@ class in that module. What a knob promises (tests/noise/test_knobs.py holds ever
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kdtune.kinds import Kind
 
@@ -32,6 +33,17 @@ class Knob(Kind):
     # `teacher` these are then given streams of their own, which makes a GPU wait for the CPU at every step.
     draws_globally: ClassVar[bool] = True
     softens: ClassVar[bool] = False  # makes soft targets of labels: no knob for labels can stand after it
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, home: str | None = None, **rest: Any) -> None:
+        if (
+            getattr(cls, "strength", None) not in cls.model_fields
+            and not inspect.isabstract(cls)
+            and cls.off is Knob.off
+        ):
+            fields = ", ".join(cls.model_fields) or "it has no field yet"
+            raise TypeError(f"{cls.__name__}: `strength` names the field that says how much noise: {fields}")
+        super().__pydantic_init_subclass__(home, **rest)
 
     @property
     def stated(self) -> float:

@@ -46,6 +46,8 @@ def line(profile: str, why: str, changes: Sequence[str], offered: Sequence[str])
     """Which profile, why, what it changes, what it cannot show, how to insist on another."""
     changed = ", ".join(dict.fromkeys(path.split(".")[0] for path in changes)) or "nothing"
     others = ", ".join(name for name in offered if name != profile)
+    if not others and not changes:
+        return f"profile {profile}: the file as it stands, which names no other"
     insist = f" Another: --profile {others.replace(', ', ' | ')}." if others else ""
     limits = LIMITS.get(profile, "a scale of the file's own") if others else "the file as it stands"
     return f"profile {profile}: {why}. It sets {changed} ({limits}).{insist}"

@@ -161,23 +161,30 @@ def written(comparison: Comparison, form: str) -> str:
     rows = [[*comparison.heads, *comparison.titles], *cells]
     first = len(comparison.heads)
     if form == "latex":
-        return "\n".join(_latex(rows, first, comparison.against)) + "\n"
+        return "\n".join([*(f"% {note}" for note in _notes(comparison, form)), *_latex(rows, first)]) + "\n"
     if form == "md":
         ruled = [rows[0], [*["---"] * first, *["---:"] * len(comparison.titles)], *rows[1:]]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled) + "\n"
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled]
+        return "\n".join([*lines, *(part for note in _notes(comparison, form) for part in ("", note))]) + "\n"
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     text = [
         "  ".join(cell.ljust(width) if column < first else cell.rjust(width)
                   for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]  # fmt: skip
-    return "\n".join([*text, *_notes(comparison)]) + "\n"
+    return "\n".join([*text, *_notes(comparison, form)]) + "\n"
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
+def _notes(comparison: Comparison, form: str) -> Iterator[str]:
     cells = [cell for _, line in comparison.lines for cell in line if cell]
+    if form == "latex":
+        yield "needs booktabs"
+    if form != "text" and any(cell.half is not None for cell in cells):
+        yield f"{'+-' if form == 'latex' else '±'}: half of the 95 % Student-t interval over seeds"
     if any(cell.differs for cell in cells):
-        yield f"* differs from {comparison.against}: the 95 % interval of the difference, paired by seed, excludes 0"
+        mark = "*" if form == "text" else "bold:"
+        told = "the 95 % interval of the difference, paired by seed, excludes 0"
+        yield f"{mark} differs from {comparison.against}: {told}"
     if any(cell.flagged for cell in cells):
         yield "! not to be believed as it stands: a flag of a run bears on it"
 
@@ -198,9 +205,7 @@ def _said(cell: Cell | None, form: str) -> str:
     return f"{said}{few}{' *' if cell.differs else ''}{' !' if mark else ''}"
 
 
-def _latex(rows: Sequence[Sequence[str]], first: int, against: str) -> Iterator[str]:
-    if against:
-        yield f"% bold: the 95 % interval of the difference to {against}, paired by seed, excludes 0"
+def _latex(rows: Sequence[Sequence[str]], first: int) -> Iterator[str]:
     yield rf"\begin{{tabular}}{{{'l' * first}{'r' * (len(rows[0]) - first)}}}"
     yield r"\toprule"
     yield f"{' & '.join(map(_escaped, rows[0]))} \\\\"

@@ -6,6 +6,7 @@ both have; runs are paired by their seed. A run that both have is no difference,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -139,8 +140,11 @@ def told(found: Sweeps) -> Iterator[str]:
 
 
 def said(each: Difference | None) -> str:
-    """In words: `+1.25 +- 0.40 *`."""
+    """In words: `+1.25 +- 0.40 *`, `-0.0041 +- 0.0038 *`: more digits where two would leave nothing."""
     if each is None:
         return ABSENT
-    half = "" if each.high is None else f" +- {each.high - each.mean:.2f}"
-    return f"{each.mean:+.2f}{half}{' *' if each.excludes_zero else ''}"
+    width = 0.0 if each.high is None else each.high - each.mean
+    largest = max(abs(each.mean), width)
+    digits = max(2, 1 - math.floor(math.log10(largest))) if 1e-6 < largest < math.inf else 2
+    half = "" if each.high is None else f" +- {width:.{digits}f}"
+    return f"{each.mean:+.{digits}f}{half}{' *' if each.excludes_zero else ''}"

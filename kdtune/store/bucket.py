@@ -58,6 +58,8 @@ def opened(uri: str, patience: float) -> ObjectStore:
         raise OSError(0, f"{parts.scheme}:// is none of {', '.join(SCHEMES)}")
     if "@" in authority:
         raise OSError(0, "credentials do not belong into its endpoint, where others read them")
+    if "/" in (region := options.get("region", "")):
+        raise OSError(0, f"its region {region} has a /: folders stand before the '?'")
     endpoint = endpoint_of(options)
     if endpoint and not URL.fullmatch(endpoint):  # obstore's own word for it is a panic
         raise OSError(0, f"its endpoint {endpoint} is no URL such as http://127.0.0.1:9000")

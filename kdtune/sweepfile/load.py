@@ -136,7 +136,7 @@ def load_sweep(
         name=points[0].sweep.name,
         profile=profile,
         asked=(*map(str, overrides), *sorted(context["paths"].values())),
-        changes=tuple(_leaves(overlay)),
+        changes=tuple(_leaves(overlay)) if overlay else (),
         axes=tuple(axes if search is None else search.space),
         points=tuple(points[: len(points) - len(ends)]),
         tree=plain(tree, context["paths"]),

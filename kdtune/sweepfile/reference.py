@@ -93,6 +93,43 @@ def explained(path: str) -> Explained:
     return _of_class(here, path)
 
 
+def needed(path: str) -> str:
+    """What would do at a dotted path, and the command that says more of it."""
+    try:
+        found = explained(path)
+    except NoSuchKey:
+        return "nothing stands in for it"
+    required = [key.name for key in found.keys if key.default == "required"]
+    if found.kinds:
+        return f"one of {', '.join(found.kinds)} would do: kdtune explain {path}"
+    if required:
+        return f"a mapping with {', '.join(required)} would do: kdtune explain {path}"
+    above = path.rpartition(".")[0]
+    return f"{found.title.partition(';')[0]} would do: kdtune explain {above}".removesuffix(": kdtune explain ")
+
+
+def places(name: str) -> list[str]:
+    """Where a key or a kind of this name stands, as paths; what stands at several networks, at the student."""
+    found: list[str] = []
+    seen: set[str] = set()
+    ahead = ["", "search", "student", "recipe"]  # from the last on
+    while ahead:
+        path = ahead.pop()
+        here = explained(path)
+        if here.source in seen or not (here.keys or here.kinds):
+            continue
+        seen.add(here.source)
+        below = {each: f"{path}.{sample(each)}".lstrip(".") for each in [*(key.name for key in here.keys), *here.kinds]}
+        found += [where for each, where in below.items() if each == name]
+        ahead += below.values()
+    return list(dict.fromkeys(found))
+
+
+def sample(key: str) -> str:
+    """A name that a key with fields in braces takes."""
+    return key.replace("{depth}", "16").replace("{width}", "2")
+
+
 @dataclass(frozen=True)
 class _Leaf:
     """A value that nothing stands below."""
@@ -190,6 +227,8 @@ def typed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return " or ".join(dict.fromkeys("null" if each is type(None) else typed(each) for each in arguments))
     if origin is Literal:
         return " | ".join(map(str, arguments))
+    if origin is tuple and get_origin(arguments[0]) is tuple:
+        return "mapping, each a text"  # kept as entries, for their order
     if origin is tuple:
         return f"list of: {typed(arguments[0])}"
     if origin is dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,8 +13,9 @@ from kdtune.evaluation.calibration import Calibration
 from kdtune.evaluation.evaluation import named
 from kdtune.networks import Student, Teacher
 from kdtune.settings import UNKNOWN
+from kdtune.sweepfile.reference import needed
 from kdtune.sweepfile.source import PAPER, Source
-from kdtune.sweepfile.tree import NETWORKS, KeyPath, Problem, YamlMap, child, names_a_kind, problem_at
+from kdtune.sweepfile.tree import NETWORKS, KeyPath, Problem, YamlMap, child, line_at, names_a_kind, problem, problem_at
 from kdtune.sweepfile.values import comparable, word
 
 
@@ -97,22 +97,21 @@ def problem_of(error: ErrorDetails, tree: YamlMap, written: YamlMap, read: Sourc
     """One of pydantic's errors: where, what came, what would do. `below`: where in `tree` that was validated."""
     path = (*below, *error["loc"])
     came, message = error["input"], error["msg"].removeprefix("Value error, ")
+    again = _named_again(read.tree, path, came) if message.startswith("names no ") else None
+    shared = path[:1] in {(part,) for part in NETWORKS} and path[1:2] in (("recipe",), ("dataset",))
+    line = line_at(tree, path)
+    if shared and not _stands(written, path):
+        path = path[1:]  # written once, for all networks
+        line = tree.line if len(path) == 1 else line
     if error["type"] == "missing":
-        message = "is missing; nothing stands in for it"
+        message = f"is missing; {needed('.'.join(part for part in path if isinstance(part, str)))}"
     elif error["type"] in ("tuple_type", "list_type") and isinstance(came, str | int | float):
         message = f"came {came!r}; a list is needed: [{came}]"
     elif error["type"] != UNKNOWN and not isinstance(came, dict | list):
         message = f"came {came!r}; {message[:1].lower()}{message[1:]}"
-    elif message.startswith("names no ") and (again := _named_again(read.tree, path, came)) is not None:
+    elif again is not None:
         message = f"a mapping replaces the whole {path[-1]}; name it again: {again}"
-    problem = problem_at(tree, read.name, path, message)
-    if (
-        path[:1] in {(part,) for part in NETWORKS}
-        and path[1:2] in (("recipe",), ("dataset",))
-        and not _stands(written, path)
-    ):
-        return replace(problem, path=path[1:])  # written once, for all networks
-    return problem
+    return problem(read.name, line, path, message)
 
 
 def _named_again(base: YamlMap, path: KeyPath, came: Any) -> str | None:

@@ -142,7 +142,7 @@ def _idle(found: dict[str, dict[str, Tensor]], rename: Entries) -> str:
     largest = unwrapped(max(found.values(), key=len))[0]
     left = ", ".join(map(repr, idle(list(largest), rename)))
     some = ", ".join([*map(shown, list(largest)[:LINES]), *["..."] * (len(largest) > LINES)])
-    return f"teacher.rename: no name in the file is or begins with {left}; its names are {some}"
+    return f"teacher.rename: no name in the file is {left} or goes on after it with a dot; its names are {some}"
 
 
 def _refusal(reading: Reading, expected: dict[str, Tensor], network: str) -> str:
@@ -166,8 +166,10 @@ def _refusal(reading: Reading, expected: dict[str, Tensor], network: str) -> str
             f'and leave it out: rename: {{{standardising[0]}: ""}}'
         )
     elif reading.missing(expected) and any(name not in expected for name in reading.tensors):
+        if any(line.startswith("  - ") or line.endswith(" -") for line in lines):
+            lines.append("where layers differ: a model of your own, --with FILE.py (README, Recipes: A model)")
         lines.append(
-            "where only names differ: teacher: {rename: {theirs: ours}}; a name or its beginning, * for any part"
+            "where only names differ: teacher: {rename: {theirs: ours}}; a name, or its beginning up to a dot, * in it"
         )
     return "\n".join(lines)
 

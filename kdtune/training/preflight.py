@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from kdtune import extensions
 from kdtune.data import loading
 from kdtune.data.error import DataError
 from kdtune.data.loading import Data, inputs
@@ -176,7 +177,7 @@ def _attempted(run: Run, teacher: Run | None, data: Data, images: int) -> str | 
     except Exception as error:  # a model, a loss or a knob of the user's own may raise anything
         if isinstance(error, (ValueError, DataError)) and str(error):
             return str(error)  # our own words, in their lines: a file's names beside ours
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{extensions.place_of(error)}{type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 

@@ -115,6 +115,7 @@ def test_a_reader_that_goes_away_ends_no_sweep(finished: Path) -> None:
     assert errors.count(f"{LOST} (Broken pipe); the sweep goes on") == 1 and "Traceback" not in errors
     table = list(csv.DictReader((finished / "fresh/small/paper/results.csv").open()))
     assert {row["state"] for row in table} == {"done"} and len(table) == 3
+    assert LOST not in shell(finished, f"{SWEEP} --dry-run -v | true")[2], "nothing goes on"
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_the_line_says_why_what_it_changes_what_it_cannot_show_and_what_else_the
 
 def test_the_line_of_a_file_without_profiles_offers_none() -> None:
     said = line("paper", "the file has no profile laptop", [], ["paper"])
-    assert "sets nothing (the file as it stands)" in said and "--profile" not in said, "no paper's scale"
+    assert said == "profile paper: the file as it stands, which names no other", "no paper's scale, no reason needed"
+    assert "It sets seeds (the file as it stands)" in line("paper", "asked for", ["seeds"], ["paper"])
 
 
 def test_the_line_of_a_profile_of_ones_own() -> None:

@@ -158,7 +158,10 @@ def test_formats() -> None:
     lines = written(found, "md").splitlines()
     assert lines[0] == "| dropout | test/accuracy | test/nll |" and lines[1] == "| --- | ---: | ---: |"
     assert f"**{own.mean():.1f} ± " in lines[4] and "**" not in lines[2]
+    assert lines[-1].startswith("bold: differs from dropout=0: ") and lines[-3].startswith("±: half of the 95 %")
     latex = written(found, "latex")
+    notes = [line for line in latex.splitlines() if line.startswith("% ")]
+    assert [note.partition(" ")[2][:6] for note in notes] == ["needs ", "+-: ha", "bold: "]
     assert rf"$\mathbf{{{own.mean():.1f} \pm " in latex and r"\toprule" in latex and r"0.400 \pm 0.000" in latex
 
 

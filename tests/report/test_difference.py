@@ -14,8 +14,9 @@ from scipy import stats
 
 from kdtune.__main__ import main
 from kdtune.cli.sweep import Options, run
-from kdtune.report.difference import between, told
+from kdtune.report.difference import between, said, told
 from kdtune.report.table import TableError
+from kdtune.statistics import paired_difference
 
 SEEDS = 4
 
@@ -97,3 +98,10 @@ def test_the_command(write_sweep: Any, tmp_path: Path) -> None:
     assert "student recipe.epochs  3 | 6" in done.output and "student rate=0.2" in done.output
     lost = CliRunner().invoke(main, ["diff", str(one), str(tmp_path / "nowhere")])
     assert lost.exit_code == 2 and "no results here" in lost.output
+
+
+def test_as_many_digits_as_leave_something() -> None:
+    """Distances in pixel units are a hundred times smaller than rates in percent."""
+    assert said(paired_difference({0: 91.0, 1: 92.5}, {0: 90.0, 1: 90.5})) == "+1.50 +- 6.35"
+    assert said(paired_difference({0: 0.061, 1: 0.0625}, {0: 0.060, 1: 0.0605})) == "+0.0015 +- 0.0064"
+    assert said(paired_difference({0: 0.25}, {0: 0.25})) == "+0.00" and said(None) == "-"

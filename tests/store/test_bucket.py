@@ -223,6 +223,11 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3) -> None:
         Objects(uri).probe()
 
 
+def test_a_folder_behind_the_options_is_told_where_it_belongs() -> None:
+    with pytest.raises(StorageError, match=r"its region us-east-1/small has a /: folders stand before the '\?'"):
+        Objects("s3://bucket/x?endpoint=http://127.0.0.1:1&region=us-east-1/small")
+
+
 def test_a_place_without_conditions_is_refused(s3: S3) -> None:
     objects = Objects(s3.bucket())
     objects.probe()

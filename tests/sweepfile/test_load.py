@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,10 @@ def test_each_part_knows_the_axes_that_decide_it(write_sweep, small_sweep):
     assert set(points[0].student_parameters) == {"rate", "epochs", "size"}
 
 
+def test_a_file_as_it_stands_changes_nothing(write_sweep):
+    assert load_sweep(write_sweep()).changes == ()
+
+
 def test_three_mistakes_are_three_errors_with_lines_and_suggestions(write_sweep, small_sweep):
     text = (
         small_sweep.replace("momentum", "momentun")
@@ -62,6 +67,17 @@ def test_three_mistakes_are_three_errors_with_lines_and_suggestions(write_sweep,
         ":4: grid.sigma: nothing uses the axis sigma; write $sigma where its value belongs, or remove it",
         ":6: recipe.optimizer.sgd.momentun: unknown key 'momentun'; did you mean momentum?",
         ":17: student.distillation.alpha: came 'high'; input should be a valid number",
+    ]
+
+
+def test_a_recipe_that_no_network_has_is_one_error_that_says_what_it_takes(write_sweep, small_sweep):
+    text = re.sub(r"^recipe:\n(  .*\n)+", "", small_sweep, flags=re.M)
+    assert problems(write_sweep(text)) == [
+        ":1: recipe: is missing; a mapping with optimizer, schedule, precision, batch_size, epochs would do: "
+        "kdtune explain recipe"
+    ]
+    assert problems(write_sweep(small_sweep.replace("lr: 0.1, ", ""))) == [
+        ":6: recipe.optimizer.sgd.lr: is missing; number above 0 would do: kdtune explain recipe.optimizer.sgd"
     ]
 
 

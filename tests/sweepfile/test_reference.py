@@ -15,7 +15,7 @@ from kdtune.__main__ import main
 from kdtune.cli.explain import reference
 from kdtune.config import Sweep
 from kdtune.kinds import PLACEHOLDER, Kind
-from kdtune.sweepfile.reference import Key, NoSuchKey, explained
+from kdtune.sweepfile.reference import Key, NoSuchKey, explained, needed
 from kdtune.sweepfile.schema import Schema
 from kdtune.sweepfile.source import read_source
 
@@ -93,6 +93,29 @@ def test_what_is_not_there_names_what_is_near(path: str, said: str) -> None:
     assert said in str(caught.value)
     done = CliRunner().invoke(main, ["explain", path])
     assert done.exit_code == 2 and said in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("temperature", ["student.distillation.temperature", "student.loss.dkd.temperature"]),
+        ("pgd", ["student.noise.input.pgd", "evaluation.pgd"]),
+        ("epochs", ["recipe.epochs"]),
+        ("tpe", ["search.sampler.tpe"]),
+    ],
+)
+def test_a_bare_name_is_answered_with_where_it_stands(name: str, places: list[str]) -> None:
+    done = CliRunner().invoke(main, ["explain", name])
+    assert done.exit_code == 2 and done.output.splitlines()[: len(places) + 1] == [f"{name} stands at:", *places]
+    for path in done.output.splitlines()[1:]:
+        assert explained(path)
+
+
+def test_what_is_needed_where_something_is_missing() -> None:
+    assert needed("recipe.optimizer.sgd.lr") == "number above 0 would do: kdtune explain recipe.optimizer.sgd"
+    assert needed("recipe.optimizer") == "one of sgd, adam, adamw would do: kdtune explain recipe.optimizer"
+    assert needed("recipe").startswith("a mapping with optimizer, schedule, ")
+    assert needed("nowhere.at.all") == "nothing stands in for it"
 
 
 def test_every_kind_is_explained_with_its_fields() -> None:
