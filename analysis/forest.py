@@ -169,7 +169,7 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
     there = [(at, row) for at, _, row in places if row]
     for axes, metric in zip(grid[0], metrics, strict=True):
         stated = None if marked is None else marked[metric]
-        draw_column(axes, there, metric, stated, width=16 if len(metrics) < 5 else 13)
+        draw_column(axes, there, metric, stated, 16 if len(metrics) < 5 else 13)
     grid[0][0].set_yticks([at for at, _, _ in places], [literal(text) for _, text, _ in places], ha="left")
     for axes in grid[0]:
         axes.tick_params(axis="y", length=0)
@@ -179,11 +179,7 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
 
 
 def draw_column(
-    axes: Axes,
-    rows: Sequence[tuple[float, Row]],
-    metric: str,
-    marked: Mapping[str, float] | None = None,
-    width: int = 16,
+    axes: Axes, rows: Sequence[tuple[float, Row]], metric: str, marked: Mapping[str, float] | None, width: int
 ) -> None:
     """`width`: characters of a line of its title."""
     for value in (0.0,) if marked is None else marked.values():

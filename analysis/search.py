@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
-import pandas
+import pandas as pd
 from figure import command, save
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -30,7 +30,6 @@ from words import heading
 from kdtune.report.table import TableError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 LEAST = 8  # known proposals inside the space: of fewer a forest says nothing
@@ -75,7 +74,7 @@ def found(table: pd.DataFrame) -> Found:
         raise TableError(f"sweep {table.attrs.get('sweep')}: this is no search; analysis/generic.py draws any sweep")
     path, about = Path(table.attrs["folder"], "search.csv"), json.loads(table.attrs["search"])
     try:
-        proposals = pandas.read_csv(path)
+        proposals = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise TableError(f"{path} cannot be read ({error}); the sweep's own command writes it anew") from error
     here = Found(table, proposals, about["objectives"], about["space"])

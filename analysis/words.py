@@ -35,7 +35,7 @@ def caption(figure: Figure, rows: Sequence[Sequence[Panel | None]], drawn: Point
     paragraphs = [heading(table), figure.about, " ".join(reading(table, panels, drawn))]
     paragraphs += [" ".join(remarks(table, [panel.metric for panel in panels]))]
     wrapped = [textwrap.fill(text, 100) for text in paragraphs if text]
-    return "\n\n".join([f"# {figure.title}", *wrapped, "\n".join(numbers(figure, panels, drawn))]) + "\n"
+    return "\n\n".join([f"# {figure.title}", *wrapped, "\n".join(numbers(figure, drawn))]) + "\n"
 
 
 def heading(table: pd.DataFrame) -> str:
@@ -108,7 +108,7 @@ def sharing(table: pd.DataFrame) -> str:
     return "" if not shared.any() else "one setting" if shared.all() else "some settings"
 
 
-def numbers(figure: Figure, panels: Sequence[Panel], drawn: Points) -> Iterator[str]:
+def numbers(figure: Figure, drawn: Points) -> Iterator[str]:
     """All that is drawn, as a markdown table; of differences also what so few seeds could see."""
     yield f"| metric | series | {figure.x_label} | mean ± half of the interval | n | smallest visible | seeds for it |"
     yield "|---|---|---|---|---|---|---|"

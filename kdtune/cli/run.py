@@ -78,8 +78,6 @@ def run_plan(
             say(options, f"          {line}")
     if interrupt.signal:
         return 128 + interrupt.signal
-    if dispatch.storage_is_gone:
-        return 5
     return 0 if set(dispatch.counts) == {State.DONE} else 3
 
 

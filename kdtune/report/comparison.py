@@ -80,7 +80,7 @@ def compared(tables: Sequence[pd.DataFrame], asked: Asked) -> Comparison:
             cells: list[Cell | None] = []
             for value in across:
                 here = (*zip(asked.rows, names, strict=True), *([(asked.across, value)] if asked.across else []))
-                cells += [_cell(groups, here, metric, asked, table) for metric in metrics]  # type: ignore[arg-type]
+                cells += [_cell(groups, here, metric, asked) for metric in metrics]  # type: ignore[arg-type]
             lines.append(([*([str(table.attrs.get("sweep"))] if several else []), *names], cells))
     return Comparison(
         heads, titles, lines, ", ".join(f"{axis}={word(value)}" for axis, value in asked.baseline.items())
@@ -137,9 +137,7 @@ def _refuse_mixtures(settings: Settings, runs: pd.DataFrame, table: pd.DataFrame
     )
 
 
-def _cell(
-    groups: Mapping[Settings, pd.DataFrame], here: Settings, metric: str, asked: Asked, table: pd.DataFrame
-) -> Cell | None:
+def _cell(groups: Mapping[Settings, pd.DataFrame], here: Settings, metric: str, asked: Asked) -> Cell | None:
     if (runs := groups.get(here)) is None:
         return None
     values = measured(runs, metric)

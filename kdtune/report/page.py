@@ -51,7 +51,7 @@ def page(place: Path) -> str:
         section("Claims", claims(place, plan)),
         section("Flags", flags(table)),
         section("Not counted", excluded(plan, standing)),
-        section("Reproducibility", checklist(table, plan, origins)),
+        section("Reproducibility", checklist(table, origins)),
         section("Where it comes from", provenance(origins)),
         section(
             "The sweep as it was resolved", folded("sweep.yaml", f"<pre>{_text(_content(place / 'sweep.yaml'))}</pre>")
@@ -179,7 +179,7 @@ def _why(state: State) -> str:
     return "its loss was no number any more" if state in FINISHED else "not finished when this was written"
 
 
-def checklist(table: pd.DataFrame, plan: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str:
+def checklist(table: pd.DataFrame, origins: Sequence[Mapping[str, Any]]) -> str:
     """What reviewers ask of experiments, answered from the runs."""
     groups = by_setting(table, axes(table))
     counts = sorted({len(each) for told, each in groups.items() if told.startswith("student")})

@@ -194,7 +194,7 @@ def _with_whole_networks(tree: YamlMap) -> YamlMap:
             network.lines.setdefault("recipe", tree.lines.get("recipe"))
         own = network.get("dataset")
         if isinstance(own, YamlMap) and isinstance(dataset, YamlMap) and not names_a_set(own):
-            network["dataset"] = overlay(copy.deepcopy(dataset), own, names_a_kind, ("dataset",))
+            network["dataset"] = overlay(copy.deepcopy(dataset), own, ("dataset",))
     return result
 
 

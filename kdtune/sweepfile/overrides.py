@@ -88,7 +88,7 @@ def _put(node: Any, done: KeyPath, parts: tuple[str, ...], value: Any, line: int
     """`node`, which stands at `done` on `line` and may be None, with `value` put at `parts` below it, in place."""
     if not parts:
         return _laid(node, done, value)
-    node = _opened(node, done, value, line)
+    node = _opened(node, done, line)
     key = _as_written(parts[0], node, done)
     here = (*done, key)
     try:
@@ -118,10 +118,10 @@ def _laid(node: Any, path: KeyPath, value: Any) -> Any:
     if not isinstance(value, YamlMap):
         return value
     merges = isinstance(node, YamlMap) and value and not names_a_kind(path)
-    return overlay(node if merges else YamlMap(), value, names_a_kind, path)
+    return overlay(node if merges else YamlMap(), value, path)
 
 
-def _opened(node: Any, path: KeyPath, value: Any, line: int | None) -> YamlMap | YamlList:
+def _opened(node: Any, path: KeyPath, line: int | None) -> YamlMap | YamlList:
     """`node` as something that a key can stand below."""
     if isinstance(node, YamlMap | YamlList):
         return node
