@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figure import command, save
 from matplotlib.patches import Rectangle
+from metrics import ACCURACY
 from outputs import arrays_of
 from points import need, point, select
 from stated import paper
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-ACCURACY = "test/accuracy"
 REACH = (-0.25, 1.25)  # of the grid that the evaluator `plane` asks
 SHOWN = (-0.15, 1.15)  # of it what a panel shows
 COLOURS = (BLUE, VERMILLION)  # of the classes

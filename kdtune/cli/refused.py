@@ -28,10 +28,7 @@ def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
     refusals: tuple[type[Exception], ...] = (CannotGrow, DataError, EvaluationError, OtherSweep, Refused, StorageError)
     try:
         return command()
-    except SweepFileError as error:
-        click.echo(str(error), err=True)
-        return 2
-    except ExtensionError as error:
+    except (SweepFileError, ExtensionError) as error:
         click.echo(str(error), err=True)
         return 2
     except TableError as error:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kdtune.evaluation.flags import flags_of
-from kdtune.report.settings import done, measured, refuse_unknown, those, value_of
+from kdtune.report.cells import aligned
+from kdtune.report.settings import is_flagged, measured, refuse_unknown, those, value_of
 from kdtune.report.table import TableError, axes, headlines
 from kdtune.statistics import Interval, mean_interval, paired_difference
 from kdtune.sweepfile.values import word
@@ -141,14 +141,13 @@ def _cell(groups: Mapping[Settings, pd.DataFrame], here: Settings, metric: str, 
     if (runs := groups.get(here)) is None:
         return None
     values = measured(runs, metric)
-    flagged = any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))
     interval = mean_interval(list(values.values())) if values else None
     theirs = tuple((axis, word(asked.baseline[axis]) if axis in asked.baseline else value) for axis, value in here)
     differs = False
     if asked.baseline and theirs != here and (base := groups.get(theirs)) is not None:
         difference = paired_difference(values, measured(base, metric))
         differs = difference is not None and difference.excludes_zero
-    return Cell(interval, len(runs), differs, flagged)
+    return Cell(interval, len(runs), differs, is_flagged(runs, metric))
 
 
 def written(comparison: Comparison, form: str) -> str:
@@ -163,13 +162,7 @@ def written(comparison: Comparison, form: str) -> str:
     if form == "md":
         ruled = [rows[0], [*["---"] * first, *["---:"] * len(comparison.titles)], *rows[1:]]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled) + "\n"
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    text = [
-        "  ".join(cell.ljust(width) if column < first else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join([*text, *_notes(comparison)]) + "\n"
+    return "\n".join([aligned(rows, first), *_notes(comparison)]) + "\n"
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
