@@ -17,7 +17,7 @@ from panels import BEYOND, Panel
 from points import Cell, Contrast, Point, adjusted, cells, point, refuse_mixtures, select
 from stated import stated
 from style import GREY, PAGE, STUDENT, literal
-from words import heading, remarks, visible
+from words import heading, page, remarks, visible
 
 from kdtune.report.table import TableError
 
@@ -127,7 +127,6 @@ def levels(
     for words in marked.values():
         marks += "".join(f" Dashed: {what}, {value:.4g}." for what, value in words.items())
     paragraphs = [heading(table), about, marks, " ".join(remarks(table, [panel.metric for panel in there]))]
-    text = "\n\n".join([f"# {heading_}", *(textwrap.fill(each, 100) for each in paragraphs if each)])
     told = ["| metric | question | setting | mean ± half of the interval | n |", "|---|---|---|---|---|"]
     for panel in there:
         for row in rows:
@@ -135,7 +134,7 @@ def levels(
             mean = at_row.text(digits=scale(panel.metric).digits)
             cell = (panel.metric, row.question, row.setting, mean, f"{at_row.n}/{at_row.planned}")
             told.append(f"| {' | '.join(cell)} |")
-    return save(sheet, list(records(rows)), f"{text}\n\n" + "\n".join(told) + "\n", folder, name)
+    return save(sheet, list(records(rows)), page(heading_, *paragraphs, lines=told), folder, name)
 
 
 def _level(runs: pd.DataFrame, metric: str) -> Point:
@@ -213,8 +212,7 @@ def caption(table: pd.DataFrame, heading_: str, rows: Sequence[Row], metrics: Se
         " planned. p after Holm: over all rows of a metric, since one of many would be found by chance."
     )
     paragraphs = [heading(table), about, marks, " ".join(remarks(table, metrics))]
-    wrapped = [textwrap.fill(text, 100) for text in paragraphs if text]
-    return "\n\n".join([f"# {heading_}", *wrapped, "\n".join(numbers(rows, metrics))]) + "\n"
+    return page(heading_, *paragraphs, lines=numbers(rows, metrics))
 
 
 def numbers(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:

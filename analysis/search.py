@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from metrics import scale, title
 from style import BLACK, BLUE, GREY, PAGE, PALE, VERMILLION, literal
-from words import heading
+from words import heading, page
 
 from kdtune.report.table import TableError
 
@@ -93,11 +93,10 @@ def words(of: Found, text: str, about: str, rows: Sequence[Mapping[str, Any]]) -
     goals = ", ".join(f"{name} ({way})" for name, way in of.objectives.items())
     total, known = len(of.proposals), len(of.known)
     said = f"{known} of {total} proposals are known. Objectives: {goals}, of images held out; means over seeds."
-    lines = [f"# {text}", *(textwrap.fill(each, 100) for each in (heading(of.table), said, about))]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     numbers = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     numbers += [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in rows]
-    return "\n\n".join([*lines, "\n".join(numbers)]) + "\n"
+    return page(text, heading(of.table), said, about, lines=numbers)
 
 
 def _cell(value: Any) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kdtune.report.cells import aligned
-from kdtune.report.settings import is_flagged, measured, refuse_unknown, those, value_of
+from kdtune.report.settings import digits, is_flagged, measured, refuse_unknown, those, value_of
 from kdtune.report.table import TableError, axes, headlines
 from kdtune.statistics import Interval, mean_interval, paired_difference
 from kdtune.sweepfile.values import word
@@ -177,8 +177,8 @@ def _said(cell: Cell | None, form: str) -> str:
     if cell is None or cell.interval is None:
         return "-"
     plus = {"text": " +- ", "md": " ± ", "latex": r" \pm "}[form]
-    digits = ".1f" if abs(cell.interval.mean) >= 2 else ".3f"  # rates are percent; what is small is another unit
-    said = f"{cell.interval.mean:{digits}}" + ("" if cell.half is None else f"{plus}{cell.half:{digits}}")
+    width = digits(cell.interval.mean)
+    said = f"{cell.interval.mean:{width}}" + ("" if cell.half is None else f"{plus}{cell.half:{width}}")
     few = f" ({cell.interval.n} of {cell.planned})" if cell.interval.n < cell.planned else ""
     mark = "!" if cell.flagged else ""
     if form == "latex":

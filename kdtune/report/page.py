@@ -21,7 +21,7 @@ from kdtune.planning.cost import duration
 from kdtune.report.controls import controls
 from kdtune.report.difference import said as difference
 from kdtune.report.mirror import results_of
-from kdtune.report.settings import by_setting, is_flagged, measured, plain
+from kdtune.report.settings import by_setting, digits, is_flagged, measured, plain
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
 from kdtune.statistics import mean_interval
 from kdtune.store.standing import Standing
@@ -111,9 +111,9 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
         return "-"
     found = mean_interval([*values.values()])
     mark = " !" if is_flagged(rows, metric) else ""
-    digits = ".1f" if abs(found.mean) >= 2 else ".3f"
-    half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{digits}}"
-    return f"{found.mean:{digits}}{half}{mark}"
+    form = digits(found.mean)
+    half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{form}}"
+    return f"{found.mean:{form}}{half}{mark}"
 
 
 def beside(table: pd.DataFrame) -> str:

@@ -66,6 +66,11 @@ def done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return runs[(runs["state"] == "done") & runs[metric].notna()] if metric in runs else runs[:0]
 
 
+def digits(mean: float) -> str:
+    """How a mean is written: rates are percent; what is small is another unit."""
+    return ".1f" if abs(mean) >= 2 else ".3f"
+
+
 def is_flagged(runs: pd.DataFrame, metric: str) -> bool:
     """Whether a flag bears on this metric of any of them that is done."""
     return any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))
