@@ -6,8 +6,7 @@ so a place in the tree and the name of its file are enough to say where a value 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping as Values
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,8 @@ class YamlMap(dict[str, Any]):
 
     def __init__(
         self,
-        items: Values[str, Any] | None = None,
-        lines: Values[str, int | None] | None = None,
+        items: Mapping[str, Any] | None = None,
+        lines: Mapping[str, int | None] | None = None,
         line: int | None = None,
     ) -> None:
         super().__init__(items or {})
@@ -109,6 +108,10 @@ def problem_at(tree: YamlMap, source: str, path: KeyPath, message: str) -> Probl
 def problem(source: str, line: int | None, path: KeyPath, message: str) -> Problem:
     """A problem of `source`, or of the command line, whose values have no lines."""
     return Problem(COMMAND_LINE if line is None else source, line, path, message)
+
+
+def command_line_error(path: KeyPath, message: str) -> SweepFileError:
+    return SweepFileError([Problem(COMMAND_LINE, None, path, message)])
 
 
 def short(value: Any) -> str:
