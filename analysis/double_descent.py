@@ -20,7 +20,6 @@ D3 needs an interval over seeds above 0 for the fall and for the lesser of both,
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -35,7 +34,7 @@ from panels import Panel
 from points import need, refuse_mixtures
 from robust_overfitting import unconditional
 from style import GREY, HINTON, PAGE, STUDENT, TEACHER
-from words import heading, remarks
+from words import heading, page, remarks
 
 from kdtune.report.table import TableError, axes
 
@@ -143,12 +142,11 @@ def double_descent(table: pd.DataFrame, folder: Path) -> list[Path]:
         " images falls after its first peak, and rises again from the trough to the end."
     )
     paragraphs = [heading(table), about, " ".join(remarks(table, [robust]))]
-    text = "\n\n".join(["# Double descent over epochs", *(textwrap.fill(each, 100) for each in paragraphs)])
     told = ["| setting | first peak, epoch | trough, epoch |", "|---|---|---|"]
     for arm, each in there.items():
         peak, trough = turns_of(watched(each, robust))
         told.append(f"| {arm.question} | {peak} | {trough} |")
-    return save(sheet, rows, f"{text}\n\n" + "\n".join(told) + "\n", folder, "double_descent")
+    return save(sheet, rows, page("Double descent over epochs", *paragraphs, lines=told), folder, "double_descent")
 
 
 def drawn(there: Mapping[Arm, Histories], robust: str) -> tuple[Sheet, list[dict[str, Any]]]:

@@ -260,14 +260,13 @@ def output(asked: Path | None, results: Path) -> Path:
     return folder
 
 
-def read_table(results: str | Path, profile: str | None = None) -> pd.DataFrame:
+def read_table(results: str | Path) -> pd.DataFrame:
     """A sweep's table as figures ask for it: its folder in `.attrs`, `taught`, whether a run learned from a teacher,
     `chosen`, whether it taught one, and in a student's row its teacher's value of an axis that it has not itself."""
-    table = read(results, profile)
+    table, place = read(results), profile_folder(results)
     if "axes" not in table.attrs:  # students' rows could not be told apart by what their teachers have
-        place = profile_folder(results, profile)
         raise TableError(f"{place} was written by an earlier kdtune; the sweep's own command writes its table anew")
-    table.attrs["folder"] = str(profile_folder(results, profile))
+    table.attrs["folder"] = str(place)
     for axis in tables.axes(table):
         if f"teacher.{axis}" in table:
             table[axis] = table[axis].where(table[axis].notna(), table[f"teacher.{axis}"])

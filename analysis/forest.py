@@ -17,7 +17,7 @@ from panels import BEYOND, Panel
 from points import Cell, Contrast, Point, adjusted, cells, point, refuse_mixtures, select
 from stated import stated
 from style import GREY, PAGE, STUDENT, literal
-from words import heading, remarks, visible
+from words import heading, page, remarks, visible
 
 from kdtune.report.table import TableError
 
@@ -127,7 +127,6 @@ def levels(
     for words in marked.values():
         marks += "".join(f" Dashed: {what}, {value:.4g}." for what, value in words.items())
     paragraphs = [heading(table), about, marks, " ".join(remarks(table, [panel.metric for panel in there]))]
-    text = "\n\n".join([f"# {heading_}", *(textwrap.fill(each, 100) for each in paragraphs if each)])
     told = ["| metric | question | setting | mean ± half of the interval | n |", "|---|---|---|---|---|"]
     for panel in there:
         for row in rows:
@@ -135,7 +134,7 @@ def levels(
             mean = at_row.text(digits=scale(panel.metric).digits)
             cell = (panel.metric, row.question, row.setting, mean, f"{at_row.n}/{at_row.planned}")
             told.append(f"| {' | '.join(cell)} |")
-    return save(sheet, list(records(rows)), f"{text}\n\n" + "\n".join(told) + "\n", folder, name)
+    return save(sheet, list(records(rows)), page(heading_, *paragraphs, lines=told), folder, name)
 
 
 def _level(runs: pd.DataFrame, metric: str) -> Point:
@@ -169,7 +168,7 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
     there = [(at, row) for at, _, row in places if row]
     for axes, metric in zip(grid[0], metrics, strict=True):
         stated = None if marked is None else marked[metric]
-        draw_column(axes, there, metric, stated, width=16 if len(metrics) < 5 else 13)
+        draw_column(axes, there, metric, stated, 16 if len(metrics) < 5 else 13)
     grid[0][0].set_yticks([at for at, _, _ in places], [literal(text) for _, text, _ in places], ha="left")
     for axes in grid[0]:
         axes.tick_params(axis="y", length=0)
@@ -179,11 +178,7 @@ def draw(rows: Sequence[Row], metrics: Sequence[str], marked: Mapping[str, Mappi
 
 
 def draw_column(
-    axes: Axes,
-    rows: Sequence[tuple[float, Row]],
-    metric: str,
-    marked: Mapping[str, float] | None = None,
-    width: int = 16,
+    axes: Axes, rows: Sequence[tuple[float, Row]], metric: str, marked: Mapping[str, float] | None, width: int
 ) -> None:
     """`width`: characters of a line of its title."""
     for value in (0.0,) if marked is None else marked.values():
@@ -217,8 +212,7 @@ def caption(table: pd.DataFrame, heading_: str, rows: Sequence[Row], metrics: Se
         " planned. p after Holm: over all rows of a metric, since one of many would be found by chance."
     )
     paragraphs = [heading(table), about, marks, " ".join(remarks(table, metrics))]
-    wrapped = [textwrap.fill(text, 100) for text in paragraphs if text]
-    return "\n\n".join([f"# {heading_}", *wrapped, "\n".join(numbers(rows, metrics))]) + "\n"
+    return page(heading_, *paragraphs, lines=numbers(rows, metrics))
 
 
 def numbers(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:

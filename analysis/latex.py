@@ -56,11 +56,11 @@ def tabular(columns: str, rows: Sequence[Sequence[str] | str]) -> str:
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def document(body: str, width: float, height: float = 9.0) -> str:
-    """A page that compiles alone; `width` and `height` of its text in inches."""
+def document(body: str, width: float) -> str:
+    """A page that compiles alone; `width` of its text in inches."""
     loads = [
         r"\usepackage{booktabs}",
-        rf"\usepackage[letterpaper,textwidth={width}in,textheight={height}in]{{geometry}}",
+        rf"\usepackage[letterpaper,textwidth={width}in,textheight=9in]{{geometry}}",
     ]
     start = [r"\documentclass[10pt]{article}", *loads, r"\pagestyle{empty}", r"\setlength{\parindent}{0pt}"]
     return "\n".join([*start, r"\begin{document}", body.rstrip(), r"\end{document}"]) + "\n"

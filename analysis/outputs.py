@@ -16,7 +16,7 @@ import numpy as np
 from figure import key, save
 from points import LONE, select
 from style import ALONE, COLUMN, FURTHER, HINTON, LINES, TEACHER, Look
-from words import heading, remarks
+from words import heading, page, remarks
 
 from kdtune.report.mirror import results_of
 from kdtune.report.table import TableError, plan_of
@@ -123,10 +123,10 @@ def figure8(table: pd.DataFrame, folder: Path) -> list[Path]:
         f"All values of all classes, means over runs: {counts}. The paper: baselines pile up at 0 and 1, MC-TS is"
         " smoother and less sure. How sure, with intervals: figure8-sureness."
     )
-    words = "\n\n".join(["# Softmax values of the test images", heading(table), about, " ".join(remarks(table, []))])
+    words = page("Softmax values of the test images", heading(table), about, " ".join(remarks(table, [])))
     rows: list[dict[str, Any]] = [
         {"series": label, "from": low, "to": high, "share": each, "n": n}
         for label, (share, _, n) in drawn.items()
         for low, high, each in zip(BINS, BINS[1:], share, strict=False)
     ]
-    return save(sheet, rows, f"{words}\n", folder, "figure8")
+    return save(sheet, rows, words, folder, "figure8")

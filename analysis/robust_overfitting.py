@@ -25,7 +25,7 @@ from outputs import arrays_of
 from panels import Panel
 from points import Contrast, need
 from style import ALONE, FURTHER, HINTON, PAGE, STUDENT, TEACHER, VERMILLION
-from words import heading, remarks
+from words import heading, page, remarks
 
 from kdtune.report.table import TableError
 
@@ -116,8 +116,8 @@ def robust_overfitting(table: pd.DataFrame, folder: Path) -> list[Path]:
         " Robust overfitting: the upper line falls while the lower one rises."
     )
     paragraphs = [heading(table), about, " ".join(remarks(table, [metric]))]
-    text = "\n\n".join(["# Robust overfitting over the epochs", *(textwrap.fill(each, 100) for each in paragraphs)])
-    return save(sheet, rows, f"{text}\n", folder, "robust_overfitting")
+    text = page("Robust overfitting over the epochs", *paragraphs)
+    return save(sheet, rows, text, folder, "robust_overfitting")
 
 
 def drawn_at(table: pd.DataFrame, query: str) -> dict[str, list[str]]:
@@ -212,8 +212,8 @@ def surface(table: pd.DataFrame, folder: Path) -> list[Path]:
         " training images would lose their label by."
     )
     paragraphs = [heading(table), about, " ".join(remarks(table, []))]
-    text = "\n\n".join(["# What calibrates the teacher", *(textwrap.fill(each, 100) for each in paragraphs)])
-    return save(sheet, rows, f"{text}\n", folder, "robust_overfitting-surface")
+    text = page("What calibrates the teacher", *paragraphs)
+    return save(sheet, rows, text, folder, "robust_overfitting-surface")
 
 
 if __name__ == "__main__":

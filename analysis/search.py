@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
-import pandas
+import pandas as pd
 from figure import command, save
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from metrics import scale, title
 from style import BLACK, BLUE, GREY, PAGE, PALE, VERMILLION, literal
-from words import heading
+from words import heading, page
 
 from kdtune.report.table import TableError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 LEAST = 8  # known proposals inside the space: of fewer a forest says nothing
@@ -75,7 +74,7 @@ def found(table: pd.DataFrame) -> Found:
         raise TableError(f"sweep {table.attrs.get('sweep')}: this is no search; analysis/generic.py draws any sweep")
     path, about = Path(table.attrs["folder"], "search.csv"), json.loads(table.attrs["search"])
     try:
-        proposals = pandas.read_csv(path)
+        proposals = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise TableError(f"{path} cannot be read ({error}); the sweep's own command writes it anew") from error
     here = Found(table, proposals, about["objectives"], about["space"])
@@ -94,11 +93,10 @@ def words(of: Found, text: str, about: str, rows: Sequence[Mapping[str, Any]]) -
     goals = ", ".join(f"{name} ({way})" for name, way in of.objectives.items())
     total, known = len(of.proposals), len(of.known)
     said = f"{known} of {total} proposals are known. Objectives: {goals}, of images held out; means over seeds."
-    lines = [f"# {text}", *(textwrap.fill(each, 100) for each in (heading(of.table), said, about))]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     numbers = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     numbers += [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in rows]
-    return "\n\n".join([*lines, "\n".join(numbers)]) + "\n"
+    return page(text, heading(of.table), said, about, lines=numbers)
 
 
 def _cell(value: Any) -> str:

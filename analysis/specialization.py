@@ -32,7 +32,7 @@ from metrics import COS_OUT, IN_OVER_OUT, LABEL, MOVED, ORACLE, OUT_GAIN, RANKS,
 from panels import Panel
 from points import need, point, refuse_mixtures, select
 from style import FURTHER, GREY, HINTON, PAGE, STUDENT, TEACHER, Look
-from words import heading, remarks
+from words import heading, page, remarks
 
 from kdtune.report.table import TableError
 from kdtune.statistics import rank_correlation, resampled_rank_correlation
@@ -141,8 +141,8 @@ def nodes(table: pd.DataFrame, folder: Path) -> list[Path]:
         " standard training. Means over seeds; their 95 % Student-t intervals are in the table beside. Node 1 is the"
         " strongest: the output weights of node i are divided by i."
     )
-    text = "\n\n".join(["# How a student's nodes find their teacher's", *paragraphs(table, about, [])])
-    return save(sheet, rows, text + "\n", folder, "specialization")
+    text = page("How a student's nodes find their teacher's", *paragraphs(table, about, []))
+    return save(sheet, rows, text, folder, "specialization")
 
 
 def arms(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -225,7 +225,7 @@ def against(
         " runs; intervals by bootstrap over seeds (percentile, 95 %): with fewer than ten seeds they are too narrow."
         " The claim of the text (its size fixed here beforehand: above 0.6, interval above 0) is judged for all pairs."
     )
-    text = "\n\n".join(["# Specialisation against robustness", *paragraphs(table, about, [ORACLE])])
+    text = page("Specialisation against robustness", *paragraphs(table, about, [ORACLE]))
     return save(sheet, rows, f"{text}\n\n" + "\n".join(told) + "\n", folder, name)
 
 
@@ -275,12 +275,12 @@ def noise(table: pd.DataFrame, folder: Path) -> list[Path]:
         " what it does to agreement there, and to robustness by both rules. Means over seeds with 95 % Student-t"
         " intervals."
     )
-    text = "\n\n".join(["# Noise off the subspace", *paragraphs(table, about, [ORACLE])])
-    return save(sheet, rows, text + "\n", folder, "specialization-noise")
+    text = page("Noise off the subspace", *paragraphs(table, about, [ORACLE]))
+    return save(sheet, rows, text, folder, "specialization-noise")
 
 
 def paragraphs(table: pd.DataFrame, about: str, metrics: list[str]) -> list[str]:
-    return [textwrap.fill(each, 100) for each in (heading(table), about, " ".join(remarks(table, metrics))) if each]
+    return [heading(table), about, " ".join(remarks(table, metrics))]
 
 
 if __name__ == "__main__":

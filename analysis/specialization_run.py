@@ -10,7 +10,6 @@ subspace that inputs fill and off it. Right, how often an attack leaves an answe
 from __future__ import annotations
 
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from metrics import ORACLE, SPECIALIZED
 from outputs import arrays_of
 from specialization import prepared
 from style import BLUE, GREY, PAGE, STUDENT, TEACHER, VERMILLION
-from words import heading
+from words import heading, page
 
 from kdtune.report.table import TableError
 
@@ -48,10 +47,8 @@ def run(table: pd.DataFrame, folder: Path) -> list[Path]:
         " teacher node to those of the student node that correlates with it best. Right: percent of inputs at which"
         " the answer stays right under an attack of length 1, by the oracle's answer there and by its answer before."
     )
-    text = "\n\n".join(
-        ["# Specialisation, on one student", *(textwrap.fill(each, 100) for each in (heading(table), about))]
-    )
-    return save(sheet, rows, text + "\n", folder, "specialization-run")
+    text = page("Specialisation, on one student", heading(table), about)
+    return save(sheet, rows, text, folder, "specialization-run")
 
 
 def over_epochs(axes: Any, history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ boundaries of both networks; below, over all data sets, how many points students
 from __future__ import annotations
 
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figure import command, save
 from matplotlib.patches import Rectangle
+from metrics import ACCURACY
 from outputs import arrays_of
 from points import need, point, select
 from stated import paper
 from style import BLACK, BLUE, GREY, PAGE, VERMILLION
-from words import heading, remarks
+from words import heading, page, remarks
 
 from kdtune.report.table import TableError
 from kdtune.statistics import mean_interval, paired_difference
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-ACCURACY = "test/accuracy"
 REACH = (-0.25, 1.25)  # of the grid that the evaluator `plane` asks
 SHOWN = (-0.15, 1.15)  # of it what a panel shows
 COLOURS = (BLUE, VERMILLION)  # of the classes
@@ -62,18 +61,17 @@ def two_dimensional(table: pd.DataFrame, folder: Path) -> list[Path]:
     first = panels(above.subplots(1, 4), table, drawn)
     count = histograms(below.subplots(1, 3, sharey=True), values, table)
     stated = paper()["values"]["points/student"]["value"] * count / 100
-    words = [f"# Learning from adversarial examples of {count} points with random labels", heading(table), first]
-    words.append(
+    title = f"Learning from adversarial examples of {count} points with random labels"
+    below = (
         f"Below: the number of the {count} points that a student gets right, over all data sets; dashed, {stated:g} of"
         f" {count} (the text's one drawing); dotted, one half."
     )
-    words += [" ".join(remarks(table, []))]
-    text = "\n\n".join(textwrap.fill(each, 100) for each in words if each)
-    lines = "\n".join(numbers(table, values, count, stated))
+    lines = numbers(table, values, count, stated)
+    text = page(title, heading(table), first, below, " ".join(remarks(table, [])), lines=lines)
     rows: list[dict[str, Any]] = []
     for arm, of in values.items():
         rows += [{"arm": arm, "draw": run.seed, "value": run.value, "id": run.id} for run in of.runs]
-    return save(sheet, rows, f"{text}\n\n{lines}\n", folder, "two_dimensional")
+    return save(sheet, rows, text, folder, "two_dimensional")
 
 
 def panels(axes: Any, table: pd.DataFrame, drawn: dict[str, dict[str, np.ndarray]]) -> str:

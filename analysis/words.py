@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from metrics import scale
@@ -34,8 +34,13 @@ def caption(figure: Figure, rows: Sequence[Sequence[Panel | None]], drawn: Point
     panels = [panel for row in rows for panel in row if panel]
     paragraphs = [heading(table), figure.about, " ".join(reading(table, panels, drawn))]
     paragraphs += [" ".join(remarks(table, [panel.metric for panel in panels]))]
-    wrapped = [textwrap.fill(text, 100) for text in paragraphs if text]
-    return "\n\n".join([f"# {figure.title}", *wrapped, "\n".join(numbers(figure, panels, drawn))]) + "\n"
+    return page(figure.title, *paragraphs, lines=numbers(figure, drawn))
+
+
+def page(title: str, *paragraphs: str, lines: Iterable[str] = ()) -> str:
+    """NAME.md: a title, paragraphs, of which empty ones are left out, and the lines of a table below."""
+    parts = [f"# {title}", *(textwrap.fill(text, 100) for text in paragraphs if text)]
+    return "\n\n".join([*parts, table] if (table := "\n".join(lines)) else parts) + "\n"
 
 
 def heading(table: pd.DataFrame) -> str:
@@ -108,7 +113,7 @@ def sharing(table: pd.DataFrame) -> str:
     return "" if not shared.any() else "one setting" if shared.all() else "some settings"
 
 
-def numbers(figure: Figure, panels: Sequence[Panel], drawn: Points) -> Iterator[str]:
+def numbers(figure: Figure, drawn: Points) -> Iterator[str]:
     """All that is drawn, as a markdown table; of differences also what so few seeds could see."""
     yield f"| metric | series | {figure.x_label} | mean ± half of the interval | n | smallest visible | seeds for it |"
     yield "|---|---|---|---|---|---|---|"

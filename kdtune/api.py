@@ -87,14 +87,14 @@ def load(
     """
     from kdtune import extensions as own
     from kdtune import paths
-    from kdtune.report.lookup import id_of, store_of
+    from kdtune.report.lookup import looked_up, store_of
     from kdtune.store.layout import BESIDE, WEIGHTS
     from kdtune.store.store import Store
     from kdtune.training.network import load_finished
 
     own.use(own.read(extensions))
     place = paths.results_folder(results)
-    return load_finished(id_of(run, place), Store(store_of(place)), file=BESIDE[of] if of else WEIGHTS)
+    return load_finished(looked_up(run, place), Store(store_of(place)), file=BESIDE[of] if of else WEIGHTS)
 
 
 def trainable(file: str | Path, **where: Any) -> Callable[[Mapping[str, Any]], None]:

@@ -24,7 +24,7 @@ class Sweep(Settings):
 
     @classmethod
     def known_keys(cls) -> list[str]:
-        return ["recipe", "grid", "search", "profiles", *cls.model_fields]  # what is gone by now may be meant
+        return ["recipe", "grid", "search", "profiles", *cls.model_fields]  # four are gone by now, and may be meant
 
     name: PlaceName
     dataset: Dataset

@@ -1,4 +1,4 @@
-"""A run's id, made of its description: what `config` makes of a sweep file, and `run.yaml` keeps."""
+"""A run's id, made of its description: what `run` makes of a sweep file and `run.yaml` keeps."""
 
 from __future__ import annotations
 

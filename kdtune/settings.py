@@ -1,6 +1,6 @@
 """What every setting is: strict (no string passes for a number), frozen, and closed to unknown keys.
 
-A default may only mean "off": a run's description leaves defaults out (see `config`), so a default that meant anything
+A default may only mean "off": a run's description leaves defaults out (see `run`), so a default that meant anything
 else could change under a finished run. Importing this module loads neither torch nor ray.
 """
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.sweepfile.load import PAPER, load_sweep
+from kdtune.sweepfile.load import load_sweep
+from kdtune.sweepfile.source import PAPER
 from kdtune.sweepfile.tree import SweepFileError
 
 ROOT = Path(__file__).parents[1]

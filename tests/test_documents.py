@@ -21,7 +21,8 @@ from kdtune.planning.searching import known_plan
 from kdtune.run import RECIPE_VERSION
 from kdtune.store.store import Store
 from kdtune.sweepfile import reader
-from kdtune.sweepfile.load import PAPER, load_sweep
+from kdtune.sweepfile.load import load_sweep
+from kdtune.sweepfile.source import PAPER
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))

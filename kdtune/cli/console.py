@@ -26,7 +26,7 @@ class Losable(io.FileIO):
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.lost: OSError | None = None
-        self.going_on = ""  # what does so all the same
+        self.going_on = ""  # what goes on without output
 
     def write(self, data: Any) -> int:
         if self.lost is None:
@@ -38,7 +38,7 @@ class Losable(io.FileIO):
         return memoryview(data).nbytes
 
     def _say_so(self, error: OSError) -> None:
-        """Once, on stderr. Who ends `kdtune table | head` has what was wanted: that is said of work alone."""
+        """Once, on stderr. Whoever ends `kdtune table | head` has what was wanted: only work tells of it."""
         if self.fileno() != 2 and (self.going_on or error.errno != errno.EPIPE):
             what = f"; {self.going_on} goes on" if self.going_on else ""
             with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ class Losable(io.FileIO):
 
 @contextlib.contextmanager
 def losable_output(going_on: str = "") -> Iterator[None]:
-    """Within, stdout and stderr may go away. `going_on` is what then does so, said once: "the sweep"."""
+    """Within, stdout and stderr may go away. `going_on` names what goes on then, for the one message: "the sweep"."""
     _fill_closed()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = streams = _losable(sys.stdout, 1), _losable(sys.stderr, 2)

@@ -25,7 +25,7 @@ from kdtune.store.layout import CLAIMS, DONE, RUN_ID, STOPPED
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import SweepFile, load_sweep
-from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
+from kdtune.sweepfile.tree import command_line_error
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class Target:
         """The ids of runs of its sweep that `--only` means, each once. SweepFileError where there are none."""
         ids = [*dict.fromkeys(found.id for found in plan.matching(wanted(only, plan, self.proposals)))]
         if not ids:
-            message = f"no run has {only}; kdtune table lists what they have"
-            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+            raise command_line_error(("only",), f"no run has {only}; kdtune table lists what they have")
         return ids
 
     def knows(self, id: str) -> bool:

@@ -21,17 +21,14 @@ class Refused(Exception):
 
 
 def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
-    """The exit status of a command; where it raises what its user can mend, that is told: 2, or 4 (`cli.sweep`).
+    """The exit status of a command; what its user can mend is told in place of a traceback: 2, or 4 (`cli.sweep`).
 
-    `more` means as much where nothing has begun. From the midst of a sweep an OSError is no refusal: it is our fault.
+    `more`: further refusals of a command that has begun nothing. In the midst of a sweep an OSError is no refusal.
     """
     refusals: tuple[type[Exception], ...] = (CannotGrow, DataError, EvaluationError, OtherSweep, Refused, StorageError)
     try:
         return command()
-    except SweepFileError as error:
-        click.echo(str(error), err=True)
-        return 2
-    except ExtensionError as error:
+    except (SweepFileError, ExtensionError) as error:
         click.echo(str(error), err=True)
         return 2
     except TableError as error:

@@ -16,10 +16,10 @@ from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.sweep import read
 from kdtune.launch.here import launch_here
 from kdtune.launch.interrupt import Interrupt
-from kdtune.planning import space
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan, build_plan
 from kdtune.planning.points import students_of
+from kdtune.planning.room import shortage
 from kdtune.planning.searching import Searching, known_plan
 from kdtune.report.folder import described
 from kdtune.report.lookup import meant
@@ -30,7 +30,7 @@ from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Store
 from kdtune.sweepfile.reader import parse_value
-from kdtune.sweepfile.tree import COMMAND_LINE, Problem, SweepFileError
+from kdtune.sweepfile.tree import COMMAND_LINE, command_line_error
 
 BESIDE = ("seed", "role", "id")  # what --only may name beside the axes
 NUMBER = "search.number"
@@ -78,8 +78,6 @@ def run_plan(
             say(options, f"          {line}")
     if interrupt.signal:
         return 128 + interrupt.signal
-    if dispatch.storage_is_gone:
-        return 5
     return 0 if set(dispatch.counts) == {State.DONE} else 3
 
 
@@ -107,12 +105,12 @@ def prepare(options: Options, only: str, epochs: int | None) -> tuple[Plan, Stan
         if search and CONFIRMS in only:
             without = " and none with --epochs" if epochs is not None else ""
             message += f". None confirms before all proposals are known{without}: {search.progress}"
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+        raise command_line_error(("only",), message)
     say(options, first_line)
     standing = Standing(store, plan.evaluators)
     standing.store.objects.probe()
     states = standing.states(plan.runs)
-    short = space.shortage(plan, states, standing, at_once=1)
+    short = shortage(plan, states, standing, at_once=1)
     if problems := [short] if short else check.failing(plan, standing, states, options.data_dir):
         raise Refused(check.listed(problems))
     return plan, standing
@@ -135,10 +133,11 @@ def wanted(only: str, plan: Plan, proposals: Sequence[Collection[str]] | None = 
         axis, equals, text = part.strip().partition("=")
         if not equals or axis not in names:
             message = f"came {part.strip()!r}; write axis=value with one of {', '.join(names)}"
-            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+            raise command_line_error(("only",), message)
         if axis in values:
-            message = f"{axis} is written twice: one value each; several runs take several commands"
-            raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+            raise command_line_error(
+                ("only",), f"{axis} is written twice: one value each; several runs take several commands"
+            )
         values[axis] = _id(text, plan) if axis == "id" else _value(text)
     return values if NUMBER not in values else _of_proposal(values, proposals or ())
 
@@ -148,10 +147,10 @@ def _of_proposal(values: dict[str, Any], proposals: Sequence[Collection[str]]) -
     number = values.pop(NUMBER)
     if type(number) is not int or not 0 <= number < len(proposals):
         made = f"0 to {len(proposals) - 1} are made so far" if proposals else "none is made so far"
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only", NUMBER), f"came {number}; {made}")])
+        raise command_line_error(("only", NUMBER), f"came {number}; {made}")
     if "id" in values:
         message = f"{NUMBER} and id both say which runs; write one of them"
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), message)])
+        raise command_line_error(("only",), message)
     return {**values, "id": frozenset(proposals[number])}
 
 
@@ -160,7 +159,7 @@ def _id(text: str, plan: Plan) -> str:
     try:
         return meant(text, plan.runs, ((place.id, place.name) for place in plan.places), plan.name)
     except LookupError as error:
-        raise SweepFileError([Problem(COMMAND_LINE, None, ("only",), str(error))]) from error
+        raise command_line_error(("only",), str(error)) from error
 
 
 def _value(text: str) -> Any:

@@ -20,10 +20,11 @@ from kdtune.doctor import machine
 from kdtune.doctor.finding import Level
 from kdtune.launch.door import CannotConnect, enter
 from kdtune.launch.interrupt import Interrupt
-from kdtune.planning import cost, profiles, space
+from kdtune.planning import cost, profiles
 from kdtune.planning.devices import CPU_CORE, GPU, SHARE, available, has_usable_gpu
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan
+from kdtune.planning.room import shortage
 from kdtune.planning.searching import Searching
 from kdtune.planning.twins import on_twins
 from kdtune.planning.watching import Watcher
@@ -115,7 +116,7 @@ def refuse_shortage(
     options: Options, plan: Plan, states: Mapping[str, State], standing: Standing, estimate: cost.Estimate
 ) -> None:
     at_once = 1 if options.here else min(estimate.devices, options.max_concurrent or estimate.devices)
-    if short := space.shortage(plan, states, standing, at_once):
+    if short := shortage(plan, states, standing, at_once):
         raise Refused(short)
 
 

@@ -98,7 +98,7 @@ def stopped(standing: Standing, states: Mapping[str, State], names: Mapping[str,
 
 
 def waiting(runs: list[dict[str, Any]], states: Mapping[str, State], names: Mapping[str, str]) -> Iterator[str]:
-    """For whom runs wait that could else start."""
+    """The unfinished runs that others wait for, the most wanted first."""
     held = Counter[str]()
     for run in runs:
         if states[run["id"]] not in FINISHED:
@@ -111,7 +111,7 @@ def waiting(runs: list[dict[str, Any]], states: Mapping[str, State], names: Mapp
 
 
 def left(runs: list[dict[str, Any]], states: Mapping[str, State], standing: Standing) -> Iterator[str]:
-    """What is left will take, judged by what finished runs of the same role took."""
+    """What the rest will take, judged by what finished runs of the same role took."""
     total, unknown = 0.0, 0
     for role in ROLES:
         mine = [run["id"] for run in runs if run["role"] == role]

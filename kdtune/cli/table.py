@@ -14,7 +14,8 @@ from kdtune.report.best import ranked
 from kdtune.report.comparison import Asked, compared, written
 from kdtune.report.difference import between, told
 from kdtune.report.table import TableError, profile_folder, read
-from kdtune.sweepfile.overrides import COMMAND_LINE, parse_value
+from kdtune.sweepfile.reader import parse_value
+from kdtune.sweepfile.tree import COMMAND_LINE
 
 
 def print_rows(folders: Sequence[str], profile: str | None, form: str | None, asked: Mapping[str, str | None]) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kdtune.data.error import DataError
 from kdtune.doctor.finding import Finding, failure, ok
-from kdtune.planning import space
 from kdtune.planning.plan import Plan, data_sets
+from kdtune.planning.room import shortage
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 
@@ -36,5 +36,5 @@ def data(plan: Plan, data_dir: Path) -> Iterator[Finding]:
 
 def room(plan: Plan, states: Mapping[str, State], standing: Standing, at_once: int) -> Iterator[Finding]:
     """The disk against what is left of a plan, `at_once` runs at a time."""
-    short = space.shortage(plan, states, standing, at_once)
+    short = shortage(plan, states, standing, at_once)
     yield failure(short) if short else ok(f"there is room for what is left of {plan.name}")

@@ -20,7 +20,7 @@ from kdtune.training.run import Outcome, perform
 LOOK_S = 5.0  # between two looks: on S3 each is a request
 
 
-class Ending:
+class StopWatch:
     """Whether somebody has stopped a run, seen from a thread of its own, which costs the training nothing."""
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -58,8 +58,8 @@ def performed(run: Run, evaluation: Evaluation, context: RunContext) -> Outcome:
             return Outcome(State.STOPPED)
     except StorageError as error:
         return Outcome(State.FAILED, error)
-    with Ending(store, run.id) as ending:
-        return perform(run, evaluation, replace(context, stopped=ending.asked))
+    with StopWatch(store, run.id) as watch:
+        return perform(run, evaluation, replace(context, stopped=watch.asked))
 
 
 def reason_of(outcome: Outcome) -> str:

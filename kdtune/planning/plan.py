@@ -118,7 +118,7 @@ def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Pl
             named = replace(place, first=first.setdefault(place.role, place.point))
             places.setdefault(named.key, named)
         runs_at.append(frozenset(_heard(place.run).id for place in here))
-    proposed = file.search is not None and file.points is not file.ends  # points by chance: no axis is idle for two
+    proposed = file.search is not None and file.points is not file.ends  # drawn: no two differ in one axis
     if epochs is None and not proposed:  # where all runs are as long, an axis of lengths changes none
         refuse_idle_axes(file, runs_at)
         refuse_deafness(file, [place.run for place in places.values() if place.role == "student"])

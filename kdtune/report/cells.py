@@ -43,12 +43,12 @@ def cell(done: Sequence[Mapping[str, Any]], metric: Metric) -> str:
     return f"{interval.mean:.1f}{' ' * 8 if half is None else f' +- {half:4.1f}'}{mark}"
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of as many cells each as text: the first column to the left, all others to the right."""
+def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Lines of as many cells each as text: the first `left` columns to the left, all others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kdtune.evaluation.flags import flags_of
-from kdtune.report.settings import done, measured, refuse_unknown, those, value_of
+from kdtune.report.cells import aligned
+from kdtune.report.settings import digits, is_flagged, measured, refuse_unknown, those, value_of
 from kdtune.report.table import TableError, axes, headlines, inert
 from kdtune.statistics import Interval, mean_interval, paired_difference
 from kdtune.sweepfile.values import word
@@ -80,7 +80,7 @@ def compared(tables: Sequence[pd.DataFrame], asked: Asked) -> Comparison:
             cells: list[Cell | None] = []
             for value in across:
                 here = (*zip(asked.rows, names, strict=True), *([(asked.across, value)] if asked.across else []))
-                cells += [_cell(groups, here, metric, asked, table) for metric in metrics]  # type: ignore[arg-type]
+                cells += [_cell(groups, here, metric, asked) for metric in metrics]  # type: ignore[arg-type]
             lines.append(([*([str(table.attrs.get("sweep"))] if several else []), *names], cells))
     return Comparison(
         heads, titles, lines, ", ".join(f"{axis}={word(value)}" for axis, value in asked.baseline.items())
@@ -137,20 +137,17 @@ def _refuse_mixtures(settings: Settings, runs: pd.DataFrame, table: pd.DataFrame
     )
 
 
-def _cell(
-    groups: Mapping[Settings, pd.DataFrame], here: Settings, metric: str, asked: Asked, table: pd.DataFrame
-) -> Cell | None:
+def _cell(groups: Mapping[Settings, pd.DataFrame], here: Settings, metric: str, asked: Asked) -> Cell | None:
     if (runs := groups.get(here)) is None:
         return None
     values = measured(runs, metric)
-    flagged = any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))
     interval = mean_interval(list(values.values())) if values else None
     theirs = tuple((axis, word(asked.baseline[axis]) if axis in asked.baseline else value) for axis, value in here)
     differs = False
     if asked.baseline and theirs != here and (base := groups.get(theirs)) is not None:
         difference = paired_difference(values, measured(base, metric))
         differs = difference is not None and difference.excludes_zero
-    return Cell(interval, len(runs), differs, flagged)
+    return Cell(interval, len(runs), differs, is_flagged(runs, metric))
 
 
 def written(comparison: Comparison, form: str) -> str:
@@ -166,13 +163,7 @@ def written(comparison: Comparison, form: str) -> str:
         ruled = [rows[0], [*["---"] * first, *["---:"] * len(comparison.titles)], *rows[1:]]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled]
         return "\n".join([*lines, *(part for note in _notes(comparison, form) for part in ("", note))]) + "\n"
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    text = [
-        "  ".join(cell.ljust(width) if column < first else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join([*text, *_notes(comparison, form)]) + "\n"
+    return "\n".join([aligned(rows, first), *_notes(comparison, form)]) + "\n"
 
 
 def _notes(comparison: Comparison, form: str) -> Iterator[str]:
@@ -193,8 +184,8 @@ def _said(cell: Cell | None, form: str) -> str:
     if cell is None or cell.interval is None:
         return "-"
     plus = {"text": " +- ", "md": " ± ", "latex": r" \pm "}[form]
-    digits = ".1f" if abs(cell.interval.mean) >= 2 else ".3f"  # rates are percent; what is small is another unit
-    said = f"{cell.interval.mean:{digits}}" + ("" if cell.half is None else f"{plus}{cell.half:{digits}}")
+    width = digits(cell.interval.mean)
+    said = f"{cell.interval.mean:{width}}" + ("" if cell.half is None else f"{plus}{cell.half:{width}}")
     few = f" ({cell.interval.n} of {cell.planned})" if cell.interval.n < cell.planned else ""
     mark = "!" if cell.flagged else ""
     if form == "latex":

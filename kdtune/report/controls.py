@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdtune.evaluation.flags import flags_of
-from kdtune.report.settings import by_setting, done, measured, value_of
+from kdtune.report.settings import by_setting, is_flagged, measured, value_of
 from kdtune.report.table import axes
 from kdtune.statistics import Difference, paired_difference
 
@@ -43,7 +42,7 @@ def controls(table: pd.DataFrame, metrics: Sequence[str]) -> Iterator[Control]:
                 base = groups[places[there]]
                 found = {each: paired_difference(measured(runs, each), measured(base, each)) for each in metrics}
                 if pairs := max((each.n for each in found.values() if each is not None), default=0):
-                    flagged = frozenset(each for each in metrics if _is_flagged(runs, each) or _is_flagged(base, each))
+                    flagged = frozenset(each for each in metrics if is_flagged(runs, each) or is_flagged(base, each))
                     yield Control(told, axis, pairs, found, flagged)
 
 
@@ -57,7 +56,3 @@ def _is_off(value: Any) -> bool:
 
 def _is_without(other: dict[str, Any], here: dict[str, Any], axis: str) -> bool:
     return _is_off(other[axis]) and all(other[name] == here[name] for name in here if name != axis)
-
-
-def _is_flagged(runs: pd.DataFrame, metric: str) -> bool:
-    return any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdtune.planning.place import ROLES
+from kdtune.report.cells import aligned
 from kdtune.report.settings import by_setting, measured, plain
 from kdtune.report.table import FIRST, TableError, axes, headlines
 from kdtune.statistics import Difference, paired_difference
@@ -131,10 +132,7 @@ def told(found: Sweeps) -> Iterator[str]:
     rows = [["second minus first", "pairs", *found.metrics]]
     for line in found.lines:
         rows.append([line.label, f"{line.pairs}", *(said(line.differences[name]) for name in found.metrics)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        yield "  ".join(cells).rstrip()
+    yield from aligned(rows).splitlines()
     if any(each and each.excludes_zero for line in found.lines for each in line.differences.values()):
         yield "* the 95 % interval of the difference, paired by seed, excludes 0"
 

@@ -60,7 +60,7 @@ class EventFolders:
             if link := next((place for place in above if place.is_symlink()), None):
                 raise OSError(errno.ELOOP, f"{link} is a link")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, mode, opener=_no_link) as file:
+            with open(path, mode, opener=no_link) as file:
                 file.write(data)
         except OSError as error:
             if not self._warned:
@@ -70,7 +70,8 @@ class EventFolders:
         return True
 
 
-def _no_link(path: str, flags: int) -> int:
+def no_link(path: str, flags: int) -> int:
+    """An opener that follows no link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 

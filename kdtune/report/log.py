@@ -7,7 +7,6 @@ cannot be written any more ends nothing.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from contextlib import suppress
 from kdtune.planning.cost import duration
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import Plan
+from kdtune.report.eventfolder import no_link
 from kdtune.report.folder import View
 from kdtune.report.progress import headline
 from kdtune.store.objects import StorageError
@@ -95,7 +95,7 @@ class Log:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
-            with open(self._path, "a", encoding="utf-8", errors="backslashreplace", opener=_unlinked) as file:
+            with open(self._path, "a", encoding="utf-8", errors="backslashreplace", opener=no_link) as file:
                 file.write(f"{now} " + text.replace("\n", "\n    ") + "\n")
         except OSError:
             self._lost = True  # its folder went away, or the disk is full: the screen says what happens
@@ -111,7 +111,3 @@ class Log:
 
     def _name(self, id: str) -> str:
         return f"{id} {self.dispatch.plan.runs[id].name}"
-
-
-def _unlinked(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)

@@ -23,7 +23,7 @@ def store_of(place: str) -> str:
     return next((results_of(folder.parent) for folder in _plans(place, ("plan.json", "*/plan.json"))), place)
 
 
-def id_of(run: str, place: str) -> str:
+def looked_up(run: str, place: str) -> str:
     """The id of a run in `place`: `3f2a5b...`, a beginning of four digits or more, or `student dropout=0.2 seed=1`.
 
     Raises LookupError where none is meant, or several are, with those that may be.

@@ -22,7 +22,7 @@ from kdtune.planning.hopeless import all_diverged, hopeless
 from kdtune.report.controls import controls
 from kdtune.report.difference import said as difference
 from kdtune.report.mirror import results_of
-from kdtune.report.settings import by_setting, done, measured, plain
+from kdtune.report.settings import by_setting, digits, is_flagged, measured, plain
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
 from kdtune.statistics import mean_interval
 from kdtune.store.standing import Standing
@@ -54,7 +54,7 @@ def page(place: Path) -> str:
         section("Claims", claims(place, plan)),
         section("Flags", flags(table)),
         section("Not counted", excluded(plan, standing)),
-        section("Reproducibility", checklist(table, plan, origins)),
+        section("Reproducibility", checklist(table, origins)),
         section("Where it comes from", provenance(origins)),
         section(
             "The sweep as it was resolved", folded("sweep.yaml", f"<pre>{_text(_content(place / 'sweep.yaml'))}</pre>")
@@ -113,10 +113,10 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
     if not values:
         return "-"
     found = mean_interval([*values.values()])
-    mark = " !" if any(flags_of(row, metric) for row in done(rows, metric).to_dict("records")) else ""
-    digits = ".1f" if abs(found.mean) >= 2 else ".3f"
-    half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{digits}}"
-    return f"{found.mean:{digits}}{half}{mark}"
+    mark = " !" if is_flagged(rows, metric) else ""
+    form = digits(found.mean)
+    half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{form}}"
+    return f"{found.mean:{form}}{half}{mark}"
 
 
 def beside(table: pd.DataFrame) -> str:
@@ -187,7 +187,7 @@ def _why(state: State, stopped: object) -> str:
     return "its loss was no number any more" if state in FINISHED else "not finished when this was written"
 
 
-def checklist(table: pd.DataFrame, plan: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> str:
+def checklist(table: pd.DataFrame, origins: Sequence[Mapping[str, Any]]) -> str:
     """What reviewers ask of experiments, answered from the runs."""
     groups = by_setting(table, axes(table))
     counts = sorted({len(each) for told, each in groups.items() if told.startswith("student")})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kdtune.evaluation.flags import flags_of
 from kdtune.report.table import TableError, axes
 from kdtune.sweepfile.values import word
 
@@ -66,6 +67,16 @@ def refuse_unknown(table: pd.DataFrame, names: Sequence[str] | Mapping[str, Any]
 def done(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Those that are done and have the metric."""
     return runs[(runs["state"] == "done") & runs[metric].notna()] if metric in runs else runs[:0]
+
+
+def digits(mean: float) -> str:
+    """How a mean is written: rates are percent; what is small is another unit."""
+    return ".1f" if abs(mean) >= 2 else ".3f"
+
+
+def is_flagged(runs: pd.DataFrame, metric: str) -> bool:
+    """Whether a flag bears on this metric of any of them that is done."""
+    return any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))
 
 
 def measured(runs: pd.DataFrame, metric: str) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""A sweep's folder: a view of its last command, derived anew from the runs. And the table, a row a place.
+"""The table of a sweep, a row a place: made of its runs, written into the sweep's folder, read from there.
 
     results/fickle/<profile>/   sweep.yaml  plan.json  results.csv  results.parquet  tensorboard/  figures/  log
 

@@ -16,9 +16,9 @@ from typing import Any
 from kdtune.store.encoding import seal, unseal
 from kdtune.store.layout import RUN_ID, SEARCHES, proposal_key
 from kdtune.store.objects import Objects
+from kdtune.store.standing import READERS
 
 PROPOSAL = re.compile(rf"{SEARCHES}/{RUN_ID.pattern}/(0|[1-9][0-9]{{0,8}})\.json")
-READERS = 64  # requests to a remote place at one time
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """The first six, and who was stopped by hand, can be told from the store (see `standing`), the others are known to
-    the command that runs."""
+    """How a run stands. The store tells the first six and what was stopped by hand (see `standing`); the others only
+    the command that runs them knows."""
 
     NEW = "new"
     PARTIAL = "partial"  # has a checkpoint; or is trained, and an evaluator is new

@@ -6,9 +6,7 @@ load_sweep("sweeps/fickle.yaml", "laptop").points   ->   one validated `config.S
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from collections.abc import Mapping as Values
-from collections.abc import Sequence as Strings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,7 @@ from kdtune.search.search import Search
 from kdtune.sweepfile import grid, searching
 from kdtune.sweepfile.overrides import Override, assign
 from kdtune.sweepfile.size import MAX_RUNS, refuse_too_many
-from kdtune.sweepfile.source import PAPER as PAPER
-from kdtune.sweepfile.source import Source, read_source
+from kdtune.sweepfile.source import PAPER, Source, read_source
 from kdtune.sweepfile.tree import (
     NETWORKS,
     Problem,
@@ -74,8 +71,8 @@ class SweepFile:
 def load_sweep(
     path: str | Path | Source,
     profile: str = PAPER,
-    overrides: Strings[Override] = (),
-    at: Values[str, Any] | Strings[Values[str, Any]] | None = None,
+    overrides: Sequence[Override] = (),
+    at: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     folder: str | None = None,
     max_runs: int | None = MAX_RUNS,
 ) -> SweepFile:
@@ -95,7 +92,7 @@ def load_sweep(
         raise SweepFileError([problem_at(tree, read.name, ("profiles",), message)])
     search, problems = searching.of_tree(tree, read, given=at is not None)
     if at is not None:  # one alternative each, a list too
-        tree["grid"] = _block(at) if isinstance(at, Values) else YamlList(map(_block, at))
+        tree["grid"] = _block(at) if isinstance(at, Mapping) else YamlList(map(_block, at))
     body = searching.with_its_seeds(_without(tree, "grid"))
     used, whole = _used(body)
     blocks, wrong = grid.blocks(tree, read.name)
@@ -145,7 +142,7 @@ def load_sweep(
     )
 
 
-def _block(values: Values[str, Any]) -> YamlMap:
+def _block(values: Mapping[str, Any]) -> YamlMap:
     return YamlMap({axis: YamlList([grown(value)]) for axis, value in values.items()}, dict.fromkeys(values))
 
 
@@ -194,7 +191,7 @@ def _with_whole_networks(tree: YamlMap) -> YamlMap:
             network.lines.setdefault("recipe", tree.lines.get("recipe"))
         own = network.get("dataset")
         if isinstance(own, YamlMap) and isinstance(dataset, YamlMap) and not names_a_set(own):
-            network["dataset"] = overlay(copy.deepcopy(dataset), own, names_a_kind, ("dataset",))
+            network["dataset"] = overlay(copy.deepcopy(dataset), own, ("dataset",))
     return result
 
 

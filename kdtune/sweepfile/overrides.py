@@ -16,6 +16,7 @@ from kdtune.sweepfile.tree import (
     YamlList,
     YamlMap,
     child,
+    command_line_error,
     copied,
     merge,
     names_a_kind,
@@ -71,7 +72,7 @@ def _split(text: str) -> tuple[tuple[str, ...], Any]:
     parts = tuple(part.strip() for part in name.split("."))
     if not (equals and value.strip() and len(parts) <= DEPTH and all(part and part.isprintable() for part in parts)):
         form = "write key.path=value, such as student.recipe.epochs=3; null removes a key"
-        raise _wrong((), f"{short(text)} is no override; {form}")
+        raise command_line_error((), f"{short(text)} is no override; {form}")
     return parts, typed(parse_value(value, COMMAND_LINE, parts))
 
 
@@ -88,7 +89,7 @@ def _put(node: Any, done: KeyPath, parts: tuple[str, ...], value: Any, line: int
     """`node`, which stands at `done` on `line` and may be None, with `value` put at `parts` below it, in place."""
     if not parts:
         return _laid(node, done, value)
-    node = _opened(node, done, value, line)
+    node = _opened(node, done, line)
     key = _as_written(parts[0], node, done)
     here = (*done, key)
     try:
@@ -118,10 +119,10 @@ def _laid(node: Any, path: KeyPath, value: Any) -> Any:
     if not isinstance(value, YamlMap):
         return value
     merges = isinstance(node, YamlMap) and value and not names_a_kind(path)
-    return overlay(node if merges else YamlMap(), value, names_a_kind, path)
+    return overlay(node if merges else YamlMap(), value, path)
 
 
-def _opened(node: Any, path: KeyPath, value: Any, line: int | None) -> YamlMap | YamlList:
+def _opened(node: Any, path: KeyPath, line: int | None) -> YamlMap | YamlList:
     """`node` as something that a key can stand below."""
     if isinstance(node, YamlMap | YamlList):
         return node
@@ -129,17 +130,13 @@ def _opened(node: Any, path: KeyPath, value: Any, line: int | None) -> YamlMap |
         return YamlMap()
     if isinstance(node, str) and names_a_kind(path) and not node.startswith("$"):
         return YamlMap({str(node): YamlMap(line=line)}, {str(node): line}, line)
-    raise _wrong(path, f"is {short(node)}, and nothing can stand below that")
+    raise command_line_error(path, f"is {short(node)}, and nothing can stand below that")
 
 
 def _refuse_missing(node: YamlMap | YamlList, path: KeyPath, value: Any) -> None:
     """Nothing stands at `path` in `node`: fine for a key that is to be written, refused for the rest."""
     if isinstance(node, YamlList):
-        raise _wrong(path, f"no such item: the list has {len(node)}, and they count from 0")
+        raise command_line_error(path, f"no such item: the list has {len(node)}, and they count from 0")
     if value is None:
         close = nearest(str(path[-1]), node)
-        raise _wrong(path, "there is nothing to remove" + (f"; did you mean {close}?" if close else ""))
-
-
-def _wrong(path: KeyPath, message: str) -> SweepFileError:
-    return SweepFileError([Problem(COMMAND_LINE, None, path, message)])
+        raise command_line_error(path, "there is nothing to remove" + (f"; did you mean {close}?" if close else ""))

@@ -39,11 +39,10 @@ BESIDE = {
     "profiles": "overlays by name (paper, quick, laptop): what they name is laid over the file",
 }
 SECTIONS = {"recipe": Recipe, "search": Search}  # of these, what has keys
-RANGES: dict[Any, str] = {
-    settings.of_one: "in [0, 1]",
-    settings._softening: "in [{:g}, {:g}]".format(*settings.TEMPERATURES),
-    settings._weighing: f"in [0, {settings.HEAVIEST:g}]",
-    settings.place_name: "that can name a folder",
+LIMITS: dict[Any, tuple[float, float]] = {  # of what validators let through
+    settings.of_one: (0.0, 1.0),
+    settings._softening: settings.TEMPERATURES,
+    settings._weighing: (0.0, settings.HEAVIEST),
 }
 
 
@@ -242,8 +241,10 @@ def typed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 def _range(metadata: Sequence[Any]) -> str:
     """What the constraints of a number leave of it."""
     for each in metadata:
-        if isinstance(each, AfterValidator) and each.func in RANGES:
-            return f" {RANGES[each.func]}"
+        if isinstance(each, AfterValidator) and each.func is settings.place_name:
+            return " that can name a folder"
+        if isinstance(each, AfterValidator) and each.func in LIMITS:
+            return " in [{:g}, {:g}]".format(*LIMITS[each.func])
     bounds = constraints(metadata)
     low = f"[{bounds[Ge]:g}" if Ge in bounds else f"({bounds[Gt]:g}" if Gt in bounds else None
     high = f"{bounds[Le]:g}]" if Le in bounds else f"{bounds[Lt]:g})" if Lt in bounds else None

@@ -19,10 +19,9 @@ from kdtune.kinds import PLACEHOLDER, Kind, Several
 from kdtune.recipe import Recipe
 from kdtune.search.search import Search
 from kdtune.settings import Settings
-from kdtune.sweepfile.reference import BESIDE, constraints, keys_of
+from kdtune.sweepfile.reference import BESIDE, LIMITS, constraints, keys_of
 
 AXIS = {"type": "string", "pattern": r"^\$"}  # `$name`
-ONE = {settings.of_one: (0.0, 1.0), settings._softening: settings.TEMPERATURES, settings._weighing: (0.0, 1000.0)}
 OVERLAY = {"$ref": "#"}  # no key is required here, so what is laid over a file is like a file
 SEEDS = {"type": "array", "items": {"type": "integer"}}
 PLAIN = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -132,8 +131,8 @@ class Schema:
 def _bounds(metadata: Sequence[Any]) -> Mapping[str, float]:
     """The limits of a number."""
     for each in metadata:
-        if isinstance(each, AfterValidator) and each.func in ONE:
-            low, high = ONE[each.func]  # type: ignore[index]
+        if isinstance(each, AfterValidator) and each.func in LIMITS:
+            low, high = LIMITS[each.func]
             return {"minimum": low, "maximum": high}
     named = {Ge: "minimum", Gt: "exclusiveMinimum", Le: "maximum", Lt: "exclusiveMaximum"}
     return {named[kind]: value for kind, value in constraints(metadata).items()}

@@ -6,8 +6,7 @@ so a place in the tree and the name of its file are enough to say where a value 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from collections.abc import Mapping as Values
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,8 @@ class YamlMap(dict[str, Any]):
 
     def __init__(
         self,
-        items: Values[str, Any] | None = None,
-        lines: Values[str, int | None] | None = None,
+        items: Mapping[str, Any] | None = None,
+        lines: Mapping[str, int | None] | None = None,
         line: int | None = None,
     ) -> None:
         super().__init__(items or {})
@@ -111,6 +110,10 @@ def problem(source: str, line: int | None, path: KeyPath, message: str) -> Probl
     return Problem(COMMAND_LINE if line is None else source, line, path, message)
 
 
+def command_line_error(path: KeyPath, message: str) -> SweepFileError:
+    return SweepFileError([Problem(COMMAND_LINE, None, path, message)])
+
+
 def short(value: Any) -> str:
     """A value as a message names it, in 60 characters at most."""
     if isinstance(value, YamlMap | YamlList):
@@ -133,16 +136,16 @@ def names_a_kind(path: KeyPath) -> bool:
     return point or search or path[-1] in NAMING or path[:-1] == ("evaluation",)
 
 
-def merge(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool] = names_a_kind) -> YamlMap:
+def merge(base: YamlMap, over: YamlMap) -> YamlMap:
     """`base` with `over` laid on it; neither is changed.
 
-    Mappings merge key by key, except where `whole(path)` says that the upper one replaces the lower. A list or a scalar
+    Mappings merge key by key, except where they name a kind: there the upper one replaces the lower. A list or a scalar
     replaces. None removes the key, and does nothing where there is no such key. Lines follow what was written last.
     """
-    return overlay(deepcopy(base), deepcopy(over), whole, ())
+    return overlay(deepcopy(base), deepcopy(over), ())
 
 
-def overlay(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool], path: KeyPath) -> YamlMap:
+def overlay(base: YamlMap, over: YamlMap, path: KeyPath) -> YamlMap:
     """`merge` at `path` of a larger tree, in place: `base` is changed and returned, and takes in parts of `over`."""
     for key, value in over.items():
         here = (*path, key)
@@ -150,10 +153,10 @@ def overlay(base: YamlMap, over: YamlMap, whole: Callable[[KeyPath], bool], path
         if value is None:
             base.pop(key, None)
             base.lines.pop(key, None)
-        elif isinstance(value, YamlMap) and value and isinstance(below, YamlMap) and not whole(here):
-            overlay(below, value, whole, here)
+        elif isinstance(value, YamlMap) and value and isinstance(below, YamlMap) and not names_a_kind(here):
+            overlay(below, value, here)
         else:
             if isinstance(value, YamlMap):  # laid on nothing, which leaves out what it removes
-                value = overlay(YamlMap(line=value.line), value, whole, here)
+                value = overlay(YamlMap(line=value.line), value, here)
             base[key], base.lines[key] = value, over.lines.get(key)
     return base

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import random
+import runpy
 import statistics
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stderr
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 import kdtune
 from kdtune.planning.place import Place
@@ -116,6 +123,19 @@ def write(folder: Path, name: str, rows: Iterable[Row], profile: str = "paper", 
     } | about
     (target / "results.parquet").write_bytes(to_parquet(table, about))
     return folder / name
+
+
+def drawn(script: str, folder: Path, output: Path) -> dict[str, list[dict[str, str]]]:
+    """A script's figures of a sweep's folder, drawn as its command draws them, but in this process, without a word on
+    stderr. The CSV of every figure by name."""
+    asked = [str(ANALYSIS / f"{script}.py"), str(folder), "--output", str(output)]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as warned:
+        patch.syspath_prepend(str(ANALYSIS))
+        patch.setattr(sys, "argv", asked)
+        with redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
+            runpy.run_path(asked[0], run_name="__main__")
+    assert (ended.value.code, said.getvalue(), warned) == (0, "", [])
+    return {path.stem: [*csv.DictReader(path.open(newline=""))] for path in output.glob("*.csv")}
 
 
 def csv_of(folder: Path, name: str) -> list[dict[str, str]]:

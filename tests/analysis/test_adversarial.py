@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from analysis.tables import ANALYSIS
+from analysis.tables import ANALYSIS, drawn
 
 import kdtune
 
@@ -35,14 +35,6 @@ def overfitting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = ROOT / "sweeps/robust_overfitting.yaml"
     assert kdtune.run_sweep(file, overrides, profile="laptop", results=str(results), here=True) == 0
     return results / "robust_overfitting"
-
-
-def drawn(script: str, folder: Path, output: Path) -> dict[str, list[dict[str, str]]]:
-    """The CSV of every figure by name."""
-    asked = [sys.executable, ANALYSIS / f"{script}.py", folder, "--output", output]
-    done = subprocess.run(list(map(str, asked)), capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return {path.stem: [*csv.DictReader(path.open(newline=""))] for path in output.glob("*.csv")}
 
 
 def test_curves_levels_gaps_and_calibration_are_those_of_the_runs(overfitting: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from analysis.tables import ANALYSIS
+from analysis.tables import ANALYSIS, drawn
 from scipy.stats import spearmanr
 
 import kdtune
@@ -35,14 +35,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides["evaluation"] += [{"oracle": {"subspace": FEW, "images": 20}}, LINF]
     assert kdtune.run_sweep(ROOT / "sweeps/specialization_images.yaml", overrides, **asked) == 0
     return results
-
-
-def drawn(script: str, folder: Path, output: Path) -> dict[str, list[dict[str, str]]]:
-    """The CSV of every figure by name."""
-    asked = [sys.executable, ANALYSIS / f"{script}.py", folder, "--output", output]
-    done = subprocess.run(list(map(str, asked)), capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    return {path.stem: [*csv.DictReader(path.open(newline=""))] for path in output.glob("*.csv")}
 
 
 def students(results: Path) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def test_some_pair_is_always_allowed() -> None:
 @pytest.mark.parametrize("temperature", [0.6, 1.7, 4.0])
 def test_a_temperature_that_was_put_in_is_found_again(temperature: float) -> None:
     """Logits T log p and labels drawn from p, the last epoch without a word to say."""
-    log_p, labels = drawn(3, 40_000, 10, 1.5)
+    log_p, labels = drawn(3, 10_000, 10, 1.5)
     nll = likelihoods(temperature * log_p, torch.zeros_like(log_p), labels)
     row, column = least(nll, np.ones_like(nll, dtype=bool))
     assert temperature / STEP <= TEMPERATURES[row] <= temperature * STEP
@@ -112,9 +112,9 @@ def test_a_temperature_that_was_put_in_is_found_again(temperature: float) -> Non
 
 def test_a_weight_that_was_put_in_is_found_again() -> None:
     """Labels of which a share is drawn from the last epoch's answers."""
-    log_p, labels = drawn(3, 40_000, 10, 2.0)
-    log_q, others = drawn(4, 40_000, 10, 2.0)
-    mixed = torch.where(torch.rand(40_000, generator=torch.Generator().manual_seed(0)) < 0.7, labels, others)
+    log_p, labels = drawn(3, 10_000, 10, 2.0)
+    log_q, others = drawn(4, 10_000, 10, 2.0)
+    mixed = torch.where(torch.rand(10_000, generator=torch.Generator().manual_seed(0)) < 0.7, labels, others)
     nll = likelihoods(log_p, log_q, mixed)
     row, column = least(nll, np.ones_like(nll, dtype=bool))
     assert 1 / STEP <= TEMPERATURES[row] <= STEP and abs(WEIGHTS[column] - 0.7) < 0.021

@@ -31,13 +31,13 @@ def wait_for(condition, seconds: float = 20.0) -> bool:
 
 def test_silence_after_a_pulse_is_told_once_and_anew_after_the_next_pulse():
     found = []
-    with Watchdog(lambda what, first: found.append((what, first)), silence=0.3) as dog:
+    with Watchdog(lambda what, first: found.append((what, first)), silence=0.1) as dog:
         dog.pulse()
         assert wait_for(lambda: found)
-        time.sleep(0.5)
+        time.sleep(0.2)
         assert len(found) == 1 and found[0][0].startswith("no training step") and found[0][1] is False
         dog.pulse()
-        assert wait_for(lambda: len(found) == 2, 60), "the longest silence so far was about 0.8 s: ten times that"
+        assert wait_for(lambda: len(found) == 2, 60), "the longest silence so far was about 0.3 s: ten times that"
 
 
 def test_before_the_first_pulse_it_says_so():

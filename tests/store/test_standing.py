@@ -72,9 +72,9 @@ def finish(store: Store, plan: Plan, *ids: str, outcome: str = "done") -> None:
 class Counted(Objects):
     """Objects that note what is asked of them and when; a read of a run's record takes `seconds`."""
 
-    def __init__(self, root: Any, store: Any = None, seconds: float = 0.0) -> None:
+    def __init__(self, root: Any, store: Any = None) -> None:
         super().__init__(root, store)
-        self.seconds = seconds
+        self.seconds = 0.0
         self.lock = threading.Lock()
         self.clear()
 
@@ -109,7 +109,7 @@ def local(folder: Path) -> Counted:
 
 
 def remote(folder: Path) -> Counted:
-    return Counted("memory", MemoryStore(), seconds=0.1)
+    return Counted("memory", MemoryStore())
 
 
 def command(objects: Objects, file: SweepFile, plan: Plan, folder: Path) -> int:
@@ -120,11 +120,12 @@ def command(objects: Objects, file: SweepFile, plan: Plan, folder: Path) -> int:
     return sweep(options, file, plan, view, lambda value: None, "python -m kdtune.sweep")
 
 
-@pytest.mark.parametrize("make", [local, remote])
-def test_a_second_command_lists_once_and_reads_each_record_once(make, file, plan, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("make", "seconds"), [(local, 0.0), (remote, 0.1)])
+def test_a_second_command_lists_once_and_reads_each_record_once(make, seconds, file, plan, tmp_path, monkeypatch):
     monkeypatch.setenv("KDTUNE_DATA", str(tmp_path / "data"))
     objects = make(tmp_path)
     finish(Store(objects), plan)
+    objects.seconds = seconds
     assert command(objects, file, plan, tmp_path) == 0
     objects.clear()
     assert command(objects, file, plan, tmp_path) == 0

@@ -18,6 +18,7 @@ from torch.nn import functional
 import kdtune.training.run
 from kdtune.data.loading import load
 from kdtune.evaluation.accuracy import accuracy
+from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.flags import flags_of
 from kdtune.models.model import Model
 from kdtune.models.small import MLP
@@ -25,7 +26,7 @@ from kdtune.networks import Normalization
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.report import summary, table
-from kdtune.run import Choice
+from kdtune.run import Choice, Run
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
@@ -63,6 +64,17 @@ def do(plan, place) -> dict[str, str]:
         ended = perform(planned.run, plan.evaluation, place)
         dispatch.ended(planned.id, ended.traceback)
     return dispatch.states
+
+
+def perform_until(epoch: int, run: Run, evaluation: Evaluation, store: Store, data: Path) -> None:
+    """Its process is gone when so many epochs are over, each kept as a checkpoint."""
+
+    def kill(history):
+        if len(history) == epoch:
+            raise Killed
+
+    with pytest.raises(Killed):
+        perform(run, evaluation, RunContext(store, data, checkpoint_every=0, report=kill))
 
 
 def result(store: Store, id: str) -> tuple:
@@ -133,26 +145,19 @@ def test_doing_it_again_changes_nothing(plan_of, place):
     assert before == {key: place.store.objects.get(key) for key in place.store.objects.list("runs")}
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path, epoch):
+def test_killed_at_any_epoch_it_ends_with_the_same_bytes(plan_of, tmp_path):
     plan = plan_of()
     undisturbed = RunContext(Store(tmp_path / "a"), tmp_path / "data")
     do(plan, undisturbed)
     student = list(plan.runs)[-1]
-
-    def kill(history):
-        if len(history) == epoch:
-            raise Killed
-
-    store = Store(tmp_path / "b")
     planned = [plan.runs[id] for id in (*plan.runs[student].waits_for, student)]
-    for each in planned:
-        with pytest.raises(Killed):
-            perform(each.run, plan.evaluation, RunContext(store, tmp_path / "data", checkpoint_every=0, report=kill))
-        assert stored.checkpoint(store, each.id) is not None
-        assert perform(each.run, plan.evaluation, RunContext(store, tmp_path / "data")).state == "done"
-    for each in planned:
-        assert result(store, each.id) == result(undisturbed.store, each.id)
+    for epoch in (1, 2, 3):
+        store = Store(tmp_path / f"killed at {epoch}")
+        for each in planned:
+            perform_until(epoch, each.run, plan.evaluation, store, tmp_path / "data")
+            assert stored.checkpoint(store, each.id) is not None
+            assert perform(each.run, plan.evaluation, RunContext(store, tmp_path / "data")).state == "done"
+            assert result(store, each.id) == result(undisturbed.store, each.id), epoch
 
 
 def test_a_run_that_keeps_its_best_epoch_ends_with_it_however_it_was_interrupted(plan_of, tmp_path, small_sweep):
@@ -173,13 +178,8 @@ def test_a_run_that_keeps_its_best_epoch_ends_with_it_however_it_was_interrupted
         epochs.append(kept["epoch"])
     assert min(epochs) < 5, "else nothing is shown"
 
-    def kill(history):
-        if len(history) == 4:
-            raise Killed
-
     for id, planned in plan.runs.items():
-        with pytest.raises(Killed):
-            perform(planned.run, plan.evaluation, RunContext(store, tmp_path / "data", checkpoint_every=0, report=kill))
+        perform_until(4, planned.run, plan.evaluation, store, tmp_path / "data")
         assert perform(planned.run, plan.evaluation, RunContext(store, tmp_path / "data")).state == "done"
         assert result(store, id) == result(undisturbed.store, id)
         assert stored.provenance(store, id)["kept"] == stored.provenance(undisturbed.store, id)["kept"]
@@ -210,13 +210,8 @@ def test_with_every_knob_on_a_run_goes_on_to_the_same_bytes(plan_of, tmp_path, n
     undisturbed, store = RunContext(Store(tmp_path / "a"), tmp_path / "data"), Store(tmp_path / "b")
     assert set(do(plan, undisturbed).values()) == {"done"}
 
-    def kill(history):
-        if len(history) == 2:
-            raise Killed
-
     for id, planned in plan.runs.items():
-        with pytest.raises(Killed):
-            perform(planned.run, plan.evaluation, RunContext(store, tmp_path / "data", checkpoint_every=0, report=kill))
+        perform_until(2, planned.run, plan.evaluation, store, tmp_path / "data")
         assert perform(planned.run, plan.evaluation, RunContext(store, tmp_path / "data")).state == "done"
         assert result(store, id) == result(undisturbed.store, id)
     _, student = plan.runs
@@ -430,12 +425,7 @@ def test_a_checkpoint_that_does_not_load_is_set_aside_and_the_one_before_used(pl
     run = next(iter(plan.runs.values())).run
     perform(run, plan.evaluation, undisturbed)
 
-    def kill(history):
-        if len(history) == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        perform(run, plan.evaluation, RunContext(store, tmp_path / "data", checkpoint_every=0, report=kill))
+    perform_until(2, run, plan.evaluation, store, tmp_path / "data")
     (checkpoint, data), (before, _) = store.checkpoints(run.id)
     assert (checkpoint.epoch, before.epoch) == (2, 1)
     state = TrainingState.from_bytes(data)

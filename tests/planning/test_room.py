@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdtune.cli.sweep import Options, run
-from kdtune.planning import space
+from kdtune.planning import room
 from kdtune.planning.plan import build_plan
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
@@ -30,7 +30,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretends that so many bytes are free."""
 
     def free(size: int) -> None:
-        monkeypatch.setattr(space.shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+        monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
 
     return free
 
@@ -41,35 +41,35 @@ def test_what_is_needed_is_three_checkpoints_a_run_and_all_that_stays(standing, 
     for at_once in (1, 2, 20):
         needed = STAYS + 3 * CHECKPOINT * min(at_once, 10)
         free(needed)
-        assert space.shortage(plan, states, where, at_once) is None
+        assert room.shortage(plan, states, where, at_once) is None
         free(needed - 1)
-        assert space.shortage(plan, states, where, at_once)
+        assert room.shortage(plan, states, where, at_once)
 
 
 def test_it_says_what_is_needed_what_is_free_where_and_what_would_do(standing, free, tmp_path) -> None:
     where, plan = standing
     states = where.states(plan.runs)
     free(STAYS + 3 * CHECKPOINT * 2)
-    said = space.shortage(plan, states, where, 4)
+    said = room.shortage(plan, states, where, 4)
     assert said == (
         f"{tmp_path / 'results'}: about 0 MB are needed, 0 MB of it for checkpoints (runs at a time: 4), and "
         "0 MB are free; take fewer runs at a time, --max-concurrent 2, or name another place, --results DIR"
     )
     free(STAYS)
-    assert "--max-concurrent" not in (space.shortage(plan, states, where, 4) or ""), "not even one would do"
+    assert "--max-concurrent" not in (room.shortage(plan, states, where, 4) or ""), "not even one would do"
 
 
 def test_what_is_done_needs_no_room(standing, free) -> None:
     where, plan = standing
     free(0)
-    assert space.shortage(plan, dict.fromkeys(plan.runs, "done"), where, 2) is None
+    assert room.shortage(plan, dict.fromkeys(plan.runs, "done"), where, 2) is None
 
 
 def test_an_object_store_is_never_full(standing, free) -> None:
     where, plan = standing
     free(0)
     remote = SimpleNamespace(store=SimpleNamespace(objects=SimpleNamespace(local=None)))
-    assert space.shortage(plan, where.states(plan.runs), remote, 2) is None
+    assert room.shortage(plan, where.states(plan.runs), remote, 2) is None
 
 
 def test_a_sweep_that_does_not_fit_is_not_started(write_sweep, small_sweep, tmp_path, capsys) -> None:
