@@ -43,9 +43,13 @@ def tracked() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def readme() -> str:
-    if not (ROOT / "README.md").exists():
-        pytest.skip("README.md is not written yet")
     return (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def documents(readme: str) -> str:
+    """All that tells users what to type."""
+    return "\n".join([readme, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("using", "cluster", "own"))])
 
 
 def header(path: Path) -> str:
@@ -109,7 +113,14 @@ def test_there_is_a_sweep_file() -> None:
     assert SWEEPS
 
 
-# README
+# README and docs
+
+
+def test_the_sweep_file_of_the_readme_is_one(readme: str, tmp_path: Path) -> None:
+    (text,) = [text for kind, text in FENCE.findall(readme) if kind == "yaml" and text.startswith("name:")]
+    (tmp_path / "first.yaml").write_text(text)
+    plan = build_plan(load_sweep(tmp_path / "first.yaml"), tmp_path)
+    assert len(plan.runs) == 3 + 3 * 3, "a pool of three, three points of three seeds"
 
 
 def test_links_of_the_documents_lead_somewhere(readme: str) -> None:
@@ -119,11 +130,11 @@ def test_links_of_the_documents_lead_somewhere(readme: str) -> None:
                 assert (path.parent / target.split("#")[0]).exists(), f"{path.name} links to {target}"
 
 
-def test_file_names_in_backticks_exist(readme: str) -> None:
+def test_file_names_in_backticks_exist(documents: str) -> None:
     known = [path.relative_to(ROOT).as_posix() for path in tracked()]
     folders = {parent.as_posix() for name in known for parent in Path(name).parents}
     checked = 0
-    for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", readme)):
+    for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", documents)):
         for word in [word.strip(",;:()") for word in code.split()]:
             plain = word.strip("./")
             if not re.fullmatch(r"[\w./-]+", word):
@@ -177,9 +188,9 @@ def test_every_module_and_sweep_script_is_in_the_map(readme: str) -> None:
     assert not absent, f"the map of the house lacks {', '.join(absent)}"
 
 
-def test_commands_in_the_readme_parse_and_name_files_that_exist(readme: str) -> None:
+def test_commands_in_the_documents_parse_and_name_files_that_exist(documents: str) -> None:
     parsed = 0
-    for words in shell(readme):
+    for words in shell(documents):
         try:
             context = parse(words)
         except click.ClickException as error:
@@ -198,9 +209,9 @@ def test_a_command_with_a_flag_that_does_not_exist_would_be_noticed() -> None:
     assert parse(["ls"]) is None
 
 
-def test_sweep_commands_of_the_readme_resolve_and_only_finds_its_run(readme: str, tmp_path: Path) -> None:
+def test_sweep_commands_of_the_documents_resolve_and_only_finds_its_run(documents: str, tmp_path: Path) -> None:
     """Profiles, overrides and `--only` of the examples are right too."""
-    for words in shell(readme):
+    for words in shell(documents):
         context = parse(words)
         if context is None or "overrides" not in context.params:  # not of a sweep, or of what stands
             continue
@@ -213,11 +224,11 @@ def test_sweep_commands_of_the_readme_resolve_and_only_finds_its_run(readme: str
             assert len(students) == 1, f"--only {only} names {len(students)} students"
 
 
-def test_make_targets_in_the_readme_exist(readme: str) -> None:
+def test_make_targets_in_the_documents_exist(documents: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    asked = {words[1] for words in shell(readme) if words[0] == "make" and len(words) > 1}
-    asked |= set(re.findall(r"`make ([a-z]+)`", readme))
+    asked = {words[1] for words in shell(documents) if words[0] == "make" and len(words) > 1}
+    asked |= set(re.findall(r"`make ([a-z]+)`", documents))
     assert asked, "README names the two commands"
     assert asked <= targets, f"no target {asked - targets}"
 
@@ -232,8 +243,8 @@ def test_the_makefile_runs_what_exists() -> None:
     assert phony and {"sweep", "test", "check"} <= set(phony[1].split())
 
 
-def test_the_subcommands_that_kdtune_promises_exist(readme: str) -> None:
-    promised = set(re.findall(r"`kdtune ([a-z]+)`", readme))
+def test_the_subcommands_that_kdtune_promises_exist(readme: str, documents: str) -> None:
+    promised = set(re.findall(r"`kdtune ([a-z]+)`", documents))
     (line,) = [line for name, line in house(readme).items() if name == "kdtune/__main__.py"]
     promised |= set(re.findall(r"[a-z]+", line.rpartition(":")[2]))
     assert promised <= set(main.commands), f"no command {promised - set(main.commands)}"

@@ -1,4 +1,4 @@
-"""The recipes of the README, as they stand: each is a file of the user's own, and a small sweep is run with it."""
+"""The recipes of docs/own.md, as they stand: each is a file of the user's own, and a small sweep is run with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Recipe(NamedTuple):
 
 def recipes() -> list[Recipe]:
     """Every python block of the section, and the yaml block that follows it."""
-    (section,) = re.findall(r"^## Recipes\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    section = (ROOT / "docs" / "own.md").read_text()
     blocks = BLOCK.findall(section)
     assert [kind for kind, _ in blocks] == ["python", "yaml"] * (len(blocks) // 2)
     codes = [text.split("\n", 1) for _, text in blocks[::2]]

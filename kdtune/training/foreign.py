@@ -167,7 +167,7 @@ def _refusal(reading: Reading, expected: dict[str, Tensor], network: str) -> str
         )
     elif reading.missing(expected) and any(name not in expected for name in reading.tensors):
         if any(line.startswith("  - ") or line.endswith(" -") for line in lines):
-            lines.append("where layers differ: a model of your own, --with FILE.py (README, Recipes: A model)")
+            lines.append("where layers differ: a model of your own, --with FILE.py (docs/own.md: A model)")
         lines.append(
             "where only names differ: teacher: {rename: {theirs: ours}}; a name, or its beginning up to a dot, * in it"
         )

@@ -35,7 +35,7 @@ from kdtune.sweepfile.load import load_sweep
 from kdtune.sweepfile.source import read_source
 from kdtune.sweepfile.tree import SweepFileError
 
-README = Path(__file__).parents[2] / "README.md"
+USING = Path(__file__).parents[2] / "docs" / "using.md"
 # Students of a CNN at a rate that learns and at one that does not: who is worse is known before.
 LEARNING = """\
 name: learning
@@ -143,7 +143,7 @@ def test_a_class_of_ones_own_reaches_the_trials_of_a_tuner_of_ones_own(ray_here,
 
 def test_the_readmes_own_tuner_runs_as_it_stands(ray_here, write_sweep, small_sweep, tmp_path, monkeypatch, capsys):
     """The sweep file that it names is a small one here, with axes of the same names."""
-    (code,) = re.findall(r"^```python\n(from ray .*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(r"^```python\n(from ray .*?)^```$", USING.read_text(), re.MULTILINE | re.DOTALL)
     text = small_sweep.replace("rate: [0.0, 0.2]", "dropout: [0.0, 0.2], epochs: 30").replace("$rate", "$dropout")
     text = text.replace("[8]}}\n  dis", "[8]}}\n  recipe: {batch_size: $epochs}\n  dis").replace("seeds: 3", "seeds: 1")
     text = text.replace("[accuracy]", "[accuracy, {pgd: {eps: [0.1], step: 0.02, steps: [20], images: 200}}]")
