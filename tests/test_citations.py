@@ -36,7 +36,8 @@ SETTING = re.compile(r"`([a-z_]+(?:\.[a-z0-9_-]+)+: [^`]+)`")
 
 def sources() -> list[Path]:
     here = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*"))]
-    return [path for path in here if path.suffix in (".py", ".yaml") and path != Path(__file__)] + [ROOT / "README.md", ROOT / "docs" / "using.md", ROOT / "docs" / "own.md"]
+    documents = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("using", "cluster", "own"))]
+    return [path for path in here if path.suffix in (".py", ".yaml") and path != Path(__file__)] + documents
 
 
 def running_text(text: str) -> str:

@@ -358,7 +358,8 @@ def test_what_a_sweep_file_gets_wrong_is_an_error_of_the_file(write_sweep, small
 
 def test_the_readmes_example_trains(tmp_path: Path, small_sweep: str, clean: Any, worse: Any, capsys: Any) -> None:
     """As it stands, on the digits and a file made as CIFAR-10N's is, beside the sweep file."""
-    (stated,) = re.findall(r"^dataset: {cifar10: {}, labels: {file: .*$", (ROOT / "docs" / "using.md").read_text(), re.M)
+    using = (ROOT / "docs" / "using.md").read_text()
+    (stated,) = re.findall(r"^dataset: {cifar10: {}, labels: {file: .*$", using, re.M)
     name = yaml.safe_load(stated)["dataset"]["labels"]["file"]["path"]
     torch.save({"clean_label": clean, "worse_label": worse, "random_label1": worse}, tmp_path / name)
     text = re.sub(r"^dataset:.*$", stated.replace("cifar10", "digits"), small_sweep, flags=re.M)
