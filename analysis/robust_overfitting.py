@@ -75,10 +75,10 @@ def arm_of(row: dict[Any, Any]) -> str:
 
 
 def conditions(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """What arms are compared at, as a query and in words: shares of wrong labels, or radii where there are several."""
+    """What arms are compared at, as a query and in words: shares of labels drawn anew, or radii, if there are several."""
     students = table[table["role"] == "student"]
     shares = sorted(students["c"].dropna().unique())
-    at = [(f"c == {c!r}", f"{100 * c:g} % of the labels wrong") for c in map(float, shares)]
+    at = [(f"c == {c!r}", f"{100 * c:g} % of the labels drawn anew") for c in map(float, shares)]
     radii = sorted(each for each in students.loc[students["c"] == 0, "eps"].dropna().unique() if each > 0)
     if len(radii) > 1:
         others = [(f"c == 0 and eps == {float(eps)!r}", f"eps {eps:g}, true labels") for eps in radii]
@@ -170,7 +170,7 @@ def calibration(table: pd.DataFrame, folder: Path) -> list[Path]:
     table = prepared(table)
     need(table, TEMPERATURE, WEIGHT)
     arms = [
-        Arm("By share of wrong labels", f"{100 * c:g} %", f"{AUTO} and c == {float(c)!r}")
+        Arm("By share of labels drawn anew", f"{100 * c:g} %", f"{AUTO} and c == {float(c)!r}")
         for c in sorted(table.loc[table["arm"] == "KD-AT-Auto", "c"].unique())
     ]
     about = (
@@ -184,7 +184,7 @@ def calibration(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def surface(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """The likelihood over the searched grid, of the teacher of the first seed, at every share of wrong labels."""
+    """The likelihood over the searched grid, of the teacher of the first seed, at every share of labels drawn anew."""
     table = prepared(table)
     students = table[(table["arm"] == "KD-AT-Auto") & (table["state"] == "done")].sort_values(["c", "seed"])
     arrays = arrays_of(table, NLL)
@@ -200,7 +200,7 @@ def surface(table: pd.DataFrame, folder: Path) -> list[Path]:
         least = np.nanmin(nll)
         drawn = axes.contourf(weights, temperatures, nll - least, levels=ABOVE, cmap="cividis_r", extend="max")
         axes.plot(row[WEIGHT], row[TEMPERATURE], "*", color=VERMILLION, markersize=9, markeredgecolor="white")
-        axes.set(yscale="log", title=f"{100 * row['c']:g} % of the labels wrong", xlabel="weight of the teacher")
+        axes.set(yscale="log", title=f"{100 * row['c']:g} % of the labels drawn anew", xlabel="weight of the teacher")
         axes.grid(visible=False)
         place = {"c": row["c"], "seed": row["seed"], "teacher": row["teacher.id"], "nll": least}
         rows.append(place | {"temperature": row[TEMPERATURE], "weight": row[WEIGHT]})

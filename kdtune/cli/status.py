@@ -105,7 +105,8 @@ def waiting(runs: list[dict[str, Any]], states: Mapping[str, State], names: Mapp
             lacking = [id for id in run.get("waits_for", ()) if id in states and states[id] not in FINISHED]
             held.update(lacking)
     for id, count in held.most_common(SHOWN):
-        yield f"  {count} run{'s wait' if count > 1 else ' waits'} for {names.get(id, id)} ({id}, {_word(states[id])})"
+        stands = "stopped: they are skipped until --retry" if states[id] is State.STOPPED else _word(states[id])
+        yield f"  {count} run{'s wait' if count > 1 else ' waits'} for {names.get(id, id)} ({id}, {stands})"
     if len(held) > SHOWN:
         yield f"  and for {len(held) - SHOWN} more"
 
