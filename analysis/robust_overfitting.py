@@ -75,7 +75,7 @@ def arm_of(row: dict[Any, Any]) -> str:
 
 
 def conditions(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """What arms are compared at, as a query and in words: shares of labels drawn anew, or radii, if there are several."""
+    """What arms are compared at, as a query and in words: shares of labels drawn anew, or radii of several."""
     students = table[table["role"] == "student"]
     shares = sorted(students["c"].dropna().unique())
     at = [(f"c == {c!r}", f"{100 * c:g} % of the labels drawn anew") for c in map(float, shares)]
