@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from conftest import ROOT, SEARCH
-
-from kdtune.__main__ import main
+from pairs.test_results import do, sweep
 
 ALONE = """\
 name: alone
@@ -34,17 +32,6 @@ recipe:
 student: {model: {mlp: {hidden: $hidden}}, noise: {input: {gaussian: {sigma: $sigma}}}}
 evaluation: [accuracy]
 """
-
-
-def do(*words):
-    done = CliRunner().invoke(main, [*map(str, words)], env={"RAY_ADDRESS": None})
-    print(done.output)
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
-
-
-def sweep(file, results, *words):
-    return do("sweep", file, "--profile", "paper", "--results", results, "--here", *words)
 
 
 def late(results, evaluation="{accuracy: {}, label: late}"):
