@@ -81,7 +81,7 @@ def test_one_student_and_the_teachers_it_chooses_from(do, plan: Plan, tmp_path: 
     id = student(plan, 0.2, 1)
     assert finished(tmp_path) == {id, *plan.runs[id].waits_for}
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("profile paper: asked for")
+    assert lines[0].startswith("profile paper: the file as it stands")
     assert [line.split()[0] for line in lines if not line.startswith(" ")][1:] == ["done"] * 4
     assert f"done      {plan.runs[id].name}  {tmp_path / 'results' / 'runs' / id}" in lines
     (hash,) = plan.evaluators

@@ -98,7 +98,7 @@ def test_json_of_a_dry_run(write_sweep, tmp_path):
     assert set(said) == {"sweep", "profile", "dataset", "counts", "runs", "places"}
     assert said["counts"] == {"new": 10}
     student = said["runs"][-1]
-    assert set(student) == {"id", "role", "seed", "parameters", "waits_for", "state"}
+    assert set(student) == {"id", "role", "seed", "parameters", "waits_for", "chooses_from", "state"}
     assert student["role"] == "student" and len(student["waits_for"]) == 3
     place = said["places"][-1]
     assert set(place) == {"id", "name", "role", "seed", "parameters", "teacher_parameters"}
