@@ -162,7 +162,7 @@ def test_ids_that_look_like_numbers_are_text_to_who_says_so():
     csv = to_csv([{"id": id, "teacher.id": id} for id in ids])
     found = pd.read_csv(io.BytesIO(csv), dtype={"id": str, "teacher.id": str})
     assert found["id"].tolist() == found["teacher.id"].tolist() == ids
-    assert 'dtype={"id": str, "teacher.id": str}' in (ROOT / "README.md").read_text()
+    assert 'dtype={"id": str, "teacher.id": str}' in (ROOT / "docs" / "using.md").read_text()
 
 
 @pytest.mark.parametrize("beginning", ["0593", "059300", "12e4", "1234567e10"])
