@@ -67,7 +67,9 @@ def flags_of(row: Mapping[str, Any], metric: str | None = None) -> tuple[str, ..
     images, weights, bare = prefixed(metric or "")
     found: dict[str, bool] = {}
     for column, value in row.items():
-        of_images, of_weights, named = prefixed(str(column))
+        if "flags/" not in column:  # nearly all: a table has thousands of rows
+            continue
+        of_images, of_weights, named = prefixed(column)
         name = named.removeprefix("flags/").partition("@")[0]  # behind an @: the label of one entry of several
         if not named.startswith("flags/") or name not in FLAGS or value is None or value != value:  # NaN: empty
             continue
