@@ -69,9 +69,11 @@ def unreadable(plan: Plan, standing: Standing) -> list[str]:
     found = []
     for id in plan.runs:
         look = standing.look(id)
-        if look.done is None or WEIGHTS not in look.done.files or not look.missing(standing.evaluators):
+        if look.done is None or WEIGHTS not in look.done.files:
             continue
         lacking = {*look.missing(standing.evaluators)}
+        if not lacking:
+            continue
         beside = {BESIDE[which] for each in plan.evaluation if each.hash in lacking for which in each.weights}
         for name in (WEIGHTS, *sorted(beside & look.done.files.keys())):
             try:
