@@ -1,10 +1,12 @@
 """A student's training on a GPU, in under eight minutes and without Ray: `python benchmarks/gpu.py [--tiny]`.
 
 What is measured, on the wall, each way in turn: what the card can do (a product of matrices, a copy); the usual loop (a
-DataLoader, the teacher asked at every step) in float32 and bfloat16; kdtune's steps, eager and captured in CUDA graphs,
-float32 and bfloat16, the teacher asked and its answers stored, channels first and last; what a step consists of; and
-several students on one card, as processes side by side, by way of MPS, and on streams of one process. `--tiny` does
-every part that a CPU can, with small networks, and names the others.
+DataLoader, the teacher asked at every step, torch's own switches) in float32 and bfloat16; kdtune's steps, eager and
+captured in CUDA graphs, float32 and bfloat16, the teacher asked and its answers stored, channels first and last; what a
+step consists of, kernel by kernel; whole runs, eager and captured, and whether they end with the same bits; and several
+students on one card, as processes side by side, by way of MPS, and on streams of one process. A part that fails is
+named, the others go on, and the status is 1. `--tiny` does every part that a CPU can, with small networks, and names
+the others.
 
 Besides torch it needs the packages NEEDED; the usual loop needs torchvision, and is left out without.
 """
@@ -15,11 +17,12 @@ import argparse
 import importlib
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-NEEDED = {name: name for name in ("numpy", "pydantic", "safetensors", "filelock")} | {"PIL": "pillow"}
+NEEDED = {name: name for name in ("numpy", "pydantic", "safetensors", "filelock")} | {"PIL": "pillow", "yaml": "pyyaml"}
 
 
 def lacking() -> list[str]:
@@ -40,7 +43,11 @@ if __name__ == "__main__" and (lacks := lacking()):
 import measuring  # noqa: E402
 import sharing  # noqa: E402
 import torch  # noqa: E402
+import whole  # noqa: E402
 from sharing import Size, epoch_of, pair, synchronized  # noqa: E402
+
+from kdtune.training.backends import repeatable  # noqa: E402
+from kdtune.training.captured import Capture  # noqa: E402
 
 STEPS = 200 * 391  # of a student of the paper on CIFAR-10
 
@@ -97,7 +104,8 @@ def usual(size: Size, device: str, precision: str) -> Callable[[], None]:
     return epoch
 
 
-def ways(size: Size, device: str) -> dict[str, Callable[[], None]]:
+def ways(size: Size, device: str, captures: dict[str, Capture]) -> dict[str, Callable[[], None]]:
+    """By name; `captures` gets those of captured steps, which say whether they were captured."""
     found: dict[str, Callable[[], None]] = {}
     try:
         for precision in ("float32", "bfloat16"):
@@ -110,33 +118,43 @@ def ways(size: Size, device: str) -> dict[str, Callable[[], None]]:
                 for last in (False, True) if device == "cuda" else (True,):
                     told = [precision, *(["stored"] * stored), "captured" if captured else "eager"]
                     name = ", ".join([*told, *(["channels last"] * last)])
-                    found[name] = epoch_of(size, device, precision, stored=stored, captured=captured, last=last)
+                    capture = captures.setdefault(name, Capture()) if captured else None
+                    epoch = epoch_of(size, device, precision, stored=stored, capture=capture, last=last)
+                    found[name] = repeatable()(epoch)
     if device != "cuda":
         print("left out, for there is no GPU: captured steps, channels first, MPS, streams, what a step consists of")
     return found
 
 
-def consists_of(size: Size, seconds: float, found: dict[str, float], precision: str) -> dict[str, float]:
-    """Operations, kernels and bytes of a step with stored answers, and what part of the card's limits they are."""
+def consists_of(size: Size, seconds: float, limits: dict[str, float], precision: str, *, last: bool) -> dict[str, Any]:
+    """Operations and kernels of a step with stored answers, what part of the card's limits they are, and the kernels
+    that take longest: microseconds a step, times a step."""
     from torch.profiler import ProfilerActivity, profile
     from torch.utils.flop_counter import FlopCounterMode
 
-    epoch = epoch_of(size, "cuda", precision, stored=True, captured=False, last=False)
+    epoch = repeatable()(epoch_of(size, "cuda", precision, stored=True, capture=None, last=last))
     epoch()
     with FlopCounterMode(display=False) as counted:
         epoch()
-    with profile(activities=[ProfilerActivity.CUDA], profile_memory=True) as seen:
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
         epoch()
         torch.cuda.synchronize()
-    kernels = [event for event in seen.events() if event.device_type.name == "CUDA"]
-    busy = sum(event.self_device_time_total for event in kernels) / 1e6
+    kernels = sorted(
+        (each for each in seen.key_averages() if each.self_device_time_total),
+        key=lambda each: -each.self_device_time_total,
+    )
+    busy = sum(each.self_device_time_total for each in kernels) / size.steps / 1e6
     operations = counted.get_total_flops() / size.steps
     return {
         "GFLOP": operations / 1e9,
-        "kernels": len(kernels) / size.steps,
-        "seconds in kernels": busy / size.steps,
-        "share of the card's products": operations / seconds / 1e12 / found[f"{precision}, TFLOP/s"],
-        "share of the time in kernels": busy / size.steps / seconds,
+        "kernels": sum(each.count for each in kernels) / size.steps,
+        "seconds in kernels": busy,
+        "share of the card's products": operations / seconds / 1e12 / limits[f"{precision}, TFLOP/s"],
+        "share of the time in kernels": busy / seconds,
+        "longest": {
+            each.key[:100]: [round(each.self_device_time_total / size.steps, 1), each.count / size.steps]
+            for each in kernels[:15]
+        },
     }
 
 
@@ -160,10 +178,47 @@ def attack(device: str, tiny: bool) -> dict[str, float]:
         print(f"left out, PGD beside foolbox: {error}")
         return {}
     network = trained(data, epochs=1 if tiny else 8)
-    return {
+    found = {
         "foolbox, one by one": best(public(network, data), device, 1),
         "kdtune, every number": best(ours(network, data, worst=False), device, 1),
     }
+    print("PGD: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.items()))
+    return found
+
+
+def steps(size: Size, device: str, rounds: int, limits: dict[str, float]) -> dict[str, Any]:
+    """Each way, and what a step of the fastest in each precision consists of."""
+    captures: dict[str, Capture] = {}
+    found = measuring.in_turn(
+        {name: partial(synchronized, do, device) for name, do in ways(size, device, captures).items()}, rounds
+    )
+    print(measuring.table(found, next(iter(found)), per=size.steps / 1000, unit="ms", by="wall"))
+    refused = {name: capture.refused for name, capture in captures.items() if capture.refused}
+    for name, why in refused.items():
+        print(f"NOT captured: {name}: {why}")
+    told: dict[str, Any] = {"seconds": measuring.plain(found), "refused": refused, "step": {}}
+    for precision in ("float32", "bfloat16"):
+        seconds = {
+            name: min(one.wall for one in each) / size.steps
+            for name, each in found.items()
+            if name.startswith(f"{precision}, stored")
+        }
+        name = min(seconds, key=seconds.__getitem__)
+        print(f"{name}: 200 epochs would take {STEPS * seconds[name]:.0f} s; without what stored answers cost once")
+        if device == "cuda":
+            parts = consists_of(size, seconds[name], limits, precision, last="channels last" in name)
+            print(f"  {', '.join(f'{value:.3g} {what}' for what, value in parts.items() if what != 'longest')}")
+            for kernel, (micro, times) in parts["longest"].items():
+                print(f"  {micro:8.1f} us in {times:5.1f} x {kernel}")
+            told["step"][precision] = parts
+    return told
+
+
+def together(size: Size, device: str) -> dict[str, Any]:
+    found = sharing.measured(size, device, (1, 2) if device == "cpu" else (1, 2, 4, 8))
+    for name, told in found.items():
+        print(f"{name}: {told['images']:.0f} images a second, {told['memory']:.1f} GB, as alone: {told['alike']}")
+    return found
 
 
 def main() -> int:
@@ -176,28 +231,25 @@ def main() -> int:
         return 4
     device, size = ("cpu", Size.tiny()) if asked.tiny else ("cuda", Size())
     torch.set_num_threads(1 if asked.tiny else torch.get_num_threads())
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    limits = card(device)
+    limits = repeatable()(card)(device)
     print("the card: " + ", ".join(f"{value:.1f} {name}" for name, value in limits.items()))
-    found = measuring.in_turn(
-        {name: partial(synchronized, do, device) for name, do in ways(size, device).items()}, asked.rounds
-    )
-    first = next(iter(found))
-    print(measuring.table(found, first, per=size.steps / 1000, unit="ms", by="wall"))
-    fastest = min(found, key=lambda name: min(one.wall for one in found[name]))
-    step = min(one.wall for one in found[fastest]) / size.steps
-    print(f"{fastest}: a student of 200 epochs would take {STEPS * step:.0f} s; without what stored answers cost once")
-    inside = {} if asked.tiny else {kind: consists_of(size, step, limits, kind) for kind in ("float32", "bfloat16")}
-    for kind, parts in inside.items():
-        print(f"a step in {kind}, stored: " + ", ".join(f"{value:.3g} {name}" for name, value in parts.items()))
-    together = sharing.measured(size, device, (1, 2) if asked.tiny else (1, 2, 4, 8))
-    for name, told in together.items():
-        print(f"{name}: {told['images']:.0f} images a second, {told['memory']:.1f} GB, as alone: {told['alike']}")
-    robust = attack(device, asked.tiny)
-    print("PGD: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in robust.items()))
-    numbers = {"limits": limits, "seconds": measuring.plain(found), "step": inside, "sharing": together}
-    print(f"wrote {measuring.write('gpu-tiny' if asked.tiny else 'gpu', numbers | {'attack': robust})}")
-    return 0
+    numbers: dict[str, Any] = {"limits": limits}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "steps": lambda: steps(size, device, asked.rounds, limits),
+        "whole": lambda: whole.compared(device, epochs=2 if asked.tiny else 10),
+        "sharing": lambda: together(size, device),
+        "attack": lambda: repeatable()(attack)(device, asked.tiny),
+    }
+    failed = []
+    for name, part in parts.items():
+        try:
+            numbers[name] = part()
+        except Exception:  # a lease of a GPU is short: the other parts are worth having
+            traceback.print_exc()
+            failed.append(name)
+        path = measuring.write("gpu-tiny" if asked.tiny else "gpu", numbers)  # what is known is kept at once
+    print(f"wrote {path}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def epoch_of(
     precision: str,
     *,
     stored: bool,
-    captured: bool,
+    capture: Capture | None,
     last: bool,
     student: nn.Module | None = None,
 ) -> Callable[[], None]:
@@ -105,7 +105,6 @@ def epoch_of(
     )
     lesson = Lesson(CLASSES, 0, Noise(), KD(alpha=0.9, temperature=4), teacher, precision, device)
     optimizer = recipe.optimizer.build(network.parameters())
-    capture = Capture() if captured else None
 
     def epoch() -> None:
         train_epoch(network, optimizer, split, recipe, lesson, 0, 0, capture)
@@ -123,7 +122,8 @@ def alone(device: str, seconds: float, size: Size) -> dict[str, object]:
     """One student: images a second, the digest of its weights after the first epochs, memory in GB."""
     student, _ = pair(size, device)
     on_gpu = device == "cuda"
-    epoch = epoch_of(size, device, "bfloat16", stored=True, captured=on_gpu, last=False, student=student)
+    capture = Capture() if on_gpu else None
+    epoch = epoch_of(size, device, "bfloat16", stored=True, capture=capture, last=False, student=student)
     for _ in range(SAME_STEPS):
         synchronized(epoch, device)
     weights = b"".join(value.cpu().numpy().tobytes() for value in student.state_dict().values())
@@ -180,7 +180,7 @@ def mps() -> Iterator[bool]:
 def on_streams(count: int, size: Size) -> dict[str, float]:
     """As many captured students in this process, an epoch of each in turn on a stream of its own."""
     streams = [torch.cuda.Stream() for _ in range(count)]
-    epochs = [epoch_of(size, "cuda", "bfloat16", stored=True, captured=True, last=False) for _ in streams]
+    epochs = [epoch_of(size, "cuda", "bfloat16", stored=True, capture=Capture(), last=False) for _ in streams]
 
     def once() -> None:
         for stream, epoch in zip(streams, epochs, strict=True):

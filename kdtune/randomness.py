@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -82,32 +82,50 @@ def set_global(seed: int, name: str, epoch: int = 0) -> None:
 class GlobalStream:
     """A stream of torch's global generators that goes on where it stopped, apart from what draws from them outside.
 
-    For dropout in a second network. `device` is where it draws; on CUDA its state is kept, and else the CPU's alone.
+    For dropout in a second network. `device` is where it draws: on a GPU its global generator is exchanged beside the
+    CPU's. `generators` stand where the stream does.
     """
 
     def __init__(self, seed: int, name: str, epoch: int, device: torch.device | str = "cpu") -> None:
-        self.on_gpu = torch.device(device).type == "cuda"
-        with seeded(seed, name, epoch):
-            self.states = self._states()
+        number, where = stream_seed(seed, name, epoch), dict.fromkeys([torch.device("cpu"), torch.device(device)])
+        self.generators = [torch.Generator(each).manual_seed(number) for each in where]
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
         """Inside, the global generators go on with this stream; afterwards they are as they were before."""
-        outside = self._states()
-        self._set(self.states)
-        try:
+        with ExitStack() as stack:
+            for own in self.generators:
+                stack.enter_context(_on_gpu(own) if own.device.type == "cuda" else _on_cpu(own))
             yield
-        finally:
-            self.states = self._states()
-            self._set(outside)
 
-    def _states(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if self.on_gpu else [])]
 
-    def _set(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self.on_gpu:
-            torch.cuda.set_rng_state(states[1])
+@contextmanager
+def _on_cpu(own: torch.Generator) -> Iterator[None]:
+    outside = torch.get_rng_state()
+    torch.set_rng_state(own.get_state())
+    try:
+        yield
+    finally:
+        own.set_state(torch.get_rng_state())
+        torch.set_rng_state(outside)
+
+
+@contextmanager
+def _on_gpu(own: torch.Generator) -> Iterator[None]:
+    """An exchange of pointers, which a CUDA graph can record that knows the generator."""
+    shared = global_on_gpu(own.device)
+    outside = shared.graphsafe_get_state()
+    shared.graphsafe_set_state(own.graphsafe_get_state())
+    try:
+        yield
+    finally:
+        shared.graphsafe_set_state(outside)
+
+
+def global_on_gpu(device: torch.device) -> torch.Generator:
+    """torch's own generator of a GPU, the current one where none is named."""
+    torch.cuda.init()  # before that there are none
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
 
 
 def _floating(like: Tensor) -> torch.dtype:

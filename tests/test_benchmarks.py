@@ -18,6 +18,8 @@ from kdtune.cli.sweep import run
 from kdtune.evaluation.families import FAMILIES
 from kdtune.losses.kd import KD
 from kdtune.noise.noise import Noise
+from kdtune.planning.plan import build_plan
+from kdtune.sweepfile.load import load_sweep
 from kdtune.training.lesson import Lesson
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -126,11 +128,40 @@ def test_the_gpu_s_benchmark_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tm
     finally:
         torch.set_num_threads(threads)
     found, said = json.loads((tmp_path / "numbers/gpu-tiny.json").read_text()), capsys.readouterr().out
-    assert {"usual loop, float32", "bfloat16, stored, eager, channels last"} <= set(found["seconds"])
+    assert {"usual loop, float32", "bfloat16, stored, eager, channels last"} <= set(found["steps"]["seconds"])
+    assert [each["other weights"] for each in found["whole"].values()] == [[], []]
     assert all(each["alike"] for each in found["sharing"].values()) and "2 processes" in found["sharing"]
     for absent in ("captured steps", "MPS", "streams", "what a step consists of"):
         assert absent in said
     assert sharing.Size().batch == 128
+
+
+def test_a_part_of_the_gpu_s_benchmark_that_fails_leaves_the_others(
+    benchmark: Any, monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    gpu = benchmark("gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny"])
+    for name in ("steps", "together"):
+        monkeypatch.setattr(gpu, name, broken)
+    monkeypatch.setattr(gpu.whole, "compared", lambda device, epochs: {"seen": epochs})
+    monkeypatch.setattr(gpu, "attack", lambda device, tiny: {})
+    threads = torch.get_num_threads()
+    try:
+        assert gpu.main() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert "FAILED: steps, sharing" in capsys.readouterr().out
+    assert json.loads((tmp_path / "numbers/gpu-tiny.json").read_text())["whole"] == {"seen": 2}
+
+
+def test_a_student_of_the_paper_s_length_is_planned() -> None:
+    plan = build_plan(load_sweep(BENCHMARKS / "student.yaml"), Path("nowhere"))
+    teacher, student = (planned.run for planned in plan.runs.values())
+    assert (teacher.recipe.epochs, student.recipe.epochs, student.recipe.precision) == (30, 200, "bfloat16")
+    assert student.loss.stored
 
 
 def test_without_a_gpu_the_whole_is_refused(benchmark: Any, monkeypatch: Any, capsys: Any) -> None:
@@ -143,7 +174,7 @@ def test_without_a_gpu_the_whole_is_refused(benchmark: Any, monkeypatch: Any, ca
 def test_what_the_gpu_s_benchmark_needs_is_what_it_loads() -> None:
     """On a bare machine with torch: whatever else is imported at once must be named."""
     code = (
-        "import sys, sharing, measuring;"
+        "import sys, sharing, measuring, whole;"
         "loaded = {name: getattr(each, '__file__', None) or '' for name, each in sys.modules.items()};"
         "print(*{name.split('.')[0] for name, file in loaded.items() if 'site-packages' in file})"
     )
@@ -151,7 +182,7 @@ def test_what_the_gpu_s_benchmark_needs_is_what_it_loads() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | paths, check=True
     )
-    ours = {"numpy", "pydantic", "safetensors", "filelock", "PIL"}
+    ours = {"numpy", "pydantic", "safetensors", "filelock", "PIL", "yaml"}
     of_these = {"pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}  # pydantic's
     of_torch = {"torch", "torchgen", "sympy", "mpmath", "triton", "tqdm", "networkx", "jinja2", "markupsafe", "fsspec"}
     others = {name for name in done.stdout.split() if not name.startswith(("_", "sitecustomize"))}

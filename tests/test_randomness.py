@@ -150,6 +150,24 @@ def test_a_global_stream_goes_on_where_it_stopped_whatever_is_drawn_outside() ->
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_s_global_stream_goes_on_where_it_stopped() -> None:
+    torch.cuda.init()
+    with seeded(5, "learns.teacher.dropout", 2):
+        whole, on_cpu = [torch.rand(count, device="cuda") for count in (7, 3, 20)], torch.rand(9)
+        before = torch.cuda.get_rng_state(), torch.get_rng_state()
+    stream, parts = GlobalStream(5, "learns.teacher.dropout", 2, "cuda"), []
+    for count in (7, 3, 20):
+        with stream.resumed():
+            parts.append(torch.rand(count, device="cuda"))
+        torch.rand(count, device="cuda")
+    with stream.resumed():
+        assert torch.equal(torch.rand(9), on_cpu), "the CPU's generator has its stream too"
+    assert all(torch.equal(*pair) for pair in zip(parts, whole, strict=True))
+    now = [each.get_state() for each in reversed(stream.generators)]
+    assert all(torch.equal(*pair) for pair in zip(now, before, strict=True)), "where they stand can be asked"
+
+
 def test_a_global_stream_takes_nothing_from_outside() -> None:
     torch.manual_seed(1)
     plain = torch.rand(20)

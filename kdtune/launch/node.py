@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdtune import sources
@@ -15,7 +14,7 @@ from kdtune.extensions import Extension, ExtensionError, in_use, use
 from kdtune.run import Run
 from kdtune.store.objects import StorageError
 from kdtune.store.store import Store
-from kdtune.training.provenance import LIBRARIES
+from kdtune.training.provenance import LIBRARIES, installed
 
 
 class NoCuda(Exception):
@@ -50,15 +49,8 @@ def versions() -> tuple[tuple[str, str], ...]:
     return (
         ("Python", platform.python_version()),
         ("kdtune", f"code {sources.of_package()[:12]}"),
-        *((name, _version(name)) for name in LIBRARIES),
+        *((name, (installed(name) or "none").partition("+")[0]) for name in LIBRARIES),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package).partition("+")[0]
-    except PackageNotFoundError:
-        return "none"
 
 
 def check(expected: Expected, runs: Iterable[str], gpus: float) -> None:

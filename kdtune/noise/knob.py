@@ -30,7 +30,7 @@ class Knob(Kind):
 
     strength: ClassVar[str]  # the field that says how much noise; 0 is none. What has none is never off
     # Whether it may draw from torch's global generators, as the dropout of a network does that it asks. At `input` and
-    # `teacher` these are then given streams of their own, which makes a GPU wait for the CPU at every step.
+    # `teacher` these are then given streams of their own.
     draws_globally: ClassVar[bool] = True
     softens: ClassVar[bool] = False  # makes soft targets of labels: no knob for labels can stand after it
 

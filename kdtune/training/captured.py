@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kdtune.randomness import global_on_gpu
 from kdtune.training.step import Step
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,15 @@ class CudaGraph:
         self.graph = torch.cuda.CUDAGraph()
 
     def record(self, act: Act, generators: Sequence[torch.Generator]) -> Tensor:
-        for generator in generators:
+        on_gpu = [generator for generator in generators if generator.device.type == "cuda"]
+        for generator in on_gpu:
             self.graph.register_generator_state(generator)
         try:
             with torch.cuda.graph(self.graph):
                 return act()
         except RuntimeError:
-            own = torch.cuda.default_generators[torch.cuda.current_device()]
-            for generator in (*generators, own):  # they wait for the end of a recording that has broken off
+            shared = global_on_gpu(torch.device("cuda"))
+            for generator in (*on_gpu, shared):  # they wait for the end of a recording that has broken off
                 generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
             raise
 
@@ -68,8 +70,6 @@ class Capture:
 
     def of(self, step: Step) -> Captured:
         """The steps of an epoch."""
-        if step.lesson.exchanges_generators and not self.refused:
-            self.refuse("a knob has torch's global generators to itself for a part of each step")
         return Captured(step, self)
 
     def refuse(self, why: str, level: int = logging.INFO) -> None:
@@ -154,7 +154,9 @@ class State:
         ]
         self._live = [*step.network.state_dict().values(), *kept]
         self._values = [tensor.clone() for tensor in self._live]
-        self._generators = [*step.lesson.generators, torch.default_generator, *_of_gpu(step)]
+        device = step.split.images.device
+        shared = [torch.default_generator, *([global_on_gpu(device)] if device.type == "cuda" else [])]
+        self._generators = [*step.lesson.generators, *shared]
         self._states = [generator.get_state() for generator in self._generators]
 
     @torch.no_grad()
@@ -171,14 +173,6 @@ class State:
         return len(mine) == len(theirs) and all(map(_same, mine, theirs))
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _of_gpu(step: Step) -> list[torch.Generator]:
-    device = step.split.images.device
-    if device.type != "cuda":
-        return []
-    torch.cuda.init()  # before that there are no generators
-    return [torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -73,7 +73,7 @@ class Lesson:
         self.cast: AbstractContextManager[Any] = nullcontext()  # made once: steps of small networks are short
         if precision == "bfloat16":
             # Nothing kept: what it keeps of weights lasts until the outermost autocast ends, and a run has one around
-            # all of its steps (`run.torch_for`), so that every step would compute with the weights of the first.
+            # all of its steps (`backends.torch_for`), so that every step would compute with the weights of the first.
             self.cast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=False)
         self.asking = Stopwatch(device)
         self.epoch = 0
@@ -86,23 +86,24 @@ class Lesson:
         self.draws = {path: draw(self.seed, self._stream(path), epoch, self.device) for path in paths}
         self.measured: dict[str, list[float]] = defaultdict(list)
         self.measuring = True
-        self.asides = GlobalStream(self.seed, self._stream("input.dropout"), epoch, self.device)
+        self.apart = {
+            point: GlobalStream(self.seed, self._stream(f"{point}.dropout"), epoch, self.device)
+            for point in ("input", "teacher")
+            if any(knob.draws_globally for knob in self.knobs[point].values())
+        }
         if self.teacher is not None:
             self.teacher.eval()
-            self.masks = GlobalStream(self.seed, self._stream("teacher.dropout"), epoch, self.device)
             for knob in self.knobs["teacher"].values():
                 knob.prepare(self.teacher)
 
     @property
     def generators(self) -> list[torch.Generator]:
-        return [draw.generator for draw in self.draws.values()]
+        apart = [generator for stream in self.apart.values() for generator in stream.generators]
+        return [draw.generator for draw in self.draws.values()] + apart
 
-    @property
-    def exchanges_generators(self) -> bool:
-        return self._draws_globally("input") or self._draws_globally("teacher")
-
-    def _draws_globally(self, point: str) -> bool:
-        return any(knob.draws_globally for knob in self.knobs[point].values())
+    def _apart(self, point: str) -> AbstractContextManager[Any]:
+        """Inside, what a point's knobs draw from torch's global generators is their own stream's."""
+        return self.apart[point].resumed() if point in self.apart else nullcontext()
 
     def _stream(self, name: str) -> str:
         return f"{'learns' if self.loss.needs_teacher else 'alone'}.{name}"
@@ -112,7 +113,7 @@ class Lesson:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its detached parts; `accuracy`, in percent, is on images as shown, against the labels
         given. `stored`: the teacher's logits for these images, [N, K], which is then not asked."""
-        with self.asides.resumed() if self._draws_globally("input") else nullcontext():
+        with self._apart("input"):
             shown = self._apply(
                 "input",
                 images,
@@ -160,8 +161,7 @@ class Lesson:
                 for layer in knob.layers(self.teacher):
                     record = partial(self._record_layer, f"teacher.{name}", knob)
                     stack.callback(layer.register_forward_hook(record).remove)
-            if self._draws_globally("teacher"):
-                stack.enter_context(self.masks.resumed())
+            stack.enter_context(self._apart("teacher"))
             asks = max((knob.asks for knob in knobs.values()), default=1)
             answers = [self._forward(self.teacher, images) for _ in range(asks)]
         answer = answers[0] if asks == 1 else _mean(answers)

@@ -42,7 +42,8 @@ def provenance(
         **code(),
         "sources": sources,
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES} | {"kdtune": origin()["version"]},
+        "libraries": {name: found for name in LIBRARIES if (found := installed(name))}
+        | {"kdtune": origin()["version"]},
         "host": platform.node(),
         "device": torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU",
         "threads": torch.get_num_threads(),
@@ -56,6 +57,14 @@ def provenance(
     }
 
 
+def installed(package: str) -> str | None:
+    """Its version; None where there is none: a run in this process (`--here`) needs no Ray, say."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def code() -> dict[str, Any]:
     """The commit of this code and whether files differ from it; None where kdtune is installed without its history."""
     return {name: value for name, value in origin().items() if name != "version"}
@@ -67,11 +76,7 @@ def origin() -> dict[str, Any]:
     if told := os.environ.get(TRAVELLED):
         return dict(json.loads(told))
     root = Path(__file__).parents[2]
-    try:
-        installed = version("kdtune")
-    except PackageNotFoundError:
-        installed = None
-    unknown = {"commit": None, "dirty": None, "version": installed}
+    unknown = {"commit": None, "dirty": None, "version": installed("kdtune")}
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():
             return unknown  # installed inside somebody else's repository

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -19,7 +19,6 @@ from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import NotFinite
 from kdtune.evaluation.subject import Subject
 from kdtune.extensions import texts_of
-from kdtune.randomness import seeded
 from kdtune.recipe import Recipe
 from kdtune.run import Run
 from kdtune.store.encoding import digest
@@ -30,6 +29,8 @@ from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Attempt, DamagedError, Store
 from kdtune.training import weights
+from kdtune.training.backends import torch_for
+from kdtune.training.captured import Capture
 from kdtune.training.context import RunContext
 from kdtune.training.epochend import EpochEnd, finite
 from kdtune.training.lesson import Lesson
@@ -105,24 +106,6 @@ def on_memory(error: Exception) -> str:
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in text:
         return "out of memory: fewer runs at a time (--max-concurrent), or a smaller recipe.batch_size or model"
     return ""
-
-
-@contextmanager
-def torch_for(run: Run, context: RunContext) -> Iterator[None]:
-    """Torch as every run needs it: its share of the CPU, true float32, kernels that repeat themselves, no autocast.
-
-    A caller's own switches and generators are afterwards as they were.
-    """
-    cudnn, matmul, threads = torch.backends.cudnn, torch.backends.cuda.matmul, torch.get_num_threads()
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic
-    torch.set_num_threads(context.threads)
-    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = False, False, False, True
-    try:
-        with torch.autocast(torch.device(context.device).type, enabled=False), seeded(run.seed or 0, "run"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
 
 
 def measured_late(run: Run, evaluation: Evaluation, data: Data, context: RunContext) -> bool:
@@ -231,12 +214,22 @@ def trained(
     each_epoch = EpochEnd(run, run.recipe, subject, attempt, context, made_by)
     if start := last_state(run.id, network, run.recipe, context.store, made_by):
         each_epoch.resume(start)
+    capture = capture_of(run, context)
     with heard(network, context.pulse):
-        history = train(network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch)
+        history = train(
+            network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch, capture=capture
+        )
         others = each_epoch.others(network)
     if not finite(network):  # the last step broke what the last loss could not show
         raise Diverged(len(history), history)
     return history, others
+
+
+def capture_of(run: Run, context: RunContext) -> Capture | None:
+    """How steps become CUDA graphs; None where they do not. A graph repeats what Python decided while it was recorded,
+    so code of the user's own, which may count steps, is called at every one."""
+    on_gpu = torch.device(context.device).type == "cuda"
+    return Capture(pulse=context.pulse) if on_gpu and context.captured and not texts_of(run) else None
 
 
 def last_state(id: str, network: nn.Module, recipe: Recipe, store: Store, made_by: str) -> TrainingState | None:

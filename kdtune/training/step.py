@@ -23,10 +23,6 @@ class Objective(Protocol):
     def generators(self) -> list[torch.Generator]:
         """What it draws from in this epoch, beside torch's global generators."""
 
-    @property
-    def exchanges_generators(self) -> bool:
-        """Whether it gives torch's global generators another state in the midst of a step."""
-
     def begin(self, epoch: int) -> None:
         """Called before the first batch of an epoch, counted from 0."""
 

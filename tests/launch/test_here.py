@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -211,3 +215,41 @@ def test_a_run_that_hangs_here_is_told_and_left_alone(
     assert set(dispatch.states.values()) == {"done"}
     assert "no training step or evaluation batch for" in caplog.text
     assert len(list((tmp_path / "results" / "runs").glob("*/*/stacks.txt"))) >= 1
+
+
+BARE = """\
+import importlib.metadata, sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "optuna"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+def version(name, known=importlib.metadata.version):
+    if name in ("ray", "optuna", "kdtune"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+
+def requires(name, known=importlib.metadata.requires):
+    version(name)
+    return known(name)
+
+sys.meta_path.insert(0, Absent())
+importlib.metadata.version, importlib.metadata.requires = version, requires
+"""
+
+
+def test_it_needs_neither_ray_nor_an_installed_kdtune(write_sweep: Any, tmp_path: Path) -> None:
+    """As on a machine that was lent with torch on it, and nothing else: a copy of the folder is enough."""
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/sitecustomize.py").write_text(BARE)
+    paths = {"PYTHONPATH": f"{tmp_path / 'bare'}{os.pathsep}{Path(here.__file__).parents[2]}"}
+    words = ["sweep", str(write_sweep()), "--here", "--results", "results", "--seeds", "1", "--yes"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kdtune", *words], cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kdtune itself is not installed" in done.stderr
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "results/runs").rglob("provenance.json")]
+    assert kept and all(set(each["libraries"]) == {"torch", "torchvision", "numpy", "kdtune"} for each in kept)

@@ -19,10 +19,10 @@ from kdtune.losses.views import Views
 from kdtune.models.model import Model
 from kdtune.noise.noise import Noise
 from kdtune.recipe import Recipe
+from kdtune.training.backends import torch_for
 from kdtune.training.context import RunContext
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train
-from kdtune.training.run import torch_for
 
 CLASSES = 10
 HOW = KD(alpha=0.5, temperature=4)

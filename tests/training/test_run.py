@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -33,7 +34,7 @@ from kdtune.sweepfile.load import load_sweep
 from kdtune.training.context import RunContext
 from kdtune.training.loop import TrainingState
 from kdtune.training.network import build_network, load_finished, starting_network
-from kdtune.training.run import heard, perform, weights_of
+from kdtune.training.run import capture_of, heard, perform, weights_of
 from kdtune.training.teacher import best
 
 MASKING = "{masking: {eps: 0.1, step: 0.05, images: 30, queries: 5}}"
@@ -720,3 +721,17 @@ def test_weights_that_are_no_numbers_after_a_loss_that_is_one_diverge(plan_of, p
     for id, planned in plan.runs.items():
         if broken in planned.waits_for:
             assert stored.provenance(place.store, id)["teacher"]["id"] != broken
+
+
+def test_steps_become_graphs_on_a_gpu_that_is_asked_for_it(plan_of, place, monkeypatch):
+    """Not a run's with code of the user's own, which may decide in Python what a step does."""
+    (run, *_) = (planned.run for planned in plan_of().runs.values())
+    on_gpu = replace(place, device="cuda")
+    assert capture_of(run, on_gpu) is None and capture_of(run, replace(place, captured=True)) is None
+    signs: list[int] = []
+    capture = capture_of(run, replace(on_gpu, captured=True, pulse=lambda: signs.append(1)))
+    assert capture is not None and not capture.refused
+    capture.pulse()
+    assert signs == [1]
+    monkeypatch.setattr(kdtune.training.run, "texts_of", lambda run: {"counting.py": "steps = 0"})
+    assert capture_of(run, replace(on_gpu, captured=True)) is None
