@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdtune.cli.refused import Refused
 from kdtune.extensions import Extension, in_use, use
 from kdtune.planning.plan import Plan
 from kdtune.store.standing import Standing
@@ -17,6 +22,33 @@ from kdtune.store.state import PASSED_OVER, State
 def failing(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> list[str]:
     """What data, evaluators, weights and networks say would fail, a sentence each. Nothing left to do, nothing said."""
     return _preflight(*asked) if (asked := _asked(plan, standing, states, data_dir)) else []
+
+
+def failing_apart(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> list[str]:
+    """`failing`, by a process of its own, with which torch goes again: the command of a sweep has no other use for half
+    a gigabyte. What is printed there goes to stderr. Raises Refused where it comes to no answer."""
+    if not (asked := _asked(plan, standing, states, data_dir)):
+        return []
+    program = f"import sys; sys.path[:] = {sys.path!r}; from kdtune.cli.check import answer; answer()"
+    question = pickle.dumps((pickle.dumps(asked), in_use()))
+    done = subprocess.run([sys.executable, "-c", program], input=question, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        raise Refused(
+            f"what would fail was not found out: the process that tried a step of each kind of run ended with {ended}; "
+            "what it said of it stands above"
+        )
+    problems: list[str] = pickle.loads(done.stdout)
+    return problems
+
+
+def answer() -> None:
+    """The process of `failing_apart`: its question comes from stdin, its answer goes to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for whoever asked to answer
+    asked, extensions = pickle.load(sys.stdin.buffer)
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # a model of the user's own may print
+        pickle.dump(_sent(asked, extensions), out)
 
 
 def on_another_machine(

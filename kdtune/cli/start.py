@@ -76,7 +76,8 @@ def prepare(options: Options, dispatch: Dispatch) -> None:
             )
         if not click.confirm(f"This takes about {estimate.hours:.0f} hours here. Start it?", err=True):
             raise Refused("not confirmed")
-    if problems := check.failing(dispatch.plan, dispatch.standing, dispatch.states, options.data_dir):
+    failing = check.failing if options.here else check.failing_apart  # here torch and data are needed anyway
+    if problems := failing(dispatch.plan, dispatch.standing, dispatch.states, options.data_dir):
         raise Refused(check.listed(problems))
 
 
