@@ -214,6 +214,11 @@ class Dataset(Kind, home="kdtune.data.sets"):
         return self.model_copy(update={"labels": labels, "only": only, "perturbed": None})
 
     @property
+    def held_out_as(self) -> Self:
+        """The set without what images held out and their labels do not hang on."""
+        return self.model_copy(update={"repeat": None, "robust": None, "test": None})
+
+    @property
     def relabels(self) -> bool:
         """Whether labels may be others than the set's own."""
         return bool(self.label_knobs) or (self.perturbed is not None and self.perturbed.target is not None)

@@ -108,10 +108,18 @@ def ends(search: Search, tree: YamlMap) -> list[grid.GridPoint]:
     return list(grid.points(blocks))
 
 
-def check(search: Search, sweep: Sweep, of_teachers: Collection[str], tree: YamlMap, source: str) -> list[Problem]:
-    """What keeps a search from going by its objectives. `sweep`: at one end of the space; `of_teachers`: axes that
-    decide teachers."""
+def check(
+    search: Search,
+    ends: Sequence[tuple[grid.GridPoint, Sweep]],
+    of_teachers: Collection[str],
+    tree: YamlMap,
+    source: str,
+) -> list[Problem]:
+    """What keeps a search from going by its objectives. `ends`: those of the space, with the sweep at each;
+    `of_teachers`: axes that decide teachers."""
+    sweep = ends[-1][1]
     found = [*_objectives(search, sweep), *_held_out(sweep), *_teachers(search, sweep, of_teachers)]
+    found += _one_measure(search, ends, of_teachers)
     return [problem_at(tree, source, path, message) for path, message in found]
 
 
@@ -146,6 +154,29 @@ def _held_out(sweep: Sweep) -> Iterator[tuple[KeyPath, str]]:
     name = sweep.student.objective.calibration
     if name is not None and getattr(named(sweep.evaluation, name), "fitted_on", "val") == "test":
         yield ("evaluation",), f"{name} is fitted to test images, which a search must not see; remove fitted_on: test"
+
+
+def _one_measure(
+    search: Search, ends: Sequence[tuple[grid.GridPoint, Sweep]], of_teachers: Collection[str]
+) -> Iterator[tuple[KeyPath, str]]:
+    """Images held out have the labels that training images have, wrong ones too: an axis that changes these, or which
+    images they are, makes numbers of proposals that cannot be compared."""
+    told = "each proposal would be judged by other images held out, or by other labels of theirs, than the next: list"
+    more = "its values in a grid, and search at one of them"
+    datasets = {comparable(point.values): sweep.dataset_of(sweep.student) for point, sweep in ends}
+    first, _ = ends[0]
+    judged = datasets[comparable(first.values)]
+    for axis in search.space:
+        alike = [datasets[comparable(point.values)] for point, _ in ends if _differ(first, point) <= {axis}]
+        if any(each.held_out_as != judged.held_out_as for each in alike):
+            yield (*SPACE, axis), f"{told} {more}"
+        elif judged.asks and axis in of_teachers:
+            yield (*SPACE, axis), f"{judged.asking} asks the teacher, which this axis decides: {told} {more}"
+
+
+def _differ(one: grid.GridPoint, other: grid.GridPoint) -> set[str]:
+    """The axes in which they do."""
+    return {axis for axis, value in one.values.items() if comparable(value) != comparable(other.values[axis])}
 
 
 def _teachers(search: Search, sweep: Sweep, of_teachers: Collection[str]) -> Iterator[tuple[KeyPath, str]]:

@@ -178,3 +178,38 @@ def test_a_profile_replaces_distributions_and_samplers_whole_and_keeps_the_rest(
     assert list(found.space) == ["sigma", "alpha", "temperature", "width", "rate"] and found.lag == 2
     overridden = load_sweep(write_sweep(search_sweep), overrides=["search.space.sigma={uniform: [0.0, 0.3]}"]).search
     assert overridden.space["sigma"] == Uniform(lower=0.0, upper=0.3)
+
+
+LABELS = "validation: 0.2, labels: {corruption: {rate: $wrong}}}"
+
+
+@pytest.mark.parametrize(
+    ("axis", "dataset"),
+    [
+        ("wrong: {uniform: [0.0, 0.5]}", LABELS),
+        ("wrong: {choice: [0.1, 0.3]}", "validation: $wrong}"),
+        ("wrong: {choice: [{corruption: {rate: 0.1}}, null]}", "validation: 0.2, labels: $wrong}"),
+    ],
+)
+def test_proposals_are_judged_by_the_same_images_under_the_same_labels(write_sweep, search_sweep, axis, dataset):
+    """Held out images are as wrongly labelled as the others: the least noise would look best, whatever was learned."""
+    changed = search_sweep.replace("validation: 0.2}", dataset).replace("  space:\n", f"  space:\n    {axis}\n")
+    changed = changed.replace("grid: {", "grid: {wrong: [WRONG], ").replace("WRONG", axis.split("[")[1].split(",")[0])
+    found = problems(write_sweep(changed))
+    assert any("search.space.wrong" in each and "judged by other images" in each for each in found), found
+    assert not any("search.space.sigma" in each for each in found)
+
+
+def test_what_only_training_images_see_may_be_proposed(load, search_sweep):
+    assert load(
+        search_sweep.replace("validation: 0.2}", "validation: 0.2, repeat: $times}")
+        .replace("  space:\n", "  space:\n    times: {choice: [1, 2]}\n")
+        .replace("grid: {", "grid: {times: 1, ")
+    ).search
+
+
+def test_labels_that_a_proposal_s_own_teacher_gives_compare_nothing(write_sweep, search_sweep):
+    text = search_sweep.replace("student:\n", "student:\n  dataset: {labels: {teacher: {rate: 1.0}}}\n")
+    found = problems(write_sweep(text))
+    assert any("search.space.rate" in each and "labels.teacher asks the teacher" in each for each in found), found
+    assert not any("search.space.sigma" in each for each in found)
