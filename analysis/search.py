@@ -121,7 +121,7 @@ def history(table: pd.DataFrame, folder: Path) -> list[Path]:
         axes.plot(of.broken["number"], of.broken[name], "o", color="white", markersize=2.5)
         if len(names) == 1:
             axes.step(of.kept["number"], dominated, where="post", color=VERMILLION)
-        for number in of.proposals.loc[of.proposals["state"] == "diverged", "number"]:
+        for number in of.proposals.loc[of.proposals["state"].isin(["diverged", "unmeasured"]), "number"]:
             axes.plot(number, 0.02, "x", color=BLACK, transform=axes.get_xaxis_transform())
         _frame(axes, name, "proposal")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -137,8 +137,8 @@ def history(table: pd.DataFrame, folder: Path) -> list[Path]:
     ]
     about = (
         "Blue marks are means over a proposal's seeds, grey dots the single runs; diamonds were listed in the grid,"
-        " crosses diverged, open marks break a constraint. The line is the best so far; of two objectives the area that"
-        " the front so far dominates over the worst values of all proposals. A later best is better in part because"
+        " crosses have no value, open marks break a constraint. The line is the best so far; of two objectives the area"
+        " that the front so far dominates over the worst values of all proposals. A later best is better in part as"
         " more was tried."
     )
     return save(sheet, rows, words(of, "A search over its proposals", about, rows), folder, "search-history")

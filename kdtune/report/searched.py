@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import Any
 
 from kdtune.evaluation.metric import Metric
@@ -32,7 +33,8 @@ FRONT = 20  # proposals of the front that the last lines name
 
 @dataclass(frozen=True)
 class Tried:
-    """A proposal and what is known of it. `state`: known, diverged or open (a run lacks)."""
+    """A proposal and what is known of it. `state`: known, diverged, unmeasured (all runs are done, and a metric of one
+    has no number) or open (a run lacks)."""
 
     proposal: Proposal
     rows: Sequence[Row]  # of its own runs
@@ -50,11 +52,11 @@ def tried(search: Searching, rows: Sequence[Row]) -> list[Tried]:
         own = [by_id[id] for id in proposal.runs if id in by_id]
         again = [by_id[id] for id in search.confirming.get(proposal.number, ()) if id in by_id]
         done = len(own) == len(proposal.runs) and all(row["state"] == State.DONE for row in own)
-        measured = done and all(name in row for row in own for name in search.search.metrics)
+        measured = done and all(isfinite(row.get(name, nan)) for row in own for name in search.search.metrics)
         value = tuple(_mean(own, name).mean for name in search.search.metrics) if measured else None
         ended = done or all(row["state"] in (State.DONE, State.DIVERGED) for row in own)
         known = ended or search.values[proposal.number : proposal.number + 1] == [None]
-        state = "known" if value else "diverged" if known else "open"
+        state = "known" if value else "open" if not known else "unmeasured" if done else "diverged"
         found.append(Tried(proposal, own, again, state, search.search.counted(value)))
     best = set(front([each.values for each in found], search.directions))
     return [Tried(**{**vars(each), "front": place in best}) for place, each in enumerate(found)]

@@ -221,7 +221,7 @@ def profile_folder(folder: str | Path, profile: str | None = None) -> Path:
             f"{root}: no results here; `python -m kdtune.sweep {file if file.is_file() else 'FILE'}` makes them"
         )
     if profile is None and len(found) > 1:
-        raise TableError(f"{root}: several profiles lie here; name one with --profile: {', '.join(found)}")
+        raise TableError(f"{root}: several profiles lie here; name the folder of one: {', '.join(found)}")
     if profile is not None and profile not in found:
         raise TableError(f"{root}: no profile {profile!r} here; there is {', '.join(found)}")
     return root / (profile or found[0])

@@ -25,7 +25,7 @@ from kdtune.cli.sweep import Options, run
 from kdtune.planning.front import front, hypervolume
 from kdtune.planning.plan import build_plan
 from kdtune.report.curve import points
-from kdtune.report.searched import blind, slack
+from kdtune.report.searched import blind, slack, tried
 from kdtune.report.table import profile_folder, read
 from kdtune.search.samplers import NSGA2, TPE
 from kdtune.statistics import mean_interval
@@ -171,6 +171,24 @@ def test_what_breaks_a_constraint_is_told_and_not_on_the_front(write_sweep: Any,
     assert all((row["front"] == "True") == (row in kept and float(row["val/accuracy"]) == best) for row in found)
     told = f"the best by val/accuracy max among the {len(kept)} with val/ece at most 5, means over 2 seeds"
     assert told in capsys.readouterr().out
+
+
+def test_a_metric_without_a_number_is_not_called_divergence() -> None:
+    """Such as a mean over no image: both have no value for the sampler, and a reader looks for another cause."""
+    ends: dict[str, dict[str, Any]] = {
+        "known": {"state": "done", "val/accuracy": 90.0},
+        "unmeasured": {"state": "done", "val/accuracy": float("nan")},
+        "diverged": {"state": "diverged"},
+        "open": {"state": "failed"},
+    }
+    search: Any = SimpleNamespace(
+        proposals=[SimpleNamespace(number=number, runs=(name,)) for number, name in enumerate(ends)],
+        search=SimpleNamespace(metrics=("val/accuracy",), counted=lambda value: value),
+        confirming={}, values=[(90.0,), None, None], directions=("max",),
+    )  # fmt: skip
+    found = tried(search, [{"id": name, **row} for name, row in ends.items()])
+    assert [each.state for each in found] == [*ends]
+    assert [each.front for each in found] == [True, False, False, False]
 
 
 def test_a_late_evaluation_leaves_what_the_search_says(finished: SimpleNamespace) -> None:

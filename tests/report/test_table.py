@@ -275,7 +275,7 @@ def with_profiles(root: Path, *names: str) -> Path:
 
 def test_several_profiles_must_be_chosen_from(tmp_path: Path) -> None:
     root = with_profiles(tmp_path / "fickle", "paper", "laptop", "laptop+12ab")
-    with pytest.raises(TableError, match=r"several profiles.*--profile: laptop, laptop\+12ab, paper"):
+    with pytest.raises(TableError, match=r"several profiles.*name the folder of one: laptop, laptop\+12ab, paper"):
         read(root)
     assert read(root, "laptop+12ab")["id"].tolist() == ["laptop+12ab"]
     with pytest.raises(TableError, match="no profile 'quick' here; there is laptop"):
