@@ -11,6 +11,7 @@ foremost, it asks of its images' size, and of their number only whether there is
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from kdtune import extensions
-from kdtune.data import loading
+from kdtune.data import loading, overlap
 from kdtune.data.error import DataError
 from kdtune.data.loading import Data, inputs
 from kdtune.evaluation.evaluation import Evaluation
@@ -35,6 +36,8 @@ from kdtune.training.loop import train_epoch
 from kdtune.training.network import build_network, placed, starting_network
 from kdtune.training.responses import refuse
 from kdtune.training.taught import answers_given, others_of_a_class
+
+log = logging.getLogger(__name__)
 
 IMAGES = 2  # of a step
 ANSWERS = 128  # images that a teacher from a file is shown
@@ -56,7 +59,8 @@ def preflight(
     evaluation: Evaluation,
     data_dir: Path,
 ) -> list[str]:
-    """What would fail of the runs `unfinished`, a sentence each, in the order of the plan.
+    """What would fail of the runs `unfinished`, a sentence each, in the order of the plan. What would only mislead is
+    logged as a warning.
 
     `untrained` are those of them that are not only to be measured; `planned` also holds the teachers they learn from.
     """
@@ -71,6 +75,8 @@ def preflight(
         except DataError as error:
             problems.append(str(error))
             continue
+        for sentence in overlap.told(data):
+            log.warning("warning: %s", sentence)
         problems += unmeasurable(evaluation, data, Context(data_dir))
         problems += untrainable(planned, [id for id in ids if id in untrained], data)
     return list(dict.fromkeys(problems))
