@@ -64,6 +64,8 @@ class OnGpu(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in WAITING or (func in INDEXED and any(_is_mask(each) for each in args[1])):
+            waits.append(str(func))
         _refuse_mixed(func, tree_flatten((args, kwargs))[0])
         found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
         if func is torch.ops.aten.copy_.default and not isinstance(args[0], OnGpu):
@@ -72,6 +74,10 @@ class OnGpu(Tensor):
         return return_and_correct_aliasing(func, args, kwargs, wrapped)
 
 
+waits: list[str] = []  # what the CPU would have waited for since the simulation began: operations, copies
+WAITING = {
+    getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+}
 MAY_MIX = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
 
@@ -83,6 +89,11 @@ def _refuse_mixed(func: Any, flat: list[Any]) -> None:
     if not elsewhere or func in MAY_MIX or (func in INDEXED and isinstance(tensors[0], OnGpu)):
         return
     raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({func})")
+
+
+def _is_mask(index: Any) -> bool:
+    """How many values it picks must be known before anything is picked."""
+    return isinstance(index, Tensor) and index.dtype == torch.bool
 
 
 def _held(value: Any) -> Any:
@@ -158,6 +169,7 @@ def _moved(func: Any, args: Any, kwargs: Any) -> Tensor:
     there = isinstance(tensor, OnGpu)
     if device is None or (device.type == "cuda") == there:
         return func(tensor, **more) if more else tensor  # type: ignore[no-any-return]
+    waits.append("a copy")
     found = tensor.detach() if not there else tensor.detach().held
     found = found.to(**more) if more else found
     return found.clone() if there else OnGpu(found.clone())
@@ -182,6 +194,7 @@ class Mark:
 @contextmanager
 def simulated_gpu() -> Iterator[None]:
     """Inside, `cuda` is such a device."""
+    waits.clear()
     with pytest.MonkeyPatch.context() as patched, Elsewhere():
 
         @contextmanager

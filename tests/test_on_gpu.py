@@ -1,7 +1,9 @@
-"""Whatever a run does is done where its tensors lie: on a simulated GPU, each kind gives what it gives on the CPU."""
+"""Whatever a run does is done where its tensors lie: on a simulated GPU, each kind gives what it gives on the CPU, and
+no step of training makes the CPU wait."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation.test_metrics import DIGITS, ENTRIES
+from evaluation.test_metrics import DIGITS, ENTRIES, WHOLE
 from losses.test_losses import every_loss
 from noise.test_knobs import every_knob, make
 from pydantic import TypeAdapter
-from simulated_gpu import OnGpu, simulated_gpu
+from simulated_gpu import OnGpu, simulated_gpu, waits
 from torch import Tensor, nn
 
 from kdtune.data.dataset import Dataset
@@ -65,6 +67,10 @@ def test_the_simulation_refuses_what_a_gpu_refuses() -> None:
         ):
             with pytest.raises(RuntimeError, match="device"):
                 wrong()
+        for look in (lambda: float(there.sum()), lambda: there[there > 0], there.cpu, lambda: bool(there.all())):
+            waits.clear()
+            look()
+            assert waits, "a look waits for the GPU"
         for to_numpy in (there.numpy, lambda: np.asarray(there)):
             with pytest.raises(TypeError, match="numpy"):
                 to_numpy()
@@ -102,9 +108,22 @@ def alike(here: tuple[Any, Any], there: tuple[Any, Any]) -> None:
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-3, nan_ok=True)
 
 
+def waits_in_steps(data: Data, loss: Loss, noise: Noise | None = None) -> list[str]:
+    """What four batches more of an epoch make the CPU wait for, on the simulated GPU."""
+    found = []
+    for batches in (1, 5):
+        with simulated_gpu():
+            there = replace(data, train=data.train[torch.arange(16 * batches)].to("cuda"))
+            waits.clear()
+            trained(there, "cuda", loss, noise)
+            found.append(Counter(waits))
+    return [*(found[1] - found[0])]
+
+
 @every_loss
 def test_every_loss(loss: Loss, tmp_path: Path) -> None:
     alike(*on_each(lambda device: trained(load(DIGITS, tmp_path, device), device, loss)))
+    assert waits_in_steps(load(WHOLE, tmp_path), loss) == []
 
 
 @every_knob
@@ -127,6 +146,7 @@ def test_every_knob(point: str, kind: type[Knob], others: dict[str, Any], tmp_pa
     noise = Noise.model_validate(points)
     loss = KD(alpha=0.9, temperature=4)
     alike(*on_each(lambda device: trained(load(DIGITS, tmp_path, device), device, loss, noise)))
+    assert waits_in_steps(load(WHOLE, tmp_path), loss, noise) == []
 
 
 @pytest.mark.parametrize("entry", [*ENTRIES, Plane(resolution=5)], ids=lambda each: each.key)

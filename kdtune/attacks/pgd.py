@@ -123,6 +123,27 @@ def pgd(
     The network is in eval mode meanwhile; its modes, buffers, parameters and their gradients stay as they are.
     Raises ValueError for a step count outside 0..steps, FloatingPointError where an image's gradient is not finite.
     """
+    iterates, finite = climb(network, images, labels, start, eps, step, steps, at, loss, norm, bounds, confine)
+    if not finite:  # looked at only here: a look waits for the GPU
+        raise FloatingPointError("the loss has gradients that are not finite; the network cannot be attacked with it")
+    return iterates
+
+
+def climb(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    eps: float | Tensor,
+    step: float | Tensor,
+    steps: int,
+    at: Iterable[int] | None = None,
+    loss: Loss = cross_entropy,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    confine: Confine | None = None,
+) -> tuple[dict[int, Tensor], Tensor]:
+    """`pgd`, and whether all gradients were finite, bool [] where the images lie, in place of an error."""
     wanted = sorted({steps} if at is None else set(at))
     if not wanted or wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
@@ -137,9 +158,7 @@ def pgd(
             iterate = ball.project(iterate + stride * ball.uphill(slope))
             if count in wanted:
                 iterates[count] = iterate
-    if not finite:  # looked at only here: a look waits for the GPU
-        raise FloatingPointError("the loss has gradients that are not finite; the network cannot be attacked with it")
-    return {count: iterates[count] for count in wanted}
+    return {count: iterates[count] for count in wanted}, finite
 
 
 def gradient(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:

@@ -43,8 +43,7 @@ class DKD(Loss):
         ce = functional.cross_entropy(views.shown.logits, views.targets)
         log_q = functional.log_softmax(views.shown.logits / self.temperature, dim=1)
         log_p = functional.log_softmax(views.teacher_clean.logits / self.temperature, dim=1)
-        target = functional.one_hot(views.labels, log_p.shape[1]).bool()
-        (p_or_not, p_rest), (q_or_not, q_rest) = (_decoupled(log, target) for log in (log_p, log_q))
+        (p_or_not, p_rest), (q_or_not, q_rest) = (_decoupled(log, views.labels) for log in (log_p, log_q))
         tckd = functional.kl_div(q_or_not, p_or_not, reduction="batchmean", log_target=True)
         nckd = functional.kl_div(q_rest, p_rest, reduction="batchmean", log_target=True)
         weight = min((views.epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
@@ -52,13 +51,14 @@ class DKD(Loss):
         return loss, {"ce": ce, "tckd": tckd, "nckd": nckd}
 
 
-def _decoupled(log: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [N, K] as those of target or not [N, 2], and of each class given that it is not [N, K - 1].
+def _decoupled(log: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N, K] as those of the label or not [N, 2], and of each class given that it is not [N, K - 1].
 
-    target: bool [N, K], one class a row.
+    By places, not by a mask: how many values a mask picks a GPU would be waited for.
     """
     import torch
 
-    others = log[~target].view(len(log), -1)
+    label, places = labels[:, None], torch.arange(log.shape[1] - 1, device=log.device)
+    others = log.gather(1, places + (places >= label))
     rest = others.logsumexp(dim=1, keepdim=True)
-    return torch.cat([log[target][:, None], rest], dim=1), others - rest
+    return torch.cat([log.gather(1, label), rest], dim=1), others - rest

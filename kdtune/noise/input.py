@@ -125,7 +125,7 @@ class PGD(InputKnob):
     Both networks are in eval mode (as in the code of papers D.1) and in float32 meanwhile, whatever the run's
     precision: a run in bfloat16 learns from examples as exact as those it is evaluated by. At every strength one start
     is drawn: radii are paired. Where a gradient is not finite the images are NaN, and so is the loss: the run has
-    diverged. Each step of training looks at the device once for that, so no CUDA graph records it.
+    diverged.
     """
 
     strength: ClassVar[str] = "eps"
@@ -179,17 +179,14 @@ class PGD(InputKnob):
     ) -> Tensor:
         import torch
 
-        from kdtune.attacks.pgd import pgd
+        from kdtune.attacks.pgd import climb
 
         moved = max(1, round(self.share * len(images)))
         clean, right, start = images[:moved], labels[:moved], self._start(images, draw)[:moved]
         attacked, loss = self._climbed(network, teacher, clean)
-        try:
-            far, bounds = (self.eps, self.step, self.steps), space.bounds
-            found = pgd(attacked, clean, right, start, *far, loss=loss, norm=self.norm, bounds=bounds)
-        except FloatingPointError:
-            return torch.full_like(images, math.nan)
-        return torch.cat([found[self.steps], images[moved:]])
+        far, bounds = (self.eps, self.step, self.steps), space.bounds
+        found, finite = climb(attacked, clean, right, start, *far, loss=loss, norm=self.norm, bounds=bounds)
+        return torch.cat([found[self.steps], images[moved:]]).where(finite, math.nan)
 
     def _start(self, images: Tensor, draw: Draw) -> Tensor:
         """Where the search begins, for all images: `share` moves no number of the stream."""

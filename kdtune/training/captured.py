@@ -7,7 +7,8 @@ epoch, in which knobs are measured, and an incomplete last one.
 
 Every graph is checked against the eager step, from the same state: where a bit of a weight, a buffer, the optimizer or
 the record differs, or where the step cannot be recorded at all, the run goes on eagerly, as if nothing had been tried,
-and says so once. What reads numbers from the device in mid-step (a mask that picks values, as dkd has) is not recorded.
+and says so once. What reads numbers from the device in mid-step is not recorded; no loss or knob here does
+(`tests/test_on_gpu.py`).
 """
 
 from __future__ import annotations

@@ -148,6 +148,7 @@ def knobs(**points: Any) -> Noise:
         {"noise": knobs(teacher={"signal_noise": {"sigma": 0.1}})},
         {"noise": knobs(teacher={"swap": {"rate": 0.5, "threshold": 0.1, "difference": "relative", "pairs": "all"}})},
         {"noise": knobs(teacher={"dropout": {"rate": 0.2}})},  # masks of the teacher's own stream of global generators
+        {"noise": knobs(input={"pgd": {"eps": 0.1, "step": 0.05, "steps": 2, "climbs": "teacher"}})},
         {"stop": 1},
     ],
     ids=str,
@@ -180,25 +181,6 @@ def test_what_cannot_be_trusted_is_eager_and_said_once(
     assert capture is not None and capture.refused == said
     (record,) = (each for each in caplog.records if "captured" in each.name)
     assert said in record.getMessage() and record.levelno == level
-
-
-CLIMBING = {"pgd": {"eps": 0.1, "step": 0.05, "steps": 2, "climbs": "teacher"}}
-
-
-def test_adversarial_examples_draw_from_their_stream_alone() -> None:
-    """So that steps replayed, where a graph records them, are eager ones."""
-    weights, history, _ = trained(None, "cpu", noise=knobs(input=CLIMBING))
-    ours, rows, capture = trained(Again, "cpu", noise=knobs(input=CLIMBING))
-    assert capture is not None and not capture.refused
-    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
-
-
-@NO_GPU
-def test_adversarial_training_looks_at_the_device_and_is_eager() -> None:
-    weights, history, _ = trained(None, "cuda", noise=knobs(input=CLIMBING))
-    ours, rows, capture = trained(CudaGraph, "cuda", noise=knobs(input=CLIMBING))
-    assert capture is not None and capture.refused
-    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
 
 
 def test_a_state_is_all_that_a_step_changes() -> None:
