@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from noise.test_knobs import every_knob, make
 from pydantic import TypeAdapter
 from simulated_gpu import OnGpu, simulated_gpu, waits
 from torch import Tensor, nn
+from training.test_captured import Again
 
+import kdtune.training.run
 from kdtune.data.dataset import Dataset
 from kdtune.data.loading import Data, load
 from kdtune.evaluation.accuracy import Accuracy
@@ -38,6 +41,7 @@ from kdtune.store.layout import WEIGHTS
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
+from kdtune.training.captured import Capture
 from kdtune.training.context import RunContext
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train
@@ -236,3 +240,20 @@ def test_whole_runs_are_trained_resumed_stored_and_measured_late(plan: Plan, tmp
     kept = Store(tmp_path / "cuda")
     (first, *_) = plan.runs
     assert kept.file(first, kept.done(first), WEIGHTS), "which any machine can read"
+
+
+def test_captured_steps_of_whole_runs_are_the_eager_ones(plan: Plan, tmp_path: Path, monkeypatch: Any) -> None:
+    """All but the recording, which is of steps that are taken again."""
+    monkeypatch.setattr(kdtune.training.run, "Capture", partial(Capture, Again))
+
+    def weights(captured: bool) -> dict[str, bytes]:
+        store = Store(tmp_path / str(captured))
+        context = RunContext(store, tmp_path, "cuda", captured=captured)
+        for planned in plan.runs.values():
+            ended = perform(planned.run, (Accuracy(),), context)
+            assert ended.state == "done", ended.traceback
+        return {id: store.file(id, store.done(id), WEIGHTS) for id in plan.runs}
+
+    with simulated_gpu():
+        eager, Again.replays = weights(captured=False), 0
+        assert weights(captured=True) == eager and Again.replays
