@@ -25,6 +25,7 @@ MAY = {
     "archive": "",
     "paths": "",
     "identity": "",
+    "garbage": "",
     "sources": "settings",
     "extensions": "kinds settings sources",
     "randomness": "",
@@ -43,9 +44,10 @@ MAY = {
     "config": "settings networks data evaluation",
     "run": "networks data evaluation extensions identity losses models noise recipe settings",
     # a file, a plan, a run, a memory
-    "store": "identity",
-    "sweepfile": "settings kinds recipe config networks data evaluation search",
-    "planning": "config networks data evaluation extensions identity models randomness run search store sweepfile",
+    "store": "garbage identity",
+    "sweepfile": "garbage settings kinds recipe config networks data evaluation search",
+    "planning": "config garbage networks data evaluation extensions identity models randomness run search store"
+    " sweepfile",
     "training": "archive attacks extensions networks recipe data evaluation losses models noise randomness run sources"
     " store",
     # where runs are computed, what a person sees, what is typed

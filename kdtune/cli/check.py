@@ -7,7 +7,8 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from kdtune.extensions import Extension, in_use, use
 from kdtune.planning.plan import Plan
 from kdtune.store.standing import Standing
 from kdtune.store.state import PASSED_OVER, State
+
+# Before anything is imported, which takes a second: Ctrl-C ends it without a word, which is for whoever asked.
+ANSWER = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    " signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]); from kdtune.cli.check import answer; answer()"
+)
 
 
 def failing(plan: Plan, standing: Standing, states: Mapping[str, State], data_dir: Path) -> list[str]:
@@ -29,22 +36,33 @@ def failing_apart(plan: Plan, standing: Standing, states: Mapping[str, State], d
     a gigabyte. What is printed there goes to stderr. Raises Refused where it comes to no answer."""
     if not (asked := _asked(plan, standing, states, data_dir)):
         return []
-    program = f"import sys; sys.path[:] = {sys.path!r}; from kdtune.cli.check import answer; answer()"
     question = pickle.dumps((pickle.dumps(asked), in_use()))
-    done = subprocess.run([sys.executable, "-c", program], input=question, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    words = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {ANSWER}"]
+    with _later(signal.SIGINT):  # a terminal's Ctrl-C goes to both; there it ends a process that knows what to do then
+        asking = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    answered, _ = asking.communicate(question)
+    if status := asking.returncode:
+        ended = f"signal {-status}" if status < 0 else f"status {status}"
         raise Refused(
             f"what would fail was not found out: the process that tried a step of each kind of run ended with {ended}; "
             "what it said of it stands above"
         )
-    problems: list[str] = pickle.loads(done.stdout)
+    problems: list[str] = pickle.loads(answered)
     return problems
+
+
+@contextmanager
+def _later(number: int) -> Iterator[None]:
+    """Inside, a signal waits, and for a process that is begun there until that one asks for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def answer() -> None:
     """The process of `failing_apart`: its question comes from stdin, its answer goes to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for whoever asked to answer
     asked, extensions = pickle.load(sys.stdin.buffer)
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # a model of the user's own may print

@@ -30,6 +30,8 @@ def _store(results: str) -> Store:
         raise TableError(f"{results} is the folder of a sweep; runs are those of all results: kdtune clean {whole}")
     if Path(results).is_file():
         raise TableError(f"{results} is a file; runs are those of all results: kdtune clean results")
+    if "://" not in results and not Path(results).is_dir():
+        raise TableError(f"{results}: there is no such folder")
     return Store(results)
 
 

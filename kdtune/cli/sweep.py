@@ -143,50 +143,51 @@ def sweep(
             "it. Another sweep, or this one with another profile, may run beside it: they share their runs"
         )
     began = time.monotonic()
-    with claim, Interrupt() as interrupt:
-        if options.retry:
-            take_up_stopped(options, view)
-        dispatch = Dispatch(plan, view.standing, source)
-        dispatch.on_growth = lambda new: view.grow(dispatch.plan)
-        worked = not dispatch.over
-        if worked:
+    with Interrupt() as interrupt:
+        with claim:
+            if options.retry:
+                take_up_stopped(options, view)
+            dispatch = Dispatch(plan, view.standing, source)
+            dispatch.on_growth = lambda new: view.grow(dispatch.plan)
+            worked = not dispatch.over
+            if worked:
+                try:
+                    prepare(options, dispatch)
+                except Refused:
+                    if interrupt.signal:
+                        return 128 + interrupt.signal
+                    raise
+            rows = view.write(file, dispatch.states)
             try:
-                prepare(options, dispatch)
-            except Refused:
-                if interrupt.signal:
-                    return 128 + interrupt.signal
-                raise
-        rows = view.write(file, dispatch.states)
-        try:
-            with closing(observe(options, file, dispatch, view, command)) as observer:
-                if not dispatch.over:
-                    try:
-                        launch(options, dispatch, observer, interrupt, claim)
-                    finally:
-                        dispatch.stop()
-                        rows = view.write(file, dispatch.states)
-        except StorageError as lost:
-            if lost.gone:
-                claim.abandon()
-                return without_storage(lost, command)
-            click.echo(f"the table of this sweep is not as it should be: {lost}", err=True)
-            dispatch.stop(str(lost))
-            rows = view.rows(dispatch.states)
-    if worked and not dispatch.storage_is_gone:
-        leave_report(view)
-    seconds = round(time.monotonic() - began, 1)
-    if options.json:
-        found = {"search": searched.about(view.search)} if view.search else {}
-        print_json({**about(plan), **found, "results": view.place, "counts": dispatch.counts, "seconds": seconds})
-    if dispatch.stopped:
-        click.echo(f"\nstopped: {dispatch.stopped}", err=True)
-    for line in ("", *summary.closing(dispatch.plan, dispatch, view, rows, seconds, command)):
-        say(options, line)
-    if interrupt.signal:
-        return 128 + interrupt.signal
-    if dispatch.storage_is_gone:
-        return 5
-    return 0 if set(dispatch.counts) <= {State.DONE} and not dispatch.stopped else 3
+                with closing(observe(options, file, dispatch, view, command)) as observer:
+                    if not dispatch.over:
+                        try:
+                            launch(options, dispatch, observer, interrupt, claim)
+                        finally:
+                            dispatch.stop()
+                            rows = view.write(file, dispatch.states)
+            except StorageError as lost:
+                if lost.gone:
+                    claim.abandon()
+                    return without_storage(lost, command)
+                click.echo(f"the table of this sweep is not as it should be: {lost}", err=True)
+                dispatch.stop(str(lost))
+                rows = view.rows(dispatch.states)
+        if worked and not dispatch.storage_is_gone:
+            leave_report(view)
+        seconds = round(time.monotonic() - began, 1)
+        if options.json:
+            found = {"search": searched.about(view.search)} if view.search else {}
+            print_json({**about(plan), **found, "results": view.place, "counts": dispatch.counts, "seconds": seconds})
+        if dispatch.stopped:
+            click.echo(f"\nstopped: {dispatch.stopped}", err=True)
+        for line in ("", *summary.closing(dispatch.plan, dispatch, view, rows, seconds, command)):
+            say(options, line)
+        if interrupt.signal:
+            return 128 + interrupt.signal
+        if dispatch.storage_is_gone:
+            return 5
+        return 0 if set(dispatch.counts) <= {State.DONE} and not dispatch.stopped else 3
 
 
 def take_up_stopped(options: Options, view: View) -> None:

@@ -20,6 +20,7 @@ from kdtune.data.dataset import Dataset
 from kdtune.data.error import DataError
 from kdtune.evaluation.evaluation import declared, in_the_end, named, watched
 from kdtune.evaluation.metric import Metric
+from kdtune.garbage import uncollected
 from kdtune.networks import Network, Student, Teacher
 from kdtune.planning.axes import refuse_deafness, refuse_idle_axes
 from kdtune.planning.files import file_digest
@@ -99,6 +100,7 @@ def data_sets(runs: Mapping[str, Place]) -> list[Run]:
     return [*{json.dumps(place.run.content): place.run for place in runs.values()}.values()]
 
 
+@uncollected()
 def build_plan(file: SweepFile, data_dir: Path, epochs: int | None = None) -> Plan:
     """The plan of a sweep file. `epochs` shortens every run, which thereby gets another id.
 

@@ -21,5 +21,6 @@ def on_twins(plan: Plan) -> str | None:
         return None
     who = f"{found} student{'s' if found != 1 else ''} begin{'s' if found == 1 else ''}"
     return (
-        f"{who} with the initial weights of a teacher of theirs: one model, one seed; teacher.select.offset parts them"
+        f"{who} with the initial weights of a teacher of theirs: one model, one seed; teacher.seeds that no student"
+        " has part them, with rule: paired teacher.select.offset"
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STATUS_EVERY_S = 30.0
 REDRAWN_EVERY_S = 0.2
+BASIS_S = 10.0
 DRAWING = 10  # times as long as it took to draw until it is drawn again: a large plan takes a tenth of a second
 LINES = 200  # finished runs of a plan that get a line; of a larger plan only every k-th does
 SHOWN = 4  # running runs named on a terminal
@@ -148,7 +149,9 @@ class Progress:
 
     def left(self) -> str:
         seconds = self.time_left.seconds(self.dispatch.states)
-        return f"about {cost.duration(seconds)} left" if seconds is not None and seconds >= 1 else ""
+        if seconds is None or seconds < 1 or not self.time_left.has_basis:
+            return ""
+        return f"about {cost.duration(seconds)} left"
 
     def status(self) -> str:
         source = self.dispatch.source
@@ -260,6 +263,11 @@ class TimeLeft:
         )
         at_a_time = spent / (now - self._first)
         return max((sum(left.values()) + self.to_come()) / at_a_time, max(chains, default=0.0)) * spent / achieved
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether a run has ended, or BASIS_S are over since the first began: a process's first second is no measure."""
+        return self._spent > 0 or (self._first is not None and self.clock() - self._first >= BASIS_S)
 
     def _left(self, id: str) -> float:
         return (1 - self._reached.get(id, 0.0)) * self.work[id].seconds

@@ -59,7 +59,7 @@ class GP(Sampler):
     improvement (Ament et al. 2023), of two objectives that of the hypervolume. For tens of proposals, as each costs
     seconds."""
 
-    startup: Count  # as in TPE
+    startup: Count  # so many known proposals are drawn at random before it begins; those of the grid count
 
     def build(self, seed: int) -> BaseSampler:
         from optuna.samplers import GPSampler

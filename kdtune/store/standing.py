@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sys import intern
 from typing import Any, TypeVar
 
+from kdtune.garbage import uncollected
 from kdtune.store import checkpoints
 from kdtune.store.done import DamagedError, Done
 from kdtune.store.encoding import from_json, from_lines, unseal
@@ -187,6 +188,8 @@ class Look:
 
     @property
     def _failure_key(self) -> str | None:
+        if not self._keys:
+            return None
         attempts = {key.split("/")[0] for key in self._keys}
         newest = max((name for name in attempts if ATTEMPT.fullmatch(name)), default="")
         return f"{self._folder}/{newest}/{FAILURE}" if f"{newest}/{FAILURE}" in self._keys else None
@@ -209,6 +212,7 @@ class Standing:
         self._looks: dict[str, Look] = {}
         self._listed = False
 
+    @uncollected()
     def states(self, ids: Iterable[str]) -> dict[str, State]:
         """How every one of these runs stands."""
         ids = list(ids)

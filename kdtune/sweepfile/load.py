@@ -13,6 +13,7 @@ from typing import Any
 
 from kdtune.config import Sweep
 from kdtune.data.dataset import names_a_set
+from kdtune.garbage import uncollected
 from kdtune.search.search import Search
 from kdtune.sweepfile import grid, searching
 from kdtune.sweepfile.overrides import Override, assign
@@ -68,6 +69,7 @@ class SweepFile:
     ends: tuple[SweepPoint, ...] = ()  # of a search the ends of its ranges
 
 
+@uncollected()
 def load_sweep(
     path: str | Path | Source,
     profile: str = PAPER,

@@ -222,14 +222,14 @@ def test_stored_answers_stay_and_that_is_said(results) -> None:
     assert (results / "runs/responses/abcdef/attempt/000").is_file()
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_no_results_are_one_line_and_nothing_is_made(tmp_path: Path, exists: bool) -> None:
+def test_no_results_are_one_line_and_nothing_is_made(tmp_path: Path) -> None:
     place = tmp_path / "results"
-    if exists:
-        place.mkdir()
+    said = do(place, "--yes")
+    assert said.exit_code == 2 and "there is no such folder" in said.stderr and not place.exists()
+    place.mkdir()
     said = do(place, "--yes")
     assert said.exit_code == 0 and said.stdout == f"nothing to clean in {place}: it has no runs\n"
-    assert place.exists() == exists and (not exists or not [*place.iterdir()])
+    assert not [*place.iterdir()]
 
 
 @pytest.mark.parametrize("place", ["small", "small/paper", "small/paper/plan.json"])
