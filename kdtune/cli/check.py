@@ -29,10 +29,11 @@ def failing_apart(plan: Plan, standing: Standing, states: Mapping[str, State], d
     a gigabyte. What is printed there goes to stderr. Raises Refused where it comes to no answer."""
     if not (asked := _asked(plan, standing, states, data_dir)):
         return []
-    program = f"import sys; sys.path[:] = {sys.path!r}; from kdtune.cli.check import answer; answer()"
+    searched = [place for place in sys.path if isinstance(place, str)]  # as Python takes it, which passes over a Path
+    program = f"import sys; sys.path[:] = {searched!a}; from kdtune.cli.check import answer; answer()"
     question = pickle.dumps((pickle.dumps(asked), in_use()))
     done = subprocess.run([sys.executable, "-c", program], input=question, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
+    if done.returncode or not done.stdout:  # a model that calls sys.exit() ends it with 0
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
         raise Refused(
             f"what would fail was not found out: the process that tried a step of each kind of run ended with {ended}; "
