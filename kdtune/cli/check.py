@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,8 @@ def failing_apart(plan: Plan, standing: Standing, states: Mapping[str, State], d
     if not (asked := _asked(plan, standing, states, data_dir)):
         return []
     searched = [place for place in sys.path if isinstance(place, str)]  # as Python takes it, which passes over a Path
-    program = f"import sys; sys.path[:] = {searched!a}; from kdtune.cli.check import answer; answer()"
+    quiet = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"  # Ctrl-C is for this process to answer
+    program = f"{quiet}; sys.path[:] = {searched!a}; from kdtune.cli.check import answer; answer()"
     question = pickle.dumps((pickle.dumps(asked), in_use()))
     done = subprocess.run([sys.executable, "-c", program], input=question, stdout=subprocess.PIPE, check=False)
     if done.returncode or not done.stdout:  # a model that calls sys.exit() ends it with 0
@@ -45,7 +45,6 @@ def failing_apart(plan: Plan, standing: Standing, states: Mapping[str, State], d
 
 def answer() -> None:
     """The process of `failing_apart`: its question comes from stdin, its answer goes to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for whoever asked to answer
     asked, extensions = pickle.load(sys.stdin.buffer)
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # a model of the user's own may print

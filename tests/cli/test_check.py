@@ -117,3 +117,15 @@ assert "torch" in sys.modules
 
 def test_the_process_that_asks_does_without_torch(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", LEAN, write_sweep()], cwd=tmp_path, check=True)
+
+
+def test_ctrl_c_that_comes_while_it_is_loading_leaves_no_traceback(
+    both: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The process takes this kdtune for ours."""
+    (tmp_path / "kdtune").mkdir()
+    (tmp_path / "kdtune" / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(Refused, match="ended with signal 2"):
+        both()
+    assert "Traceback" not in capfd.readouterr().err
