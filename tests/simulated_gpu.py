@@ -76,9 +76,8 @@ class OnGpu(Tensor):
 
 
 waits: list[str] = []  # what the CPU would have waited for since the simulation began: operations, copies
-WAITING = {
-    getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-}
+READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount", "_unique2", "unique_dim")
+WAITING = {getattr(torch.ops.aten, name).default for name in READING}
 MAY_MIX = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
 JOINED = {torch.ops.aten.cat.default, torch.ops.aten.stack.default}

@@ -75,6 +75,7 @@ def test_the_simulation_refuses_what_a_gpu_refuses() -> None:
             *(lambda: float(there.sum()), lambda: there[there > 0], there.cpu, lambda: bool(there.all())),
             *(there.tolist, lambda: there[torch.arange(2)], lambda: there.clone().copy_(here)),
             *(lambda: torch.tensor([1.0], device="cuda"), lambda: there.new_tensor(1.0)),
+            *(there.unique, lambda: there.long().bincount(), lambda: torch.allclose(there, there)),
         ):
             waits.clear()
             look()
