@@ -54,6 +54,7 @@ class OnGpu(Tensor):
         return format(self.held, spec)
 
     def tolist(self) -> Any:
+        waits.append("tolist")
         return self.held.tolist()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -66,7 +67,7 @@ class OnGpu(Tensor):
         kwargs = kwargs or {}
         if func in WAITING or (func in INDEXED and any(_is_mask(each) for each in args[1])):
             waits.append(str(func))
-        _refuse_mixed(func, tree_flatten((args, kwargs))[0])
+        _refuse_mixed(func, args, kwargs)
         found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
         if func is torch.ops.aten.copy_.default and not isinstance(args[0], OnGpu):
             return args[0]  # what was copied to stays where it is
@@ -75,20 +76,30 @@ class OnGpu(Tensor):
 
 
 waits: list[str] = []  # what the CPU would have waited for since the simulation began: operations, copies
-WAITING = {
-    getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-}
+READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount", "_unique2", "unique_dim")
+WAITING = {getattr(torch.ops.aten, name).default for name in READING}
 MAY_MIX = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
+JOINED = {torch.ops.aten.cat.default, torch.ops.aten.stack.default}
 
 
-def _refuse_mixed(func: Any, flat: list[Any]) -> None:
-    """As CUDA does: of several tensors all are there, but for numbers, copies, and indices, which may stay behind."""
-    tensors = [each for each in flat if isinstance(each, Tensor)]
-    elsewhere = [each for each in tensors if not isinstance(each, OnGpu) and each.dim()]
-    if not elsewhere or func in MAY_MIX or (func in INDEXED and isinstance(tensors[0], OnGpu)):
+def _refuse_mixed(func: Any, args: Any, kwargs: Any) -> None:
+    """As CUDA does: of several tensors all are there, but for copies, indices, which may stay behind and are copied,
+    and numbers where nothing is joined or written to them."""
+    elsewhere = [each for each in _tensors(args, kwargs) if not isinstance(each, OnGpu)]
+    if elsewhere and func in MAY_MIX:
+        waits.append("a copy")
         return
-    raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({func})")
+    if func in INDEXED and isinstance(args[0], OnGpu):
+        waits.extend("a copy" for each in _tensors(args[1]) if not isinstance(each, OnGpu))
+        elsewhere = [each for each in _tensors(args[2:], kwargs) if not isinstance(each, OnGpu)]
+    written = func._schema.is_mutable and isinstance(args[0], Tensor) and not isinstance(args[0], OnGpu)
+    if written or any(each.dim() or func in JOINED for each in elsewhere):
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({func})")
+
+
+def _tensors(*values: Any) -> list[Tensor]:
+    return [each for each in tree_flatten(values)[0] if isinstance(each, Tensor)]
 
 
 def _is_mask(index: Any) -> bool:
@@ -136,6 +147,7 @@ class Elsewhere(TorchFunctionMode):
         if name in ("to", "cuda", "cpu") and isinstance(args[0], Tensor):
             return _moved(func, args, kwargs)
         if name in MAKING and isinstance(args[0], OnGpu):
+            waits.extend("a copy" for _ in range(name == "new_tensor"))
             return OnGpu(func(args[0].held, *args[1:], **kwargs))
         if name in ("backward", "grad") and callable(func):
             with Backwards():
@@ -144,6 +156,7 @@ class Elsewhere(TorchFunctionMode):
         on_gpu = asked is not None and torch.device(asked).type == "cuda"
         if on_gpu and not isinstance(args[0] if args else None, OnGpu):
             _refuse_generator(kwargs, "cuda")
+            waits.extend("a copy" for _ in range(name in ("tensor", "as_tensor")))
             found = func(*args, **{**kwargs, "device": "cpu"})
             return OnGpu(found.detach())
         if on_gpu:

@@ -20,6 +20,7 @@ from kdtune.losses.kd import KD
 from kdtune.noise.noise import Noise
 from kdtune.planning.plan import build_plan
 from kdtune.sweepfile.load import load_sweep
+from kdtune.training.captured import Capture
 from kdtune.training.lesson import Lesson
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -131,9 +132,18 @@ def test_the_gpu_s_benchmark_at_a_tiny_size(benchmark: Any, monkeypatch: Any, tm
     assert {"usual loop, float32", "bfloat16, stored, eager, channels last"} <= set(found["steps"]["seconds"])
     assert [each["other weights"] for each in found["whole"].values()] == [[], []]
     assert all(each["alike"] for each in found["sharing"].values()) and "2 processes" in found["sharing"]
+    assert "once more" in said, "nothing was captured here"
     for absent in ("captured steps", "MPS", "streams", "what a step consists of"):
         assert absent in said
     assert sharing.Size().batch == 128
+
+
+def test_runs_whose_steps_were_not_captured_are_told(benchmark: Any) -> None:
+    """Their weights are those of eager steps, whatever a graph would have made of them."""
+    with benchmark("whole").refusals() as refused:
+        Capture().refuse("a look")
+    Capture().refuse("another")
+    assert refused == ["steps are not captured in a CUDA graph: a look"]
 
 
 def test_a_part_of_the_gpu_s_benchmark_that_fails_leaves_the_others(

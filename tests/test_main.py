@@ -229,7 +229,8 @@ def test_table_of_several_profiles_asks_which(small, tmp_path: Path) -> None:
     for name in ("paper", "laptop"):
         shutil.copytree(small.folder / "paper", tmp_path / "small" / name)
     result = do("table", tmp_path / "small")
-    assert result.exit_code == 2 and "--profile: laptop, paper" in result.stderr
+    assert result.exit_code == 2 and "name the folder of one: laptop, paper" in result.stderr
+    assert do("table", tmp_path / "small/laptop").exit_code == 0
     assert do("table", tmp_path / "small", "--profile", "laptop").exit_code == 0
     (tmp_path / "small" / "laptop" / "results.csv").unlink()
     result = do("table", tmp_path / "small", "--profile", "laptop")

@@ -66,12 +66,21 @@ def test_the_simulation_refuses_what_a_gpu_refuses() -> None:
             lambda: here[torch.arange(2, device="cuda")],
             lambda: nn.Linear(3, 2)(there),
             lambda: torch.cat([there, here]),
+            lambda: torch.stack([there.sum(), here.sum()]),
+            lambda: here.sum().add_(there.sum()),
+            lambda: there.clone().index_put_((torch.arange(2),), here[:2]),
             lambda: torch.rand(3, device="cuda", generator=torch.Generator()),
             lambda: torch.rand(3, generator=torch.Generator("cuda")),
         ):
             with pytest.raises(RuntimeError, match="device"):
                 wrong()
-        for look in (lambda: float(there.sum()), lambda: there[there > 0], there.cpu, lambda: bool(there.all())):
+        assert torch.equal((there + here.sum()).cpu(), here + 3), "a number may stay behind"
+        for look in (
+            *(lambda: float(there.sum()), lambda: there[there > 0], there.cpu, lambda: bool(there.all())),
+            *(there.tolist, lambda: there[torch.arange(2)], lambda: there.clone().copy_(here)),
+            *(lambda: torch.tensor([1.0], device="cuda"), lambda: there.new_tensor(1.0)),
+            *(there.unique, lambda: there.long().bincount(), lambda: torch.allclose(there, there)),
+        ):
             waits.clear()
             look()
             assert waits, "a look waits for the GPU"

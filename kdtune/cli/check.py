@@ -36,12 +36,17 @@ def failing_apart(plan: Plan, standing: Standing, states: Mapping[str, State], d
     a gigabyte. What is printed there goes to stderr. Raises Refused where it comes to no answer."""
     if not (asked := _asked(plan, standing, states, data_dir)):
         return []
-    question = pickle.dumps((pickle.dumps(asked), in_use()))
-    words = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {ANSWER}"]
+    searched = [place for place in sys.path if isinstance(place, str)]  # as Python takes it, which passes over a Path
+    words = [sys.executable, "-c", f"import sys; sys.path[:] = {searched!a}; {ANSWER}"]
     with _later(signal.SIGINT):  # a terminal's Ctrl-C goes to both; there it ends a process that knows what to do then
         asking = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    answered, _ = asking.communicate(question)
-    if status := asking.returncode:
+    try:
+        answered, _ = asking.communicate(pickle.dumps((pickle.dumps(asked), in_use())))
+    except BaseException:
+        asking.kill()
+        asking.wait()
+        raise
+    if (status := asking.returncode) or not answered:  # a model that calls sys.exit() ends it with 0
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         raise Refused(
             f"what would fail was not found out: the process that tried a step of each kind of run ended with {ended}; "

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -100,19 +101,23 @@ def _fill_closed() -> None:
 
 
 class Verb(click.Command):
-    """A command whose output may be lost, its help and its complaints too."""
+    """A command whose output may be lost, its help and its complaints too. Ctrl-C where nothing else takes it is said
+    in a word, and is status 130, as a shell has it (click: 1)."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         with losable_output():
             return super().main(*args, **more)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(128 + signal.SIGINT)
 
-class Verbs(click.Group):
+
+class Verbs(Verb, click.Group):
     """Several of them."""
-
-    def main(self, *args: Any, **more: Any) -> Any:
-        with losable_output():
-            return super().main(*args, **more)
 
 
 @contextlib.contextmanager

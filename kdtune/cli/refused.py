@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 
 import click
@@ -29,9 +28,6 @@ def status_of(command: Callable[[], int], *more: type[Exception]) -> int:
     refusals: tuple[type[Exception], ...] = (CannotGrow, DataError, EvaluationError, OtherSweep, Refused, StorageError)
     try:
         return command()
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        return 128 + signal.SIGINT
     except (SweepFileError, ExtensionError) as error:
         click.echo(str(error), err=True)
         return 2

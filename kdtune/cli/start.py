@@ -46,7 +46,7 @@ def prepare(options: Options, dispatch: Dispatch) -> None:
     networks. Of a cluster the rest is asked of its machines, once it has been joined (`cluster_of`)."""
     if options.max_cost is not None and options.price is None:
         raise Refused(NO_PRICE)
-    for finding in machine.cheap():
+    for finding in machine.cheap(unused=unused(options, dispatch)):
         if finding.level is Level.FAILURE:
             raise Refused(finding.what)
         if finding.level is Level.WARNING:
@@ -79,6 +79,11 @@ def prepare(options: Options, dispatch: Dispatch) -> None:
     failing = check.failing if options.here else check.failing_apart  # here torch and data are needed anyway
     if problems := failing(dispatch.plan, dispatch.standing, dispatch.states, options.data_dir):
         raise Refused(check.listed(problems))
+
+
+def unused(options: Options, dispatch: Dispatch) -> tuple[str, ...]:
+    """Packages that nothing of this sweep asks for: a machine lent for an hour may have torch and little else."""
+    return () if not options.here else ("ray",) if dispatch.source is not None else ("ray", "optuna")
 
 
 def foreseen(dispatch: Dispatch) -> tuple[Plan, Mapping[str, State]]:

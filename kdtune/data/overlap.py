@@ -17,7 +17,7 @@ def told(data: Data) -> list[str]:
     sentences = []
     for name, split in {"test": data.test, **data.shifted}.items():
         both = sum(row in seen for row in _rows(split))
-        if both >= TOLD * len(split):
+        if both and both >= TOLD * len(split):
             what = "test images" if name == "test" else f"images of {name}"
             sentences.append(
                 f"{data.title}: {both} of {len(split)} {what} are among its training images, pixel for pixel: numbers"

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -31,13 +31,13 @@ HEAD, DASHBOARD, CLIENT, TENSORBOARD = 6379, 8265, 10001, 6006  # the ports that
 ANSWER_S = 2.0
 
 
-def cheap() -> Iterator[Finding]:
-    """What is asked before every sweep."""
-    yield from packages()
+def cheap(unused: Collection[str] = ()) -> Iterator[Finding]:
+    """What is asked before every sweep. `unused`: packages that this one can do without."""
+    yield from packages(unused)
     yield from token()
 
 
-def packages() -> Iterator[Finding]:
+def packages(unused: Collection[str] = ()) -> Iterator[Finding]:
     """What kdtune needs, as installed here."""
     try:
         needed = [Requirement(text) for text in requires("kdtune") or ()]
@@ -45,14 +45,14 @@ def packages() -> Iterator[Finding]:
         yield warning(f"kdtune itself is not installed, so its packages were not checked: {INSTALL}")
         return
     wanted = [each for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    wanted = [each for each in wanted if each.name not in unused]
     wrong = [problem for each in wanted if (problem := _package(each))]
     if wrong:
         yield failure(f"{'; '.join(wrong)}: {INSTALL}")
     else:
-        known = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray"))
-        yield ok(
-            f"Python {platform.python_version()}, {known}, and {len(wanted) - 2} more packages are as kdtune needs them"
-        )
+        known = [f"{name} {version(name)}" for name in ("torch", "ray") if name not in unused]
+        more = f"and {len(wanted) - len(known)} more packages are as kdtune needs them"
+        yield ok(f"Python {platform.python_version()}, {', '.join(known)}, {more}")
 
 
 def _package(needed: Requirement) -> str:

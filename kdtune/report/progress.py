@@ -266,7 +266,7 @@ class TimeLeft:
 
     @property
     def has_basis(self) -> bool:
-        """Whether a run has ended, or BASIS_S are over since the first began: a process's first second is no measure."""
+        """Whether a run has ended, or BASIS_S are over since the first began: a process begins more slowly."""
         return self._spent > 0 or (self._first is not None and self.clock() - self._first >= BASIS_S)
 
     def _left(self, id: str) -> float:

@@ -123,8 +123,9 @@ def load_sweep(
             )
             points.append(SweepPoint(sweep, point, *parameters))
     if searched and search is not None and not problems:
-        of_ends = [(each.at, each.sweep) for each in points[len(points) - len(ends) :]]
-        problems += searching.check(search, of_ends, used["teacher"], tree, read.name)
+        of_ends = [(each.at, each.sweep) for each in points[len(found) :]]
+        listed = [each.sweep for each in points[: len(found)]]
+        problems += searching.check(search, of_ends, listed, used["teacher"], tree, read.name)
         searching.refuse_too_many(search, points[-1].sweep, used["teacher"], max_runs)
     if problems:
         raise SweepFileError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line or 0, problem.message)))

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdtune.config import Sweep
+from kdtune.data.dataset import Dataset
 from kdtune.evaluation.evaluation import declared, named
 from kdtune.search.search import Search
 from kdtune.search.space import Distribution
@@ -111,15 +112,16 @@ def ends(search: Search, tree: YamlMap) -> list[grid.GridPoint]:
 def check(
     search: Search,
     ends: Sequence[tuple[grid.GridPoint, Sweep]],
+    listed: Sequence[Sweep],
     of_teachers: Collection[str],
     tree: YamlMap,
     source: str,
 ) -> list[Problem]:
-    """What keeps a search from going by its objectives. `ends`: those of the space, with the sweep at each;
-    `of_teachers`: axes that decide teachers."""
+    """What keeps a search from going by its objectives. `ends`: those of the space, with the sweep at each; `listed`:
+    those of the proposals that the file lists; `of_teachers`: axes that decide teachers."""
     sweep = ends[-1][1]
     found = [*_objectives(search, sweep), *_held_out(sweep), *_teachers(search, sweep, of_teachers)]
-    found += _one_measure(search, ends, of_teachers)
+    found += _one_measure(search, ends, of_teachers) or _measured_otherwise(sweep, listed)
     return [problem_at(tree, source, path, message) for path, message in found]
 
 
@@ -158,20 +160,34 @@ def _held_out(sweep: Sweep) -> Iterator[tuple[KeyPath, str]]:
 
 def _one_measure(
     search: Search, ends: Sequence[tuple[grid.GridPoint, Sweep]], of_teachers: Collection[str]
-) -> Iterator[tuple[KeyPath, str]]:
+) -> list[tuple[KeyPath, str]]:
     """Images held out have the labels that training images have, wrong ones too: an axis that changes these, or which
     images they are, makes numbers of proposals that cannot be compared."""
     told = "each proposal would be judged by other images held out, or by other labels of theirs, than the next: list"
     more = "its values in a grid, and search at one of them"
-    datasets = {comparable(point.values): sweep.dataset_of(sweep.student) for point, sweep in ends}
-    first, _ = ends[0]
-    judged = datasets[comparable(first.values)]
+    judged = {comparable(point.values): _judged_by(sweep) for point, sweep in ends}
+    first, found = ends[0][0], []
+    usual = judged[comparable(first.values)]
     for axis in search.space:
-        alike = [datasets[comparable(point.values)] for point, _ in ends if _differ(first, point) <= {axis}]
-        if any(each.held_out_as != judged.held_out_as for each in alike):
-            yield (*SPACE, axis), f"{told} {more}"
-        elif judged.asks and axis in of_teachers:
-            yield (*SPACE, axis), f"{judged.asking} asks the teacher, which this axis decides: {told} {more}"
+        alike = [judged[comparable(point.values)] for point, _ in ends if _differ(first, point) <= {axis}]
+        if any(each != usual for each in alike):
+            found.append(((*SPACE, axis), f"{told} {more}"))
+        elif usual.asks and axis in of_teachers:
+            asking = f"{usual.asking} asks the teacher, which this axis decides"
+            found.append(((*SPACE, axis), f"{asking}: {told} {more}"))
+    return found
+
+
+def _measured_otherwise(sweep: Sweep, listed: Sequence[Sweep]) -> list[tuple[KeyPath, str]]:
+    """The same of proposals that are listed, whose values need not be any of the space's."""
+    if all(_judged_by(each) == _judged_by(sweep) for each in listed):
+        return []
+    told = "a proposal listed here would be judged by other images held out, or by other labels of theirs, than those"
+    return [(("grid",), f"{told} of search.space; search beside it, in a sweep of its own")]
+
+
+def _judged_by(sweep: Sweep) -> Dataset:
+    return sweep.dataset_of(sweep.student).held_out_as
 
 
 def _differ(one: grid.GridPoint, other: grid.GridPoint) -> set[str]:

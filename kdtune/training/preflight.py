@@ -65,6 +65,7 @@ def preflight(
     `untrained` are those of them that are not only to be measured; `planned` also holds the teachers they learn from.
     """
     problems: list[str] = []
+    told: set[str] = set()  # once, however many rates of wrong labels make further sets of the same images
     groups: dict[str, list[str]] = {}
     for id in unfinished:
         groups.setdefault(json.dumps(planned[id].run.content) or id, []).append(id)
@@ -76,7 +77,9 @@ def preflight(
             problems.append(str(error))
             continue
         for sentence in overlap.told(data):
-            log.warning("warning: %s", sentence)
+            if sentence not in told:
+                log.warning("warning: %s", sentence)
+            told.add(sentence)
         problems += unmeasurable(evaluation, data, Context(data_dir))
         problems += untrainable(planned, [id for id in ids if id in untrained], data)
     return list(dict.fromkeys(problems))

@@ -73,17 +73,29 @@ def test_code_of_the_user_s_own_travels_and_may_print(
     assert "a knob that prints" in capfd.readouterr().err
 
 
-def test_a_process_that_dies_is_told(both: Callable[..., Told], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [("os.kill(os.getpid(), 9)", "signal 9"), ("sys.exit()", "status 0"), ("os._exit(0)", "status 0")],
+)
+def test_a_process_that_dies_is_told(ends: str, told: str, both: Callable[..., Told], tmp_path: Path) -> None:
     """As one is that runs out of memory: no answer is not the answer that nothing would fail."""
     own = tmp_path / "deadly.py"
-    deadly = f"import os; os.getpid() == {os.getpid()} or os.kill(os.getpid(), 9); return images"
+    deadly = f"import os, sys; os.getpid() == {os.getpid()} or {ends}; return images"
     own.write_text(OWN.replace("DOES", deadly))
     extensions.use(extensions.read([own]))
     try:
-        with pytest.raises(Refused, match="ended with signal 9"):
+        with pytest.raises(Refused, match=f"ended with {told}"):
             both("  noise: {teacher", "  noise: {input: {loud: {sigma: 0.1}}, teacher")
     finally:
         extensions.use(())
+
+
+def test_modules_are_found_where_this_process_finds_them(
+    both: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands in its path: Python passes over what is no text, and a folder's name may be no UTF-8."""
+    monkeypatch.setattr(sys, "path", ["", tmp_path, os.fsdecode(b"\xff"), *sys.path])
+    assert both() == ([], [])
 
 
 LEAN = """
@@ -105,3 +117,15 @@ assert "torch" in sys.modules
 
 def test_the_process_that_asks_does_without_torch(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", LEAN, write_sweep()], cwd=tmp_path, check=True)
+
+
+def test_ctrl_c_that_comes_while_it_is_loading_leaves_no_traceback(
+    both: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The process takes this kdtune for ours."""
+    (tmp_path / "kdtune").mkdir()
+    (tmp_path / "kdtune" / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(Refused, match="ended with signal 2"):
+        both()
+    assert "Traceback" not in capfd.readouterr().err

@@ -9,11 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 from conftest import SMALL
 
 import kdtune
+from kdtune.__main__ import main
+from kdtune.cli.command import sweep
 from kdtune.cli.console import json_to_stdout, losable_output
 from kdtune.launch.interrupt import Interrupt
 
@@ -249,3 +254,18 @@ def test_a_signal_inside_does_not_raise() -> None:
     with Interrupt() as interrupt:
         signal.raise_signal(signal.SIGTERM)
         assert interrupt.signal == signal.SIGTERM
+
+
+@pytest.mark.parametrize("command", [main, sweep])
+def test_ctrl_c_that_nothing_else_takes_is_status_130(
+    command: click.Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a file is read or a plan is made, say: a shell that runs several ends with it."""
+
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdtune.cli.sweep.run", pressed)
+    (tmp_path / "a.yaml").touch()
+    done = CliRunner().invoke(command, [*(["sweep"] * (command is main)), str(tmp_path / "a.yaml")])
+    assert done.exit_code == 130 and done.output == "interrupted\n"

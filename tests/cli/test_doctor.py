@@ -67,7 +67,7 @@ def test_a_cluster_that_is_not_there(quick: None, tmp_path: Path) -> None:
 
 
 def test_its_cheap_part_is_asked_before_every_sweep(tmp_path: Path, write_sweep, monkeypatch) -> None:
-    monkeypatch.setattr(machine, "packages", lambda: iter([failure("ray 1.0 is installed, kdtune needs >=2.60")]))
+    monkeypatch.setattr(machine, "packages", lambda *_: iter([failure("ray 1.0 is installed, kdtune needs >=2.60")]))
     words = ["sweep", str(write_sweep()), "--here", "--results", str(tmp_path / "results"), "--data", str(tmp_path)]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 4 and "refused: ray 1.0 is installed, kdtune needs >=2.60" in done.output

@@ -30,6 +30,7 @@ def data(train: Split, test: Split, validation: Split | None = None, **shifted: 
 def test_what_is_common_is_counted_from_a_hundredth_on() -> None:
     assert told(data(split(0, 1000), split(1000, 200))) == []
     assert told(data(split(0, 1000), split(999, 200))) == [], "one of 200"
+    assert told(data(split(0, 1000), split(0, 5)[torch.arange(0)])) == [], "none of none"
     (sentence,) = told(data(split(0, 1000), split(998, 200)))
     assert sentence.startswith("set: 2 of 200 test images are among its training images, pixel for pixel")
 
@@ -60,7 +61,10 @@ def test_a_sweep_says_so_before_it_starts(
             for part in ("train", "test") if number < 5 else ("train",):
                 (tmp_path / "set" / part / name).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(tmp_path / "set" / part / name / f"{number}.png")
-    text = small_sweep.replace("{digits: {}, train_size: 100,", f"{{folder: {{path: {tmp_path / 'set'}, name: own}},")
+    wrong = "labels: {corruption: {rate: $wrong}},"  # two data sets of the same images
+    text = small_sweep.replace(
+        "{digits: {}, train_size: 100,", f"{{folder: {{path: {tmp_path / 'set'}, name: own}}, {wrong}"
+    ).replace("grid: {", "grid: {wrong: [0.0, 0.2], ")
     for here in (True, False):  # by this process, and by one of its own
         file, results = write_sweep(text.replace("seeds: 3", "seeds: 1")), str(tmp_path / f"results-{here}")
         options = Options(file, results=results, data=str(tmp_path), seeds=1, here=here, verbosity=-1)

@@ -227,7 +227,7 @@ class Absent(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 def version(name, known=importlib.metadata.version):
-    if name in ("ray", "optuna", "kdtune"):
+    if name in ("ray", "optuna", *UNINSTALLED):
         raise importlib.metadata.PackageNotFoundError(name)
     return known(name)
 
@@ -240,16 +240,17 @@ importlib.metadata.version, importlib.metadata.requires = version, requires
 """
 
 
-def test_it_needs_neither_ray_nor_an_installed_kdtune(write_sweep: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("uninstalled", ["kdtune", ""])
+def test_it_needs_neither_ray_nor_an_installed_kdtune(uninstalled: str, write_sweep: Any, tmp_path: Path) -> None:
     """As on a machine that was lent with torch on it, and nothing else: a copy of the folder is enough."""
     (tmp_path / "bare").mkdir()
-    (tmp_path / "bare/sitecustomize.py").write_text(BARE)
+    (tmp_path / "bare/sitecustomize.py").write_text(f"UNINSTALLED = {uninstalled.split()}\n{BARE}")
     paths = {"PYTHONPATH": f"{tmp_path / 'bare'}{os.pathsep}{Path(here.__file__).parents[2]}"}
     words = ["sweep", str(write_sweep()), "--here", "--results", "results", "--seeds", "1", "--yes"]
     done = subprocess.run(
         [sys.executable, "-m", "kdtune", *words], cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "kdtune itself is not installed" in done.stderr
+    assert ("kdtune itself is not installed" in done.stderr) == bool(uninstalled)
     kept = [json.loads(path.read_text()) for path in (tmp_path / "results/runs").rglob("provenance.json")]
     assert kept and all(set(each["libraries"]) == {"torch", "torchvision", "numpy", "kdtune"} for each in kept)

@@ -213,3 +213,34 @@ def test_labels_that_a_proposal_s_own_teacher_gives_compare_nothing(write_sweep,
     found = problems(write_sweep(text))
     assert any("search.space.rate" in each and "labels.teacher asks the teacher" in each for each in found), found
     assert not any("search.space.sigma" in each for each in found)
+
+
+def test_a_listed_proposal_is_judged_by_the_images_that_those_of_the_space_are(write_sweep, load, search_sweep):
+    """Its values need not be any of the space's."""
+
+    def listing(validation: float) -> str:
+        data = "{digits: {}, train_size: 100, validation: %s}"
+        space = f"    data: {{choice: [{data % 0.2}, {(data % 0.2)[:-1]}, repeat: 2}}]}}\n"
+        text = search_sweep.replace("dataset: {digits: {}, train_size: 100, validation: 0.2}", "dataset: $data")
+        return text.replace("  space:\n", f"  space:\n{space}").replace(
+            "grid: {", f"grid: {{data: [{data % validation}], "
+        )
+
+    assert len(load(listing(0.2)).points) == 2
+    (found,) = problems(write_sweep(listing(0.3)))
+    assert "grid: a proposal listed here would be judged by other images" in found
+
+
+def test_a_teacher_that_labels_test_points_alone_may_be_proposed(load, search_sweep):
+    """Images held out have the labels of their own set."""
+    text = search_sweep.replace(
+        "{digits: {}, train_size: 100, validation: 0.2}",
+        "{points: {count: 40, dimension: 2, classes: 2}, validation: 0.2, test: {gaussian: {dimension: 2, std: 1.0, "
+        "classes: 2, count: 20}}}",
+    )
+    text = text.replace(
+        "  seeds: 3\n  select: {rule: best, metric: val/accuracy}",
+        "  untrained: true\n  seeds: 5\n  select: {rule: paired}",
+    )
+    text = text.replace("cnn: {width: $width}", "mlp: {hidden: [$width]}")
+    assert load(text).search
