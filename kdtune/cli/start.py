@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kdtune.launch.cluster import Cluster
 
 CONFIRM_ABOVE_H = 12.0
+RAY_MATTERS_H = 0.2
 
 
 def prepare(options: Options, dispatch: Dispatch) -> None:
@@ -65,7 +66,8 @@ def prepare(options: Options, dispatch: Dispatch) -> None:
         raise Refused(f"{estimate}; --max-cost {options.max_cost:g} is less")
     if options.address:
         return
-    say(options, str(estimate))
+    short = not options.here and 0 < estimate.hours < RAY_MATTERS_H
+    say(options, f"{estimate}{'; starting and ending Ray takes some 20 s more' * short}")
     say_slack(options, dispatch, estimate)
     refuse_shortage(options, plan, states, dispatch.standing, estimate)
     if estimate.hours > CONFIRM_ABOVE_H and not options.yes:

@@ -21,6 +21,7 @@ from kdtune.planning.cost import duration
 from kdtune.planning.hopeless import all_diverged, hopeless
 from kdtune.report.controls import controls
 from kdtune.report.difference import said as difference
+from kdtune.report.foundpage import found_by_search
 from kdtune.report.mirror import results_of
 from kdtune.report.settings import by_setting, digits, is_flagged, measured, plain
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
@@ -48,6 +49,7 @@ def page(place: Path) -> str:
     title = f"{plan['sweep']} on {plan['dataset']}"
     parts = [
         section("Question", question(plan)),
+        section("What the search found", searched(place)),
         section("What came out", means(table)),
         section("Controls", beside(table)),
         section("Figures", figures(place)),
@@ -117,6 +119,17 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
     form = digits(found.mean)
     half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{form}}"
     return f"{found.mean:{form}}{half}{mark}"
+
+
+def searched(place: Path) -> str:
+    """Of a search the proposals that are best by what it went by; nothing for another sweep."""
+    if (found := found_by_search(place)) is None:
+        return ""
+    told = (
+        "<p>Proposals on the front: means over their seeds and 95 % t intervals, which are wide over two. What is best"
+        " of many by a number looks better by it than it is: confirmed/ are seeds that chose nothing.</p>"
+    )
+    return told + rows_of(*found)
 
 
 def beside(table: pd.DataFrame) -> str:

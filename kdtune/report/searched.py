@@ -180,7 +180,9 @@ def closing(
         keep = sum(each.values is not None for each in found)
         told = ", ".join(f"{name} {each}" for name, each in bounds.items())
         goal += f" among the {keep} with {told}"
-    yield f"search {search.id}: {search.progress}; the best by {goal}, means over {len(search.seeds)} seeds:"
+    known = any(each.state == "known" for each in found)
+    over = f"; the best by {goal}, means over {len(search.seeds)} seeds:" if known else ""
+    yield f"search {search.id}: {search.progress}{over}"
     if best:
         yield aligned(list(_table("on the front", [(each, each.rows) for each in best[:FRONT]], objectives, further)))
     if len(best) > FRONT:

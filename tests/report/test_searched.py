@@ -25,6 +25,7 @@ from kdtune.cli.sweep import Options, run
 from kdtune.planning.front import front, hypervolume
 from kdtune.planning.plan import build_plan
 from kdtune.report.curve import points
+from kdtune.report.foundpage import found_by_search
 from kdtune.report.searched import blind, slack, tried
 from kdtune.report.table import profile_folder, read
 from kdtune.search.samplers import NSGA2, TPE
@@ -189,6 +190,19 @@ def test_a_metric_without_a_number_is_not_called_divergence() -> None:
     found = tried(search, [{"id": name, **row} for name, row in ends.items()])
     assert [each.state for each in found] == [*ends]
     assert [each.front for each in found] == [True, False, False, False]
+
+
+def test_the_page_shows_the_front_and_what_confirms_it(finished: SimpleNamespace) -> None:
+    heads, lines = found_by_search(finished.folder) or ([], [])
+    assert heads[:6] == ["proposal", "sigma", "alpha", "temperature", "width", "rate"] and heads[6:8] == GOALS
+    of = {row["number"]: row for row in rows(finished.folder, "search.csv")}
+    wanted = {number for number, row in of.items() if row["front"] == "True" or row[f"confirmed/{GOALS[0]}.n"]}
+    assert {line[0] for line in lines} == wanted
+    for line in lines:
+        mean, high = (float(of[line[0]][name]) for name in (GOALS[0], f"{GOALS[0]}.high"))
+        assert line[6] == f"{mean:.1f}\u00a0±\u00a0{high - mean:.1f} (n = 2)"
+    html = (finished.folder / "report.html").read_text()
+    assert "What the search found" in html and all(line[6] in html for line in lines)
 
 
 def test_a_late_evaluation_leaves_what_the_search_says(finished: SimpleNamespace) -> None:
