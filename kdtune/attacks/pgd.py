@@ -9,7 +9,7 @@ cross-entropy, a third leads towards a class. In the l2 ball a step goes along t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -123,42 +123,32 @@ def pgd(
     The network is in eval mode meanwhile; its modes, buffers, parameters and their gradients stay as they are.
     Raises ValueError for a step count outside 0..steps, FloatingPointError where an image's gradient is not finite.
     """
-    iterates, finite = climb(network, images, labels, start, eps, step, steps, at, loss, norm, bounds, confine)
+    wanted = sorted({steps} if at is None else set(at))
+    if not wanted or wanted[0] < 0 or wanted[-1] > steps:
+        raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
+    radius, stride = (each.view(-1, 1, 1, 1) if isinstance(each, Tensor) else each for each in (eps, step))
+    ball = Ball(images, radius, norm, bounds, confine)
+    iterates, finite = climb(network, ball, labels, start, stride, wanted, loss)
     if not finite:  # looked at only here: a look waits for the GPU
         raise FloatingPointError("the loss has gradients that are not finite; the network cannot be attacked with it")
     return iterates
 
 
 def climb(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    start: Tensor,
-    eps: float | Tensor,
-    step: float | Tensor,
-    steps: int,
-    at: Iterable[int] | None = None,
-    loss: Loss = cross_entropy,
-    norm: Norm = "linf",
-    bounds: Bounds = (0.0, 1.0),
-    confine: Confine | None = None,
+    network: nn.Module, ball: Ball, labels: Tensor, start: Tensor, stride: float | Tensor, at: Sequence[int], loss: Loss
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """`pgd`, and whether all gradients were finite, bool [] where the images lie, in place of an error."""
-    wanted = sorted({steps} if at is None else set(at))
-    if not wanted or wanted[0] < 0 or wanted[-1] > steps:
-        raise ValueError(f"iterates at {wanted} of an attack of {steps} steps; each must lie in 0..{steps}")
-    radius, stride = (each.view(-1, 1, 1, 1) if isinstance(each, Tensor) else each for each in (eps, step))
-    ball = Ball(images, radius, norm, bounds, confine)
+    """The iterates of `pgd` after the step counts `at`, in rising order; and whether all gradients were finite, bool []
+    where the images lie. stride: pixel units, for all or one each [N, 1, 1, 1]."""
     iterate = ball.project(start.detach())
-    iterates, finite = {0: iterate}, images.new_ones((), dtype=torch.bool)
+    iterates, finite = {0: iterate}, ball.images.new_ones((), dtype=torch.bool)
     with evaluating(network):
-        for count in range(1, wanted[-1] + 1):
+        for count in range(1, at[-1] + 1):
             slope = gradient(network, iterate, labels, loss)
             finite &= slope.isfinite().all()  # sign(NaN) is 0: a broken gradient would pass for robustness
             iterate = ball.project(iterate + stride * ball.uphill(slope))
-            if count in wanted:
+            if count in at:
                 iterates[count] = iterate
-    return {count: iterates[count] for count in wanted}, finite
+    return {count: iterates[count] for count in at}, finite
 
 
 def gradient(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:

@@ -179,13 +179,13 @@ class PGD(InputKnob):
     ) -> Tensor:
         import torch
 
-        from kdtune.attacks.pgd import climb
+        from kdtune.attacks.pgd import Ball, climb
 
         moved = max(1, round(self.share * len(images)))
         clean, right, start = images[:moved], labels[:moved], self._start(images, draw)[:moved]
         attacked, loss = self._climbed(network, teacher, clean)
-        far, bounds = (self.eps, self.step, self.steps), space.bounds
-        found, finite = climb(attacked, clean, right, start, *far, loss=loss, norm=self.norm, bounds=bounds)
+        ball = Ball(clean, self.eps, self.norm, space.bounds)
+        found, finite = climb(attacked, ball, right, start, self.step, [self.steps], loss)
         return torch.cat([found[self.steps], images[moved:]]).where(finite, math.nan)
 
     def _start(self, images: Tensor, draw: Draw) -> Tensor:
