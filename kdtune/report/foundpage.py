@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIRMED = "confirmed/"
+CAUTION = (
+    "Proposals on the front: means over their seeds and 95 % t intervals, which are wide over two. What is best of many"
+    " by a number looks better by it than it is: confirmed/ are seeds that chose nothing."
+)
 
 
 def found_by_search(place: Path) -> tuple[list[str], list[list[str]]] | None:

@@ -21,7 +21,7 @@ from kdtune.planning.cost import duration
 from kdtune.planning.hopeless import all_diverged, hopeless
 from kdtune.report.controls import controls
 from kdtune.report.difference import said as difference
-from kdtune.report.foundpage import found_by_search
+from kdtune.report.foundpage import CAUTION, found_by_search
 from kdtune.report.mirror import results_of
 from kdtune.report.settings import by_setting, digits, is_flagged, measured, plain
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
@@ -54,7 +54,7 @@ def page(place: Path) -> str:
         section("Controls", beside(table)),
         section("Figures", figures(place)),
         section("Claims", claims(place, plan)),
-        section("Flags", flags(table)),
+        section("Flags", flags(table) + overlap(origins)),
         section("Not counted", excluded(plan, standing)),
         section("Reproducibility", checklist(table, origins)),
         section("Where it comes from", provenance(origins)),
@@ -123,13 +123,8 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
 
 def searched(place: Path) -> str:
     """Of a search the proposals that are best by what it went by; nothing for another sweep."""
-    if (found := found_by_search(place)) is None:
-        return ""
-    told = (
-        "<p>Proposals on the front: means over their seeds and 95 % t intervals, which are wide over two. What is best"
-        " of many by a number looks better by it than it is: confirmed/ are seeds that chose nothing.</p>"
-    )
-    return told + rows_of(*found)
+    found = found_by_search(place)
+    return f"<p>{_text(CAUTION)}</p>{rows_of(*found)}" if found else ""
 
 
 def beside(table: pd.DataFrame) -> str:
@@ -175,6 +170,12 @@ def flags(table: pd.DataFrame) -> str:
     if not counts:
         return "<p>No flag is up: no check of the attacks found a reason to doubt a number.</p>" if rows else ""
     return rows_of(["flag", "runs", "meaning"], [[flag, str(count), FLAGS[flag]] for flag, count in counts.items()])
+
+
+def overlap(origins: Sequence[Mapping[str, Any]]) -> str:
+    """What runs were told of test images that they were trained on."""
+    found = dict.fromkeys(sentence for origin in origins for sentence in origin.get("overlap", ()))
+    return "".join(f"<p>{_text(sentence)}.</p>" for sentence in found)
 
 
 def excluded(plan: Mapping[str, Any], standing: Standing) -> str:

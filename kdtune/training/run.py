@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kdtune import sources
+from kdtune.data import overlap
 from kdtune.data.loading import Data
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.evaluation.evaluator import NotFinite
@@ -174,7 +175,9 @@ def train_and_evaluate(
     if data.corrupted is not None and run.recipe is not None:
         attempt.write_labels(data.corrupted.numpy(), data.train.labels.cpu().numpy() if run.dataset.asks else None)
     teacher, chosen = choose()
-    trained_by, images_of = sources.of_training(run), {"source": source} if source else {}
+    trained_by = sources.of_training(run)
+    images_of: dict[str, Any] = {"source": source} if source else {}
+    images_of |= {"overlap": doubts} if (doubts := overlap.told(data)) else {}
     try:
         made_by = " ".join([f"{trained_by} {taught_by(chosen)}", *([source["weights_sha256"]] if source else [])])
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)

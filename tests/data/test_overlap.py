@@ -72,3 +72,5 @@ def test_a_sweep_says_so_before_it_starts(
         said = caplog.messages if here else capfd.readouterr().err.splitlines()
         warnings = [line for line in said if "pixel for pixel" in line]
         assert len(warnings) == 1 and warnings[0].startswith("warning: own: 10 of 10 test images")
+        (page,) = Path(results).glob("small/*/report.html")
+        assert page.read_text().count("own: 10 of 10 test images are among its training images") == 1, "and on the page"
