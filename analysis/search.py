@@ -31,6 +31,7 @@ from kdtune.report.table import TableError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Sheet
 
 LEAST = 8  # known proposals inside the space: of fewer a forest says nothing
 RESAMPLED = 20  # times, for the intervals of importances
@@ -131,6 +132,7 @@ def history(table: pd.DataFrame, folder: Path) -> list[Path]:
         grid[0][-1].set_xlabel("proposal")
         grid[0][-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         grid[0][-1].set_ylabel(" x ".join(scale(name).of_differences for name in names))
+    _named_below(sheet, [("a proposal's mean", "o", BLUE), ("listed in the grid", "D", BLUE), ("a run", ".", GREY)])
     rows = [
         {**{"proposal": int(row["number"])}, **{name: row[name] for name in names}, "best so far": value}
         for row, value in zip(of.kept.to_dict("records"), dominated, strict=True)
@@ -142,6 +144,13 @@ def history(table: pd.DataFrame, folder: Path) -> list[Path]:
         " more was tried."
     )
     return save(sheet, rows, words(of, "A search over its proposals", about, rows), folder, "search-history")
+
+
+def _named_below(sheet: Sheet, marks: Sequence[tuple[str, str, str]], more: Sequence[Line2D] = ()) -> None:
+    """What marks mean, below the picture: text, shape, colour."""
+    handles = [Line2D([], [], linestyle="", marker=mark, color=colour, label=text) for text, mark, colour in marks]
+    handles += more
+    sheet.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
 
 
 def hypervolumes(of: Found) -> list[float]:
@@ -183,7 +192,7 @@ def front(table: pd.DataFrame, folder: Path) -> list[Path]:
     for row in best.to_dict("records"):
         axes.annotate(f" {row['number']:g}", (row[x], row[y]), fontsize=7, va="bottom")
     _limits(axes, of, x, y)
-    _frame(axes, y, called(x) + ", held out")
+    _frame(axes, y, f"{called(x)}, held out ({scale(x).unit})")
     axes.set_title("")
     axes.set_ylabel(f"{called(y)}, held out ({scale(y).unit})")
     marks = [
@@ -191,12 +200,11 @@ def front(table: pd.DataFrame, folder: Path) -> list[Path]:
         ("confirmed, other seeds", "s", VERMILLION),
         ("dominated", ".", GREY),
     ]
-    handles = [Line2D([], [], linestyle="", marker=mark, color=colour, label=text) for text, mark, colour in marks]
+    more = []
     if len(of.broken):
-        mark = Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, label="breaks a constraint")
-        mark.set_markerfacecolor("white")
-        handles.append(mark)
-    sheet.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
+        more = [Line2D([], [], linestyle="", marker="o", markersize=3, color=GREY, label="breaks a constraint")]
+        more[0].set_markerfacecolor("white")
+    _named_below(sheet, marks, more)
     about = (
         "Numbers are proposals. Pale bars are 95 % Student-t intervals over seeds, and may reach beyond the picture: of"
         " two seeds they are long. An arrow leads from what a point was chosen by to what seeds say that chose nothing:"
@@ -244,7 +252,7 @@ def slices(table: pd.DataFrame, folder: Path) -> list[Path]:
         for axes, axis in zip(line, of.space, strict=True):
             at, labels = positions(of, axis)
             ranked = of.known["number"].to_numpy()
-            axes.scatter(
+            marks = axes.scatter(
                 at,
                 of.known[name],
                 c=ranked,
@@ -263,6 +271,9 @@ def slices(table: pd.DataFrame, folder: Path) -> list[Path]:
             axes.set_title("")
             axes.set_ylabel("")
         line[0].set_ylabel("\n".join(textwrap.wrap(f"{called(name)} ({scale(name).unit})", WIDEST)))
+    bar = sheet.colorbar(marks, ax=grid, label="proposal", fraction=0.02, pad=0.01)
+    bar.ax.set_ylim(0, max(of.known["number"].max(), 1))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     rows = [
         {"proposal": int(row["number"]), **{name: row[name] for name in (*of.space, *of.objectives)}}
         for row in of.known.to_dict("records")
