@@ -50,8 +50,11 @@ def heading(table: pd.DataFrame) -> str:
     counts = distinct["state"].value_counts()
     others = [f"{counts[state]} {state}" for state in sorted(counts.index) if state != "done"]
     runs = f"{counts.get('done', 0)} of {plural(len(distinct), 'run')}" + (f" ({', '.join(others)})" if others else "")
-    students = distinct.loc[distinct["role"] == "student", "seed"].nunique()
-    return f"Sweep {sweep}, profile {profile}, on {dataset}: {runs}, {plural(students, 'student seed')}."
+    students = distinct[distinct["role"] == "student"]
+    again = students["search.confirms"].eq(True) if "search.confirms" in students else students["seed"].isna()
+    seeds = plural(students.loc[~again, "seed"].nunique(), "student seed")
+    more = f", {students.loc[again, 'seed'].nunique()} that confirm" if again.any() else ""
+    return f"Sweep {sweep}, profile {profile}, on {dataset}: {runs}, {seeds}{more}."
 
 
 def plural(count: int, word: str) -> str:

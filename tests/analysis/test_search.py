@@ -66,6 +66,7 @@ def test_every_figure_is_there_with_its_words_and_numbers(drawn: Path) -> None:
     assert {path.name for path in drawn.iterdir()} == names
     for kind in KINDS:
         said = (drawn / f"search-{kind}.md").read_text()
+        assert "2 student seeds, 3 that confirm" in " ".join(said.split())
         assert "14 of 14 proposals are known" in said and "val/accuracy (max), val/nll (min)" in said
 
 
