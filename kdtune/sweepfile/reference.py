@@ -108,7 +108,8 @@ def needed(path: str) -> str:
 
 
 def places(name: str) -> list[str]:
-    """Where a key or a kind of this name stands, as paths; what stands at several networks, at the student."""
+    """Where a key or a kind of this name stands, or the end of a path (`schedule.cosine`), as paths; what stands at
+    several networks, at the student."""
     found: list[str] = []
     seen: set[str] = set()
     ahead = ["", "search", "student", "recipe"]  # from the last on
@@ -119,7 +120,7 @@ def places(name: str) -> list[str]:
             continue
         seen.add(here.source)
         below = {each: f"{path}.{sample(each)}".lstrip(".") for each in [*(key.name for key in here.keys), *here.kinds]}
-        found += [where for each, where in below.items() if each == name]
+        found += [where for each, where in below.items() if each == name or where.endswith(f".{name}")]
         ahead += below.values()
     return list(dict.fromkeys(found))
 

@@ -102,9 +102,11 @@ def test_what_is_not_there_names_what_is_near(path: str, said: str) -> None:
         ("pgd", ["student.noise.input.pgd", "evaluation.pgd"]),
         ("epochs", ["recipe.epochs"]),
         ("tpe", ["search.sampler.tpe"]),
+        ("schedule.cosine", ["recipe.schedule.cosine"]),
+        ("gaussian.sigma", ["student.noise.input.gaussian.sigma"]),
     ],
 )
-def test_a_bare_name_is_answered_with_where_it_stands(name: str, places: list[str]) -> None:
+def test_a_bare_name_and_the_end_of_a_path_are_answered_with_where_they_stand(name: str, places: list[str]) -> None:
     done = CliRunner().invoke(main, ["explain", name])
     assert done.exit_code == 2 and done.output.splitlines()[: len(places) + 1] == [f"{name} stands at:", *places]
     for path in done.output.splitlines()[1:]:
