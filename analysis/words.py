@@ -51,7 +51,7 @@ def heading(table: pd.DataFrame) -> str:
     others = [f"{counts[state]} {state}" for state in sorted(counts.index) if state != "done"]
     runs = f"{counts.get('done', 0)} of {plural(len(distinct), 'run')}" + (f" ({', '.join(others)})" if others else "")
     students = distinct[distinct["role"] == "student"]
-    again = students["search.confirms"].eq(True) if "search.confirms" in students else students["seed"].isna()
+    again = students.get("search.confirms", students["role"]).eq(True)  # of a sweep that is no search none
     seeds = plural(students.loc[~again, "seed"].nunique(), "student seed")
     more = f", {students.loc[again, 'seed'].nunique()} that confirm" if again.any() else ""
     return f"Sweep {sweep}, profile {profile}, on {dataset}: {runs}, {seeds}{more}."

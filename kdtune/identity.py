@@ -22,8 +22,5 @@ def canonical(stated: Any, path: tuple[str, ...] = ()) -> Any:
     """A description without the order of its keys, which no reader sees; but knobs of one point compose in theirs."""
     if not isinstance(stated, dict):
         return stated
-    order = stated if path in KNOBS else sorted(stated)
-    parts = {  # most values hold no others: a call for each of them would be half of what ids cost
-        key: canonical(value, (*path, key)) if isinstance(value := stated[key], dict) else value for key in order
-    }
-    return [[key, part] for key, part in parts.items()] if path in KNOBS else parts
+    parts = {key: canonical(value, (*path, key)) for key, value in stated.items()}
+    return [[key, parts[key]] for key in parts] if path in KNOBS else dict(sorted(parts.items()))

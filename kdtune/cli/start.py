@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kdtune.launch.cluster import Cluster
 
 CONFIRM_ABOVE_H = 12.0
-RAY_MATTERS_H = 0.2
+RAY_MATTERS_H = 0.2  # of a longer sweep nobody misses the seconds of its start
 
 
 def prepare(options: Options, dispatch: Dispatch) -> None:
@@ -85,7 +85,9 @@ def prepare(options: Options, dispatch: Dispatch) -> None:
 
 def unused(options: Options, dispatch: Dispatch) -> tuple[str, ...]:
     """Packages that nothing of this sweep asks for: a machine lent for an hour may have torch and little else."""
-    return () if not options.here else ("ray",) if dispatch.source is not None else ("ray", "optuna")
+    if not options.here:
+        return ()
+    return ("ray",) if dispatch.source is not None else ("ray", "optuna")  # a search needs Optuna
 
 
 def foreseen(dispatch: Dispatch) -> tuple[Plan, Mapping[str, State]]:

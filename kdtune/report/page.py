@@ -23,7 +23,7 @@ from kdtune.report.controls import controls
 from kdtune.report.difference import said as difference
 from kdtune.report.foundpage import CAUTION, found_by_search
 from kdtune.report.mirror import results_of
-from kdtune.report.settings import by_setting, digits, is_flagged, measured, plain
+from kdtune.report.settings import by_setting, is_flagged, measured, plain, with_half
 from kdtune.report.table import FIRST, axes, headlines, plan_of, read
 from kdtune.statistics import mean_interval
 from kdtune.store.standing import Standing
@@ -116,9 +116,7 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
         return "-"
     found = mean_interval([*values.values()])
     mark = " !" if is_flagged(rows, metric) else ""
-    form = digits(found.mean)
-    half = "" if found.high is None else f"\u00a0±\u00a0{found.high - found.mean:{form}}"
-    return f"{found.mean:{form}}{half}{mark}"
+    return with_half(found.mean, found.high) + mark
 
 
 def searched(place: Path) -> str:

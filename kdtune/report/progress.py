@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STATUS_EVERY_S = 30.0
 REDRAWN_EVERY_S = 0.2
-BASIS_S = 10.0
+BASIS_S = 10.0  # of training, before a time left is told by it
 DRAWING = 10  # times as long as it took to draw until it is drawn again: a large plan takes a tenth of a second
 LINES = 200  # finished runs of a plan that get a line; of a larger plan only every k-th does
 SHOWN = 4  # running runs named on a terminal

@@ -74,6 +74,12 @@ def digits(mean: float) -> str:
     return ".1f" if abs(mean) >= 2 else ".3f"
 
 
+def with_half(mean: float, high: float | None) -> str:
+    """A mean and half of its interval, which ends at `high`: `82.1 ± 4.5`, held together on a page."""
+    form = digits(mean)
+    return f"{mean:{form}}" + ("" if high is None else f"\u00a0±\u00a0{high - mean:{form}}")
+
+
 def is_flagged(runs: pd.DataFrame, metric: str) -> bool:
     """Whether a flag bears on this metric of any of them that is done."""
     return any(flags_of(row, metric) for row in done(runs, metric).to_dict("records"))
