@@ -57,7 +57,7 @@ def compared(device: str, epochs: int) -> dict[str, Any]:
             file = Path(folder, "whole.yaml")
             file.write_text(SWEEP.replace("PRECISION", precision).replace("EPOCHS", str(epochs)))
             plan = build_plan(load_sweep(file), Path(folder))
-            context = RunContext(Store(Path(folder, "eager")), Path(folder), device)
+            context = RunContext(Store(Path(folder, "eager")), Path(folder), device, captured=False)
             eager, seconds = done(plan, context)
             with refusals() as refused:
                 captured, fewer = done(plan, replace(context, store=Store(Path(folder, "captured")), captured=True))

@@ -218,7 +218,7 @@ def simulated_gpu() -> Iterator[None]:
         patched.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
         patched.setattr(torch, "Generator", Generator)
         patched.setattr("kdtune.randomness._on_gpu", exchanged)
-        for module in ("randomness", "training.captured"):
+        for module in ("randomness", "training.captured", "training.snapshot"):
             patched.setattr(f"kdtune.{module}.global_on_gpu", lambda device: torch.default_generator)
         patched.setattr(torch.cuda, "Event", Mark)
         patched.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)

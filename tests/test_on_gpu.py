@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stored
 import torch
 from evaluation.test_metrics import DIGITS, ENTRIES, WHOLE
 from losses.test_losses import every_loss
@@ -261,6 +262,8 @@ def test_captured_steps_of_whole_runs_are_the_eager_ones(plan: Plan, tmp_path: P
         for planned in plan.runs.values():
             ended = perform(planned.run, (Accuracy(),), context)
             assert ended.state == "done", ended.traceback
+        origins = [stored.provenance(store, id) for id in plan.runs]
+        assert {origin.get("steps") for origin in origins} == {"captured" if captured else None}
         return {id: store.file(id, store.done(id), WEIGHTS) for id in plan.runs}
 
     with simulated_gpu():

@@ -6,31 +6,43 @@ Ray's exceptions carry no more than their text does, and some arrive as text alo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from kdtune.planning.setbacks import Cause
+from kdtune.launch.watchdog import Stuck
+from kdtune.planning.setbacks import Cause, said
 
 OWN = re.compile(r"(?:\x1b\[\d+m)?ray::|.* raised in its creation task", re.DOTALL)  # a traceback from the process
 HEADER = re.compile(r"Failure # \d+ \(occurred at [^)]*\)\n")  # Tune's, before each failure of a trial
 MEMORY = "due to the node running low on memory"  # Ray's memory monitor
 PREEMPTED = "the actor's node was preempted"
+GPU = "AcceleratorError"  # torch's, of a device whose state is lost for this process
 
 
 def cause_of(text: str) -> Cause:
     """Why a trial failed, by the text of Ray's exception."""
-    said = HEADER.split(text)[-1]
-    if OWN.match(said):
-        return Cause.ITSELF
-    if MEMORY in said:
+    last = HEADER.split(text)[-1]
+    if OWN.match(last):
+        return Cause.GPU if f"{GPU}: " in said(last) else Cause.ITSELF
+    if MEMORY in last:
         return Cause.MEMORY
-    return Cause.PREEMPTED if PREEMPTED in said else Cause.LOST
+    return Cause.PREEMPTED if PREEMPTED in last else Cause.LOST
 
 
 def in_words(text: str) -> str:
     """Of an exception all that Ray tells; of a process that was lost, how it ended."""
-    said = HEADER.split(text)[-1].strip()
+    last = HEADER.split(text)[-1].strip()
     cause = cause_of(text)
     if cause is Cause.ITSELF:
-        return said
-    lines = [line.strip() for line in said.splitlines()]
+        return last
+    if cause is Cause.GPU:
+        return f"{cause}: {said(last)}"
+    lines = [line.strip() for line in last.splitlines()]
     telling = [line for line in lines if line.startswith(("The actor", "Worker", "the actor's"))]
     return f"{cause}: {max(telling, key=len)}" if telling else f"{cause}, without a word"
+
+
+def suspect(failure: Mapping[str, Any] | None) -> bool:
+    """Whether a run whose last attempt failed so takes eager steps from now on: CUDA graphs may be what its GPU
+    stumbled over, or what it waits for."""
+    return failure is not None and failure["type"] in (GPU, Stuck.__qualname__)

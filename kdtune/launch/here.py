@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from kdtune.launch.causes import GPU, suspect
 from kdtune.launch.interrupt import Interrupt
 from kdtune.launch.stopping import performed, reason_of
 from kdtune.launch.watchdog import Watchdog, write_down
@@ -52,6 +53,8 @@ def launch_here(
         gone = is_gone(outcome.error)
         told, cause = (str(outcome.error), Cause.STORAGE) if gone else (reason_of(outcome), Cause.ITSELF)
         watcher.ended(planned.id, dispatch.ended(planned.id, told, cause))
+        if type(outcome.error).__name__ == GPU:
+            dispatch.stop(f"{Cause.GPU}, which stays with this process; the same command goes on")
         if post_mortem and outcome.error is not None:
             pdb.post_mortem(outcome.error.__traceback__)
 
@@ -88,5 +91,6 @@ def _performed(
         pulse = stack.enter_context(Watchdog(stuck)).pulse
         if traces is not None:
             stack.enter_context(traced(traces / f"{planned.id}.pt.trace.json"))
-        context = RunContext(store, data_dir, device, threads, checkpoint_every, report, pulse)
+        captured = traces is None and not suspect(dispatch.standing.look(planned.id).failure)
+        context = RunContext(store, data_dir, device, threads, checkpoint_every, report, pulse, captured=captured)
         return performed(planned.run, dispatch.plan.evaluation, context)

@@ -17,7 +17,7 @@ from ray.tune.execution import tune_controller
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from kdtune.launch.causes import cause_of, in_words
+from kdtune.launch.causes import cause_of, in_words, suspect
 from kdtune.launch.heartbeats import Heartbeats
 from kdtune.launch.watchdog import Stuck
 from kdtune.planning.dispatch import Dispatch
@@ -124,7 +124,7 @@ class PlanSearcher(NotKept, Searcher):
         if planned is None:
             return Searcher.FINISHED if self.dispatch.over else None
         self.running[trial_id] = planned.id
-        return self.job(planned)
+        return {**self.job(planned), "captured": not suspect(self.dispatch.standing.look(planned.id).failure)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         id = self.running.pop(trial_id, None)

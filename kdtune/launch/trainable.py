@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.extensions import Extension, ExtensionError, in_use, read, use
 from kdtune.launch import node, watchdog
+from kdtune.launch.causes import suspect
 from kdtune.launch.node import Expected, NoCuda, Unfit
 from kdtune.launch.watchdog import Watchdog, end_process, write_down
 from kdtune.paths import data_folder, ensure_user, results_folder
@@ -57,6 +58,7 @@ def job(
         "data_dir": str(data_dir),
         "checkpoint_every": checkpoint_every,
         "silence": watchdog.SILENCE_S,
+        "captured": True,
         "expected": asdict(expected) if expected else None,
         "extensions": [astuple(each) for each in in_use()],
     }
@@ -103,7 +105,8 @@ def trial(config: Mapping[str, Any]) -> None:
     run = Run.model_validate(json.loads(config["run"]))
     with Watchdog(stuck, config["silence"]) as dog:
         data_dir, every = Path(config["data_dir"]), config["checkpoint_every"]
-        context = RunContext(store, data_dir, device, threads, every, report, dog.pulse)
+        captured = config["captured"]
+        context = RunContext(store, data_dir, device, threads, every, report, dog.pulse, captured=captured)
         outcome = performed(run, evaluation, context)
     if isinstance(outcome.error, torch.AcceleratorError):  # a GPU's error stays with its process, so that must go:
         raise outcome.error  # Tune gives no further run to a process whose trial failed
@@ -216,7 +219,11 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
         if (planned := dispatch.next()) is None:
             time.sleep(1.0)  # a teacher is being trained elsewhere
             continue
-        outcome = performed(planned.run, plan.evaluation, learning if planned.id == student.id else teaching)
+        context = replace(
+            learning if planned.id == student.id else teaching,
+            captured=not suspect(standing.look(planned.id).failure),
+        )
+        outcome = performed(planned.run, plan.evaluation, context)
         dispatch.ended(planned.id, reason_of(outcome))
     state = dispatch.states[student.id]
     if state not in FINISHED:

@@ -15,6 +15,7 @@ class Cause(StrEnum):
     LOST = "its process was lost"
     PREEMPTED = "its machine was taken back"
     STUCK = "it did not get on"
+    GPU = "its GPU had an error"
     MEMORY = "its machine was short of memory"
     UNFIT = "its machine cannot train it"
     STORAGE = "the storage went away"
@@ -22,7 +23,7 @@ class Cause(StrEnum):
 
 # How often a run may end so until it counts as failed. An exception would only come again; a machine that was taken
 # back says nothing about the run. For want of memory: alone, with no other run beside it.
-TRIES = {Cause.ITSELF: 1, Cause.LOST: 4, Cause.STUCK: 2, Cause.MEMORY: 3}
+TRIES = {Cause.ITSELF: 1, Cause.LOST: 4, Cause.STUCK: 2, Cause.GPU: 2, Cause.MEMORY: 3}
 ALIKE = 5  # failures with one last line, and no success before them: what is left would fail too
 NO_ROOM = ("No space left on device", "Disk quota exceeded")  # as the system says it, for any run that writes
 NOT_VISIBLE = "and not visible here"  # of a run that another machine has finished

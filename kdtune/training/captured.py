@@ -5,7 +5,8 @@ with them. A graph starts them all at once: the same kernels on the same numbers
 recorded stays decided, which is why every epoch records anew, and why some batches are taken eagerly: the first of each
 epoch, in which knobs are measured, and an incomplete last one.
 
-Every graph is checked against the eager step, from the same state: where a bit of a weight, a buffer, the optimizer or
+No graph is trusted. A run's first epoch is trained both ways, eagerly and with a graph, from the same state, and the
+first replay of each later epoch is checked against the eager step. Where a bit of a weight, a buffer, the optimizer or
 the record differs, or where the step cannot be recorded at all, the run goes on eagerly, as if nothing had been tried,
 and says so once. What reads numbers from the device in mid-step is not recorded; no loss or knob here does
 (`tests/test_on_gpu.py`).
@@ -18,14 +19,17 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdtune.randomness import global_on_gpu
+from kdtune.training.snapshot import AtEpoch, AtStep, same
 from kdtune.training.step import Step
 
 log = logging.getLogger(__name__)
 
 Act = Callable[[], Tensor]
+Row = dict[str, float]  # `loop.Row`
+DIFFERS = "its numbers differ from those of the eager step"
 
 
 class Graph(Protocol):
@@ -61,13 +65,41 @@ class CudaGraph:
 
 
 class Capture:
-    """Whether the steps of a run can be recorded. `refused`: why not, empty while they can.
+    """Whether the steps of a run can be recorded. `refused`: why not, empty while they can; `shown`: an epoch of them
+    has ended as the eager one did.
 
     `pulse` is called at every replay: what hears a network's passes hears none of a graph's.
     """
 
     def __init__(self, graph: Callable[[], Graph] = CudaGraph, pulse: Callable[[], None] = lambda: None) -> None:
-        self.graph, self.pulse, self.refused = graph, pulse, ""
+        self.graph, self.pulse, self.refused, self.shown = graph, pulse, "", False
+
+    def train(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: Callable[[Capture | None], Row]
+    ) -> Row:
+        """An epoch of training, which `epoch` does with this capture or, given None, eagerly; the run's first one both
+        ways. The same call from the same weights must do the same."""
+        if self.refused or self.shown:
+            return epoch(None if self.refused else self)
+        before = AtEpoch(network, optimizer)
+        eager, after = epoch(None), AtEpoch(network, optimizer)
+        before.restore()
+        try:
+            row = epoch(self)
+        except Exception as error:  # whatever is wrong with it, eager steps have just been taken
+            self.refuse(" ".join(f"{type(error).__name__}: {error}".split())[:200], logging.WARNING)
+        else:
+            if _alike(row, eager) and AtEpoch(network, optimizer) == after:
+                self.shown = not self.refused
+                return row
+            self.refuse(DIFFERS, logging.WARNING)
+        after.restore()
+        return eager
+
+    @property
+    def told(self) -> str:
+        """How steps are taken, for the provenance."""
+        return f"eager: {self.refused}" if self.refused else "captured"
 
     def of(self, step: Step) -> Captured:
         """The steps of an epoch."""
@@ -96,19 +128,19 @@ class Captured:
 
     def _begin(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         """Records a step, takes it, and looks whether it is the eager one."""
-        before = State(self.step)
-        eager, after = self.step(batch, views, rate), State(self.step)
+        before = AtStep(self.step)
+        eager, after = self.step(batch, views, rate), AtStep(self.step)
         before.restore()
         try:
             self._record(batch, views, rate)
             before.restore()  # a graph that is recorded has moved nothing but, perhaps, its generators
             found = self._replayed(batch, views, rate)
-        except RuntimeError as error:  # torch's, of whatever cannot be recorded
+        except Exception as error:  # torch has several kinds for what cannot be recorded
             self.capture.refuse(" ".join(str(error).split())[:200])
             after.restore()
             return eager
-        if not (_same(found, eager) and State(self.step) == after):
-            self.capture.refuse("its numbers differ from those of the eager step", logging.WARNING)
+        if not (same(found, eager) and AtStep(self.step) == after):
+            self.capture.refuse(DIFFERS, logging.WARNING)
             after.restore()
             return eager
         return found
@@ -146,38 +178,7 @@ class Captured:
         return self.recorded.clone()
 
 
-class State:
-    """All that a step changes: weights, buffers, the optimizer's tensors, where generators stand."""
-
-    def __init__(self, step: Step) -> None:
-        kept = [
-            tensor for state in step.optimizer.state.values() for tensor in state.values() if torch.is_tensor(tensor)
-        ]
-        self._live = [*step.network.state_dict().values(), *kept]
-        self._values = [tensor.clone() for tensor in self._live]
-        device = step.split.images.device
-        shared = [torch.default_generator, *([global_on_gpu(device)] if device.type == "cuda" else [])]
-        self._generators = [*step.lesson.generators, *shared]
-        self._states = [generator.get_state() for generator in self._generators]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for live, value in zip(self._live, self._values, strict=True):
-            live.copy_(value)
-        for generator, state in zip(self._generators, self._states, strict=True):
-            generator.set_state(state)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, State):
-            return NotImplemented
-        mine, theirs = ([*state._values, *state._states] for state in (self, other))
-        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal in every bit; what is no number is equal to itself: a run may have diverged."""
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
+def _alike(one: Row, other: Row) -> bool:
+    """Whether two epochs' rows say the same, but for how long they took."""
+    said = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in (one, other)]
+    return repr(said[0]) == repr(said[1])  # nan is itself

@@ -23,7 +23,7 @@ class RunContext:
     checkpoint_every: float = checkpoints.EVERY_S
     report: Callable[[list[Row]], None] = lambda history: None  # gets the whole history after every epoch
     pulse: Callable[[], None] = lambda: None  # called at every pass of the network: a step, a batch of an evaluation
-    captured: bool = False  # on a GPU: steps as CUDA graphs, which no GPU has shown yet to be right (`make bench-gpu`)
+    captured: bool = True  # on a GPU: steps as CUDA graphs, where a run's first epoch shows them to be the same
     stopped: Callable[[], bool] = lambda: False  # asked at each epoch's end: whether training ends there, kept as it is
 
     @property

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -127,7 +128,8 @@ def train(
         history = [dict(row) for row in start.history]
     refuse_divergence(history)
     for epoch in range(len(history), recipe.epochs):
-        row = train_epoch(network, optimizer, split, recipe, lesson, seed, epoch, capture)
+        one = partial(train_epoch, network, optimizer, split, recipe, lesson, seed, epoch)
+        row = capture.train(network, optimizer, one) if capture else one()
         history.append(row)
         if each_epoch:
             state = TrainingState(epoch + 1, network.state_dict(), optimizer.state_dict(), history, best, average)

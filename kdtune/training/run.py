@@ -176,8 +176,8 @@ def train_and_evaluate(
         attempt.write_labels(data.corrupted.numpy(), data.train.labels.cpu().numpy() if run.dataset.asks else None)
     teacher, chosen = choose()
     trained_by = sources.of_training(run)
-    images_of: dict[str, Any] = {"source": source} if source else {}
-    images_of |= {"overlap": doubts} if (doubts := overlap.told(data)) else {}
+    about: dict[str, Any] = {"source": source} if source else {}
+    about |= {"overlap": doubts} if (doubts := overlap.told(data)) else {}
     try:
         made_by = " ".join([f"{trained_by} {taught_by(chosen)}", *([source["weights_sha256"]] if source else [])])
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
@@ -185,7 +185,9 @@ def train_and_evaluate(
         others: dict[str, nn.Module] = {}  # there once it is trained
         ask_weights = weights_of(run, data, context, others.__getitem__)
         subject = Subject(network, data, context.measuring, lambda: teacher, ask_weights=ask_weights)
-        history, beside = trained(run, subject, (teacher, chosen), attempt, context, made_by)
+        capture = capture_of(run, context)
+        history, beside = trained(run, subject, (teacher, chosen), attempt, context, made_by, capture)
+        about |= {"steps": capture.told} if capture and history else {}
         others |= beside
         file = weights.save(network)
         try:
@@ -195,16 +197,22 @@ def train_and_evaluate(
                 raise
             raise Diverged(len(history), history) from broken
     except Diverged as diverged:
-        origin = provenance(data, context.device, began, chosen, sources=trained_by) | images_of
+        origin = provenance(data, context.device, began, chosen, sources=trained_by) | about
         attempt.finish(State.DIVERGED, None, diverged.history, origin)
     else:
-        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took) | images_of
+        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took) | about
         further = {BESIDE[name]: weights.save(other) for name, other in others.items()}
         attempt.finish(State.DONE, file, history, origin, further)
 
 
 def trained(
-    run: Run, subject: Subject, chosen: Chosen, attempt: Attempt, context: RunContext, made_by: str
+    run: Run,
+    subject: Subject,
+    chosen: Chosen,
+    attempt: Attempt,
+    context: RunContext,
+    made_by: str,
+    capture: Capture | None = None,
 ) -> tuple[list[Row], dict[str, nn.Module]]:
     """Trains the subject's network; its history, and what is kept beside it (`EpochEnd.others`). Training goes on from
     the last good checkpoint of any attempt."""
@@ -217,7 +225,6 @@ def trained(
     each_epoch = EpochEnd(run, run.recipe, subject, attempt, context, made_by)
     if start := last_state(run.id, network, run.recipe, context.store, made_by):
         each_epoch.resume(start)
-    capture = capture_of(run, context)
     with heard(network, context.pulse):
         history = train(
             network, data.train, run.recipe, lesson, run.seed, start=start, each_epoch=each_epoch, capture=capture

@@ -240,6 +240,12 @@ Failure # 1 (occurred at 2026-11-26_01-44-25)
   File "fn.py", line 9, in fn
 ValueError: no memory of that; due to the node running low on memory
 """
+BROKEN = OWN.replace(
+    "ValueError: no memory of that; due to the node running low on memory",
+    """\
+torch.AcceleratorError: CUDA error: an illegal memory access was encountered
+CUDA kernel errors might be asynchronously reported at some other API call""",
+)
 SHORT = "2 worker(s) were killed due to the node running low on memory.\nTop 10: 25258 1.12 ray::ImplicitFunc"
 
 
@@ -252,6 +258,7 @@ SHORT = "2 worker(s) were killed due to the node running low on memory.\nTop 10:
         (GONE.replace("terminated unexpectedly", "preempted"), Cause.PREEMPTED),
         (OWN, Cause.ITSELF),
         (LOST + OWN, Cause.ITSELF),
+        (BROKEN, Cause.GPU),
         (SHORT, Cause.MEMORY),
         ("The actor died because of an error raised in its creation task, ray::F.__init__()", Cause.ITSELF),
         ("The actor 63 is unavailable: RpcError: Socket closed rpc_code: 14.", Cause.LOST),
@@ -267,4 +274,7 @@ def test_in_words_a_lost_process_is_one_line_and_an_exception_is_whole():
     )
     assert "node was terminated unexpectedly" in in_words(GONE) or "its node has died" in in_words(GONE)
     assert in_words(OWN).splitlines()[-1].startswith("ValueError") and len(in_words(OWN).splitlines()) == 3
+    assert in_words(BROKEN) == (
+        "its GPU had an error: torch.AcceleratorError: CUDA error: an illegal memory access was encountered"
+    )
     assert in_words("") == "its process was lost, without a word"

@@ -29,6 +29,7 @@ from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.store import Store
 from kdtune.sweepfile.load import load_sweep
+from kdtune.training.context import RunContext
 
 
 class Notes:
@@ -184,6 +185,23 @@ def test_five_failures_alike_are_enough(tmp_path: Path, monkeypatch: pytest.Monk
     launch_here(dispatch, notes, tmp_path, 1e9, Interrupt())
     assert dispatch.counts == {"failed": 5, "skipped": 4, "stopped": 1}
     assert len(notes.states) == 5 and dispatch.stopped.endswith("ZeroDivisionError: division by zero")
+
+
+def test_an_error_of_the_gpu_ends_it_for_the_process_has_no_gpu_any_more(go, plan: Plan, monkeypatch: Any) -> None:
+    original, captured = kdtune.training.run.train_and_evaluate, []
+
+    def broken(*told: Any) -> None:
+        captured.append(next(each for each in told if isinstance(each, RunContext)).captured)
+        if len(captured) == 1:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        original(*told)
+
+    monkeypatch.setattr(kdtune.training.run, "train_and_evaluate", broken)
+    dispatch, notes = go()
+    assert [what for what, _ in notes.order] == ["started", "ended"] and dispatch.over
+    assert dispatch.stopped == "its GPU had an error, which stays with this process; the same command goes on"
+    again, _ = go()
+    assert set(again.states.values()) == {"done"} and captured == [True, False, True, True], "eager steps, of this run"
 
 
 def test_a_full_disk_ends_it_with_the_first_run(go, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

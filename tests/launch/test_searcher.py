@@ -6,10 +6,12 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.tune.execution import tune_controller
 
 from kdtune.launch import searcher
 from kdtune.launch.searcher import PlanSearcher, keeping_processes, told
+from kdtune.launch.watchdog import Stuck
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
 from kdtune.store.standing import Standing
@@ -76,6 +78,29 @@ def test_a_run_that_another_machine_finished_and_nobody_sees_here_stops_the_swee
     )
     assert dispatch.reasons[id] == said
     assert dispatch.stopped == f"no further run is started: {said}" and dispatch.over
+
+
+@pytest.mark.parametrize(
+    ("error", "captured"),
+    [(torch.AcceleratorError("CUDA error"), False), (Stuck("no step for 900 s"), False), (ValueError("no"), True)],
+)
+def test_a_run_that_its_gpu_may_have_stumbled_over_takes_eager_steps_from_then_on(
+    write_sweep, tmp_path, error, captured
+):
+    plan = build_plan(load_sweep(write_sweep()), tmp_path)
+    (id, *_) = plan.runs
+
+    def handed() -> bool:
+        standing = Standing(Store(tmp_path / "results"), plan.evaluators)
+        standing.refresh(id)
+        hand = PlanSearcher(Dispatch(plan, standing), lambda planned: {"id": planned.id}, SimpleNamespace())
+        return hand.suggest("a")["captured"]
+
+    assert handed() is True
+    store = Store(tmp_path / "results")
+    with store.claim(id) as claim:
+        store.attempt(id, claim.attempt).write_failure(error)
+    assert handed() is captured
 
 
 @pytest.mark.parametrize(

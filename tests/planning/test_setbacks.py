@@ -9,7 +9,7 @@ from kdtune.planning.setbacks import ALIKE, Cause, Setbacks
 
 @pytest.mark.parametrize(
     ("cause", "again"),
-    [(Cause.ITSELF, 0), (Cause.LOST, 3), (Cause.STUCK, 1), (Cause.MEMORY, 2)],
+    [(Cause.ITSELF, 0), (Cause.LOST, 3), (Cause.STUCK, 1), (Cause.GPU, 1), (Cause.MEMORY, 2)],
 )
 def test_how_often_a_run_is_tried_again_depends_on_the_cause(cause, again):
     setbacks = Setbacks()

@@ -27,9 +27,10 @@ from kdtune.optimization.optimizers import SGD, Adam
 from kdtune.optimization.schedules import Step as Steps
 from kdtune.randomness import seeded
 from kdtune.recipe import Augmentation, Crop, Flip, Recipe
-from kdtune.training.captured import Capture, Captured, CudaGraph, Graph, State
+from kdtune.training.captured import Capture, Captured, CudaGraph, Graph
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import TrainingState, train
+from kdtune.training.snapshot import AtEpoch, AtStep
 from kdtune.training.step import Step
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -159,7 +160,7 @@ def test_the_numbers_are_those_of_eager_steps(device: str, graph: type[Graph], r
     ours, rows, capture = trained(graph, device, **run)
     assert all(torch.equal(ours[name], value) for name, value in weights.items())
     assert rows == history and len(rows) == 3
-    assert capture is not None and not capture.refused
+    assert capture is not None and capture.shown and capture.told == "captured"
     if graph is Again:  # of 5 batches an epoch the first and the last are eager
         assert Again.replays == 9
 
@@ -195,11 +196,11 @@ def test_a_state_is_all_that_a_step_changes() -> None:
         lesson.begin(0)
         places, views = torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.int64)
         step(places, views, 0.05)  # now there is momentum
-        before = State(step)
-        first, after = step(places, views, 0.05), State(step)
+        before = AtStep(step)
+        first, after = step(places, views, 0.05), AtStep(step)
         assert before != after
         before.restore()
-        assert State(step) == before and torch.equal(step(places, views, 0.05), first) and State(step) == after
+        assert AtStep(step) == before and torch.equal(step(places, views, 0.05), first) and AtStep(step) == after
 
 
 def test_one_epoch_of_one_batch_records_nothing() -> None:
@@ -235,6 +236,76 @@ class LyingLater(Again):
         super().replay()
         if self.number > 1:
             self.record_of += 1
+
+
+class LyingAtLast(Again):
+    """Each first replay is right, the third one of the first epoch is not."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+        self.replayed = 0
+
+    def replay(self) -> None:
+        super().replay()
+        self.replayed += 1
+        if self.replayed == 3 and self.made == 1:
+            self.wrong()
+
+    def wrong(self) -> None:
+        self.record_of += 1
+
+
+class Moving(LyingAtLast):
+    """What is wrong is not in its record."""
+
+    def wrong(self) -> None:
+        with torch.no_grad():
+            next(iter(WEIGHTS[0].parameters()))[0] += 1e-6
+
+
+class Breaking(LyingAtLast):
+    def wrong(self) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (LyingAtLast, "its numbers differ from those of the eager step"),
+        (Moving, "its numbers differ from those of the eager step"),
+        (Breaking, "AcceleratorError: CUDA error: an illegal memory access was encountered"),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"stop": 1}, {"optimizer": Adam(lr=0.01, betas=(0.9, 0.999))}], ids=str)
+def test_a_whole_first_epoch_is_held_to_the_eager_one(
+    graph: type[LyingAtLast], said: str, how: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, history, _ = trained(None, "cpu", **how)
+    graph.made = 0
+    with caplog.at_level(logging.WARNING, "kdtune"):
+        ours, rows, _ = trained(graph, "cpu", **how)
+    assert all(torch.equal(ours[name], value) for name, value in weights.items()) and rows == history
+    assert said in caplog.text
+    assert graph.made == (3 if how == {"stop": 1} else 1), "no graph after it; a run that goes on tries anew"
+
+
+def test_what_an_epoch_changes_is_all_put_back() -> None:
+    """Before its first step an optimizer has no numbers, and has none again."""
+    student = network(1, "cpu")
+    optimizer = MOMENTUM.build(student.parameters())
+    before = AtEpoch(student, optimizer)
+    student(torch.rand(4, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    after = AtEpoch(student, optimizer)
+    assert before != after and AtEpoch(student, optimizer) == after
+    before.restore()
+    assert AtEpoch(student, optimizer) == before and not optimizer.state
+    after.restore()
+    optimizer.step()
+    after.restore()
+    assert AtEpoch(student, optimizer) == after, "which a step has not written into"
 
 
 def test_the_graph_of_a_later_epoch_is_checked_too() -> None:

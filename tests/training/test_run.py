@@ -723,15 +723,15 @@ def test_weights_that_are_no_numbers_after_a_loss_that_is_one_diverge(plan_of, p
             assert stored.provenance(place.store, id)["teacher"]["id"] != broken
 
 
-def test_steps_become_graphs_on_a_gpu_that_is_asked_for_it(plan_of, place, monkeypatch):
+def test_steps_become_graphs_on_a_gpu_but_where_they_are_not_trusted(plan_of, place, monkeypatch):
     """Not a run's with code of the user's own, which may decide in Python what a step does."""
     (run, *_) = (planned.run for planned in plan_of().runs.values())
     on_gpu = replace(place, device="cuda")
-    assert capture_of(run, on_gpu) is None and capture_of(run, replace(place, captured=True)) is None
+    assert capture_of(run, replace(on_gpu, captured=False)) is None and capture_of(run, place) is None
     signs: list[int] = []
-    capture = capture_of(run, replace(on_gpu, captured=True, pulse=lambda: signs.append(1)))
+    capture = capture_of(run, replace(on_gpu, pulse=lambda: signs.append(1)))
     assert capture is not None and not capture.refused
     capture.pulse()
     assert signs == [1]
     monkeypatch.setattr(kdtune.training.run, "texts_of", lambda run: {"counting.py": "steps = 0"})
-    assert capture_of(run, replace(on_gpu, captured=True)) is None
+    assert capture_of(run, on_gpu) is None
