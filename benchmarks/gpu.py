@@ -217,7 +217,7 @@ def steps(size: Size, device: str, rounds: int, limits: dict[str, float]) -> dic
 def together(size: Size, device: str) -> dict[str, Any]:
     found = sharing.measured(size, device, (1, 2) if device == "cpu" else (1, 2, 4, 8))
     for name, told in found.items():
-        print(f"{name}: {told['images']:.0f} images a second, {told['memory']:.1f} GB, as alone: {told['alike']}")
+        print(f"{name}: {told['images']:.0f} images a second, as alone: {told['alike']}")
     return found
 
 

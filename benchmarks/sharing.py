@@ -1,23 +1,20 @@
-"""Several students on one GPU, for `gpu.py`: `python benchmarks/sharing.py DEVICE SECONDS SIZE` is one of them.
+"""Several students on one GPU, for `gpu.py`.
 
-Each trains in a process of its own, side by side; by way of MPS, where NVIDIA's control program is there and may be
-started, in a folder of its own; or on a stream each of one process. A packed student is as a lone one where its weights
-after the same steps are the same bits.
+Each trains in a process of its own, side by side, as `--gpus-per-run auto` tries it; by way of MPS, where NVIDIA's
+control program is there and may be started, in a folder of its own; or on a stream each of one process. A packed
+student is as a lone one where its weights after the same steps are the same bits.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,15 +27,32 @@ from kdtune.models.model import Model
 from kdtune.noise.noise import Noise
 from kdtune.optimization.optimizers import SGD
 from kdtune.optimization.schedules import Step
+from kdtune.planning.plan import build_plan
 from kdtune.recipe import Augmentation, Crop, Flip, Recipe
+from kdtune.sweepfile.load import load_sweep
 from kdtune.training.captured import Capture
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
 from kdtune.training.network import build_network, placed
+from kdtune.training.together import Part, together
 
 CLASSES, SIDE, NOWHERE = 10, 32, Path("nowhere")
 AUGMENTATION = Augmentation(crop=Crop(padding=4, mode="reflect"), flip=Flip())
-SAME_STEPS = 2  # epochs after which weights are compared
+SWEEP = """\
+name: sharing
+dataset: cifar10
+seeds: 1
+recipe:
+  optimizer: {{sgd: {{lr: 0.1, momentum: 0.9, weight_decay: 5e-4}}}}
+  schedule: {{step: {{milestones: [0.3, 0.6, 0.8], factor: 0.2}}}}
+  augmentation: {{crop: {{padding: 4, mode: reflect}}, flip: {{}}}}
+  precision: bfloat16
+  batch_size: {batch}
+  epochs: 200
+teacher: {{model: {teacher}, select: {{rule: paired}}}}
+student: {{model: {student}, distillation: {{alpha: 0.9, temperature: 4, responses: stored}}}}
+evaluation: [accuracy]
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Size:
     teacher: str = "wrn-40-2"
     batch: int = 128
     steps: int = 50
-    seconds: float = 6.0  # that students side by side train for
+    seconds: float = 4.0  # that students side by side train for
 
     @classmethod
     def tiny(cls) -> Size:
@@ -118,45 +132,6 @@ def synchronized(do: Callable[[], object], device: str) -> None:
         torch.cuda.synchronize()
 
 
-def alone(device: str, seconds: float, size: Size) -> dict[str, object]:
-    """One student: images a second, the digest of its weights after the first epochs, memory in GB."""
-    student, _ = pair(size, device)
-    on_gpu = device == "cuda"
-    capture = Capture() if on_gpu else None
-    epoch = epoch_of(size, device, "bfloat16", stored=True, capture=capture, last=False, student=student)
-    for _ in range(SAME_STEPS):
-        synchronized(epoch, device)
-    weights = b"".join(value.cpu().numpy().tobytes() for value in student.state_dict().values())
-    print("ready", flush=True)
-    sys.stdin.readline()  # all begin at once
-    began, epochs = time.perf_counter(), 0
-    while (spent := time.perf_counter() - began) < seconds:
-        synchronized(epoch, device)
-        epochs += 1
-    memory = torch.cuda.max_memory_reserved() / 1e9 if on_gpu else 0.0
-    images = epochs * size.batch * size.steps / spent
-    return {"images": images, "digest": hashlib.sha256(weights).hexdigest(), "memory": memory}
-
-
-def side_by_side(count: int, device: str, size: Size) -> list[dict[str, float]]:
-    """As many processes at once."""
-    words = [sys.executable, __file__, device, str(size.seconds), json.dumps(asdict(size))]
-    started = [subprocess.Popen(words, stdin=-1, stdout=-1, text=True) for _ in range(count)]
-    try:
-        for each in started:
-            assert each.stdout is not None
-            if each.stdout.readline() != "ready\n":
-                raise RuntimeError(f"a student of {count} did not start")
-        for each in started:
-            assert each.stdin is not None
-            each.stdin.write("\n")
-            each.stdin.flush()
-        return [json.loads(each.communicate()[0]) for each in started]
-    finally:
-        for each in started:
-            each.kill()
-
-
 @contextmanager
 def mps() -> Iterator[bool]:
     """NVIDIA's daemon that lets processes share a GPU's cores, in a folder of its own; False where there is none."""
@@ -197,31 +172,32 @@ def on_streams(count: int, size: Size) -> dict[str, float]:
     return {"images": images, "memory": torch.cuda.max_memory_reserved() / 1e9}
 
 
+def part(size: Size, device: str) -> Part:
+    """A student with stored answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "sharing.yaml")
+        file.write_text(SWEEP.format(teacher=size.teacher, student=size.student, batch=size.batch))
+        teacher, student = build_plan(load_sweep(file), Path(folder)).runs.values()
+    return Part(student.run.model_dump_json(), teacher.run.model_dump_json(), device)
+
+
 def measured(size: Size, device: str, counts: Sequence[int]) -> dict[str, dict[str, object]]:
     """Images a second of all students together, by how many share the device and how."""
     found: dict[str, dict[str, object]] = {}
-    lone: str | None = None
 
-    def kept(name: str, each: list[dict[str, float]]) -> None:
-        nonlocal lone
-        digests = {str(one["digest"]) for one in each}
-        lone = lone or next(iter(digests))
-        together = {key: sum(float(one[key]) for one in each) for key in ("images", "memory")}
-        found[name] = {**together, "alike": digests == {lone}}
+    def tried(way: str) -> None:
+        told = together(part(size, device), most=counts[-1], seconds=size.seconds)
+        alike = {"alike": told.alike, "room": told.room}
+        found.update({f"{count} processes{way}": {"images": rate, **alike} for count, rate in told.rates.items()})
 
-    for count in counts:
-        kept(f"{count} processes", side_by_side(count, device, size))
+    tried("")
     if device != "cuda":
         return found
     with mps() as there:
-        for count in counts[1:] if there else ():
-            kept(f"{count} processes, MPS", side_by_side(count, device, size))
-    if not there:
-        print("left out, for NVIDIA's daemon cannot be started: MPS")
+        if there:
+            tried(", MPS")
+        else:
+            print("left out, for NVIDIA's daemon cannot be started: MPS")
     for count in counts[1:]:
         found[f"{count} streams"] = {**on_streams(count, size), "alike": None}
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(alone(sys.argv[1], float(sys.argv[2]), Size(**json.loads(sys.argv[3])))))

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kdtune import paths
+from kdtune.planning.devices import AUTO
 from kdtune.store import checkpoints
 from kdtune.sweepfile.size import MAX_RUNS
 
@@ -32,7 +33,7 @@ class Options:
     dry_run: bool = False
     json: bool = False
     max_concurrent: int | None = None
-    gpus_per_run: float | None = None
+    gpus_per_run: float | str | None = None  # or AUTO
     checkpoint_every: float = checkpoints.EVERY_S
     max_runs: int = MAX_RUNS
     max_cost: float | None = None
@@ -47,6 +48,11 @@ class Options:
 
         if self.here or self.address == LOCAL:
             object.__setattr__(self, "address", None)  # no cluster
+
+    @property
+    def gpus(self) -> float | None:
+        """Of a student, where somebody has said how many."""
+        return self.gpus_per_run if isinstance(self.gpus_per_run, int | float) else None
 
     @property
     def data_dir(self) -> Path:
@@ -64,6 +70,13 @@ class Amount(click.FloatRange):
         if not isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Share(Amount):
+    """The same, or AUTO."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return AUTO if value == AUTO else super().convert(value, param, ctx)
 
 
 def say(options: Options, text: str) -> None:

@@ -104,17 +104,17 @@ def estimate_of(
 ) -> cost.Estimate:
     """What is left to compute. Of a cluster the number of its devices is known only once it has been joined."""
     if not options.address:
-        device = GPU if options.gpus_per_run != 0 and has_usable_gpu() else CPU_CORE
+        device = GPU if options.gpus != 0 and has_usable_gpu() else CPU_CORE
         here = min(available(device), options.max_concurrent or available(device))
         return cost.estimate(plan, states, standing, device, here, options.price)
-    on_gpus = profiles.wants_gpu(plan.profile) if options.gpus_per_run is None else options.gpus_per_run > 0
+    on_gpus = profiles.wants_gpu(plan.profile) if options.gpus is None else options.gpus > 0
     device = GPU if on_gpus else CPU_CORE
     return cost.estimate(plan, states, standing, device, devices, price=options.price)
 
 
 def say_slack(options: Options, dispatch: Dispatch, estimate: cost.Estimate) -> None:
     """What a search's lag means for its sampler, and for so many slots."""
-    share = (SHARE if options.gpus_per_run is None else options.gpus_per_run) if estimate.device is GPU else 1.0
+    share = (SHARE if options.gpus is None else options.gpus) if estimate.device is GPU else 1.0
     slots = 1.0 if options.here else min(estimate.devices / (share or 1.0), options.max_concurrent or float("inf"))
     if isinstance(dispatch.source, Searching):
         for told in (searched.blind(dispatch.source), searched.slack(dispatch.source, slots)):

@@ -22,9 +22,11 @@ from kdtune.launch.autoscaler import NOTHING, growth
 from kdtune.launch.causes import cause_of
 from kdtune.launch.cluster import Cluster, ready
 from kdtune.launch.guard import with_ray
+from kdtune.launch.packing import packed
 from kdtune.launch.resources import Resources
 from kdtune.launch.searcher import Ending, PlanSearcher, Watching, keeping_processes
 from kdtune.launch.trainable import trial
+from kdtune.planning.devices import AUTO
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import Place
 from kdtune.planning.setbacks import Cause
@@ -54,7 +56,7 @@ def launch(
     watcher: Watcher,
     *,
     cluster: Cluster | None = None,
-    gpus_per_run: float | None = None,
+    gpus_per_run: float | str | None = None,
     max_concurrent: int | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -76,6 +78,9 @@ def launch(
         if cluster is not None:
             cluster.sized(resources.devices(asked, grows))
             ready(cluster, asked, unfinished, stop)
+        if gpus_per_run == AUTO:
+            untrained = [planned for id, planned in unfinished.items() if dispatch.standing.look(id).done is None]
+            asked = packed(asked, untrained, dispatch.plan.runs, stop)
         while not dispatch.over and not stop.is_set():
             by = cluster.expected.claim[1] if cluster else ""
             searcher = PlanSearcher(dispatch, job, watcher, fewest(max_concurrent, dispatch.setbacks.limit), by)

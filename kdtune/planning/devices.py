@@ -30,6 +30,7 @@ GPU = Device("GPU", rate=2e12, step=1e-2)
 
 
 SHARE = 0.25  # of a GPU, for a student
+AUTO = "auto"  # in the place of a number: what is measured to be best
 
 
 def available(device: Device) -> int:

@@ -1,0 +1,201 @@
+"""Training on random images, and several such processes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from simulated_gpu import simulated_gpu
+
+from kdtune.extensions import read, use
+from kdtune.planning.place import Place
+from kdtune.planning.plan import build_plan
+from kdtune.sweepfile.load import load_sweep
+from kdtune.training import rehearsal, together
+from kdtune.training.rehearsal import Rehearsal
+from kdtune.training.together import NotRehearsed, Part, Together
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted(ROOT.glob("sweeps/*.yaml"))
+
+PRINTS = """\
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from kdtune.attacks.space import Space
+from kdtune.noise.input import InputKnob
+from kdtune.randomness import Draw
+from kdtune.settings import Pixels
+
+
+class Chatty(InputKnob):
+    strength: ClassVar[str] = "sigma"
+    sigma: Pixels
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, network: nn.Module, draw: Draw, teacher: nn.Module | None, space: Space
+    ) -> Tensor:
+        print("hello")
+        if self.sigma > 0.5:
+            raise ValueError("so much is too much")
+        return images
+
+    def measure(self, before: Tensor, after: Tensor) -> float:
+        return 0.0
+"""
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "STEPS", 2)
+
+
+def trained(file: Path | str, profile: str, folder: Path) -> tuple[Mapping[str, Place], list[Place]]:
+    """A plan's runs, and of those that train one of each kind."""
+    plan = build_plan(load_sweep(Path(file), profile), folder)
+    kinds: dict[str, Place] = {}
+    for place in plan.runs.values():
+        if (recipe := place.run.recipe) is not None:
+            loss = place.run.loss.model_dump_json() if place.run.loss else ""
+            kinds.setdefault(f"{place.role} {place.run.model} {place.run.noise} {loss} {recipe.precision}", place)
+    return plan.runs, [*kinds.values()]
+
+
+def teacher_of(place: Place, runs: Mapping[str, Place]) -> Any:
+    return runs[place.run.teacher.runs[0]].run if place.run.teacher else None
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_kind_of_run_can_be_rehearsed(file: Path, tmp_path: Path, short: None) -> None:
+    runs, kinds = trained(file, "laptop", tmp_path)
+    for place in kinds[:8] + kinds[8::5]:
+        rehearsed = Rehearsal(place.run, teacher_of(place, runs), "cpu")
+        before = [value.clone() for value in rehearsed.network.parameters()]
+        rehearsed.epoch()
+        assert any(not value.equal(was) for value, was in zip(rehearsed.network.parameters(), before, strict=True))
+        rehearsed.attack()
+
+
+def test_it_goes_on_for_longer_than_the_run(write_sweep: Any, tmp_path: Path, short: None) -> None:
+    runs, (_, student, *_) = trained(write_sweep(), "paper", tmp_path)
+    rehearsed = Rehearsal(student.run, teacher_of(student, runs), "cpu")
+    for _ in range(student.run.recipe.epochs + 1):  # type: ignore[union-attr]
+        rehearsed.epoch()
+    assert rehearsed.rate(0.01) > 0
+
+
+def test_on_a_gpu_too(write_sweep: Any, tmp_path: Path, short: None) -> None:
+    """One that is not there: what lies where, not how fast it is."""
+    runs, kinds = trained(write_sweep(), "paper", tmp_path)
+    with simulated_gpu():
+        for place in kinds:
+            Rehearsal(place.run, teacher_of(place, runs), "cuda").epoch()
+
+
+def part(place: Place, runs: Mapping[str, Place], *extensions: tuple[str, str]) -> Part:
+    teacher = teacher_of(place, runs)
+    return Part(place.run.model_dump_json(), teacher and teacher.model_dump_json(), "cpu", extensions)
+
+
+def test_processes_side_by_side_are_as_alone_and_do_more_together(write_sweep: Any, tmp_path: Path) -> None:
+    runs, kinds = trained(write_sweep(), "paper", tmp_path)
+    found = together.together(part(kinds[-1], runs), most=2, seconds=0.3)
+    assert found.alike and set(found.rates) == {1, 2} and found.rates[1] > 0 and found.room is None
+
+
+def test_code_of_ones_own_may_print_and_what_it_raises_is_told(
+    write_sweep: Any, small_sweep: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "chatty.py"
+    own.write_text(PRINTS)
+    (extension,) = read([own])
+    use([extension])
+    try:
+        for sigma, fails in ((0.1, False), (0.9, True)):
+            noise = f"noise: {{input: {{chatty: {{sigma: {sigma}}}}}, teacher"
+            runs, kinds = trained(write_sweep(small_sweep.replace("noise: {teacher", noise)), "paper", tmp_path)
+            asked = part(kinds[-1], runs, (extension.path, extension.text))
+            if fails:
+                with pytest.raises(NotRehearsed, match=r"^ValueError: so much is too much$"):
+                    together.together(asked, most=1, seconds=0.1)
+            else:
+                assert together.together(asked, most=1, seconds=0.1).count == 1
+    finally:
+        use(())
+
+
+@pytest.mark.parametrize(
+    ("rates", "alike", "count"),
+    [
+        ({1: 100.0}, True, 1),
+        ({1: 100.0, 2: 150.0, 4: 210.0, 8: 215.0}, True, 4),
+        ({1: 100.0, 2: 109.0}, True, 1),
+        ({1: 100.0, 2: 111.0}, True, 2),
+        ({1: 100.0, 2: 190.0, 4: 380.0, 8: 700.0}, True, 8),
+        ({1: 100.0, 2: 190.0}, False, 1),
+    ],
+)
+def test_twice_as_many_share_as_long_as_that_gives_a_tenth_more(
+    rates: dict[int, float], alike: bool, count: int
+) -> None:
+    assert Together(rates, alike).count == count
+
+
+class Fake:
+    """A process that answers at once: ten images a second, whoever is beside it."""
+
+    begun: ClassVar[list[Fake]] = []
+    memory: ClassVar[tuple[int, int]]
+    odd: ClassVar[int] = -1  # which of them ends with other weights
+
+    def __init__(self, part: Part) -> None:
+        weights = "b" if len(self.begun) == self.odd else "a"
+        self.answers: list[Any] = [{"weights": weights, "taken": self.memory[0], "there": self.memory[1]}]
+        self.begun.append(self)
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def ask(self, line: str) -> None:
+        self.answers.append(10.0)
+
+    def answer(self) -> Any:
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "most", "begun", "count", "room"),
+    [
+        ((10, 100), 8, 8, 8, None),
+        ((20, 100), 8, 4, 4, 4),
+        ((30, 100), 8, 3, 2, 3),
+        ((60, 100), 8, 1, 1, 1),
+        ((95, 100), 8, 1, 1, 0),
+        ((0, 0), 2, 2, 2, None),
+        ((0, 0), 1, 1, 1, None),
+    ],
+)
+def test_no_more_are_begun_than_there_is_memory_for(
+    monkeypatch: pytest.MonkeyPatch, memory: tuple[int, int], most: int, begun: int, count: int, room: int | None
+) -> None:
+    monkeypatch.setattr(together, "Rehearsing", Fake)
+    monkeypatch.setattr(Fake, "begun", [])
+    monkeypatch.setattr(Fake, "memory", memory, raising=False)
+    found = together.together(Part("", None, "cpu"), most)
+    assert (len(Fake.begun), found.count, found.room) == (begun, count, room)
+    assert found.rates == {number: 10.0 * number for number in found.rates} and max(found.rates) == count
+    assert ("there is memory for" in str(found)) is (room is not None)
+
+
+def test_where_one_differs_from_a_lone_one_none_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "Rehearsing", Fake)
+    monkeypatch.setattr(Fake, "begun", [])
+    monkeypatch.setattr(Fake, "memory", (1, 100), raising=False)
+    monkeypatch.setattr(Fake, "odd", 3)
+    found = together.together(Part("", None, "cpu"), 8)
+    assert found.count == 1 and "do not end with the bits of a lone one" in str(found)
