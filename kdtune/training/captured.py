@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +42,31 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """torch's, on the current device."""
+    """torch's, on the current device.
+
+    Where a recording breaks off, torch stays on the stream of the recording, its allocator takes one to be under way,
+    and generators wait for the end of it (torch 2.11). What can be put right is, and this process begins no other.
+    """
+
+    broken: ClassVar[str] = ""  # why one has broken off in this process
 
     def __init__(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
 
     def record(self, act: Act, generators: Sequence[torch.Generator]) -> Tensor:
+        if self.broken:
+            raise RuntimeError(self.broken)
         on_gpu = [generator for generator in generators if generator.device.type == "cuda"]
         for generator in on_gpu:
             self.graph.register_generator_state(generator)
+        stream = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(self.graph):
                 return act()
-        except RuntimeError:
-            shared = global_on_gpu(torch.device("cuda"))
-            for generator in (*on_gpu, shared):  # they wait for the end of a recording that has broken off
+        except Exception as error:
+            CudaGraph.broken = str(error)
+            torch.cuda.set_stream(stream)
+            for generator in (*on_gpu, global_on_gpu(torch.device("cuda"))):
                 generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
             raise
 

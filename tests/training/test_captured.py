@@ -10,6 +10,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,6 +222,45 @@ class _StepOf:
 
     def __call__(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         return torch.tensor(float(len(batch)))
+
+
+def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch 2.11 leaves it: the end of such a recording raises, and the stream of the recording stays."""
+    streams, states = ["default"], list[str]()
+
+    class Generator:
+        device = torch.device("cuda")
+        graphsafe_set_state = states.append
+
+        def __init__(self, device: Any) -> None: ...
+
+        def graphsafe_get_state(self) -> str:
+            return "new"
+
+    class Recording:
+        def __init__(self, graph: Any) -> None: ...
+
+        def __enter__(self) -> None:
+            streams.append("recording")
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr("kdtune.training.captured.global_on_gpu", Generator)
+    monkeypatch.setattr(CudaGraph, "broken", "")
+    for _ in range(2):
+        graph = CudaGraph()
+        graph.graph = SimpleNamespace(register_generator_state=lambda generator: None)  # type: ignore[assignment]
+        with pytest.raises(RuntimeError, match="a previous error during capture"):
+            graph.record(lambda: torch.zeros(1), [Generator("cuda")])  # type: ignore[list-item]
+    assert streams == ["default", "recording", "default"] and states == ["new", "new"], "once"
 
 
 class LyingLater(Again):
