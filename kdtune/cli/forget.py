@@ -20,8 +20,10 @@ from kdtune.cli.refused import Refused, status_of
 from kdtune.cli.sweep import leave_report
 from kdtune.data.error import DataError
 from kdtune.extensions import ExtensionError
+from kdtune.planning.dispatch import Dispatch
 from kdtune.report.folder import View
 from kdtune.report.lookup import folders_of
+from kdtune.report.observer import TensorBoard
 from kdtune.report.outdated import outdated
 from kdtune.report.summary import counted
 from kdtune.report.table import TableError
@@ -64,7 +66,8 @@ def _forget(asked: Asked) -> int:
 
 
 def shown_no_more(asked: Asked, place: Target, gone: set[str]) -> Iterator[str]:
-    """The tables of all sweeps that have these runs, written anew; a line for each that shows them still."""
+    """Table, page and TensorBoard's files of all sweeps that have these runs, written anew; a line for each that shows
+    them still."""
     objects = place.store.objects
     for key in folders_of(gone, objects):
         sweep, profile = key.split("/")
@@ -84,6 +87,8 @@ def _written(view: View, file: SweepFile) -> None:
     if (claim := view.standing.store.claim(f"sweep/{view.key}")) is not None:
         with claim:
             view.write(file, view.whole({}))
+            if (view.local / "tensorboard").is_dir():
+                TensorBoard(Dispatch(view.plan, view.standing), view).close()
             if (view.local / "report.html").is_file():
                 leave_report(view)
 

@@ -225,6 +225,22 @@ def test_the_folders_table_shows_what_is_gone_no_more(swept, results) -> None:
     assert run(options) == 0 and (results / "small/paper/results.csv").read_bytes() == before
 
 
+def test_tensorboard_shows_what_is_gone_no_more(swept, results) -> None:
+    """Of both sweeps; a mean is of all its seeds."""
+    gone, *_ = of_role(swept.plan, "teacher", rate=0.2)
+    shown = {name: results / name / "paper/tensorboard" for name in ("small", "other")}
+    before = {name: {path.name for path in (folder / "runs").iterdir()} for name, folder in shown.items()}
+    assert do(results / "small", gone, "--yes").exit_code == 0
+    lost = {"teacher rate=0.2 seed=0", "student rate=0.2 seed=0", "student rate=0.2 seed=1"}
+    for name, folder in shown.items():
+        assert {path.name for path in (folder / "runs").iterdir()} == before[name] - lost, name
+        means = {path.name for path in (folder / "means").iterdir() if path.is_dir()}
+        assert means == {"teacher rate=0", "student rate=0"}
+    shutil.rmtree(shown["small"])
+    assert do(results / "small", of_role(swept.plan, "teacher", rate=0.0)[0], "--yes").exit_code == 0
+    assert not shown["small"].exists(), "where there is none, none is made"
+
+
 @pytest.mark.parametrize(("answer", "status"), [(True, 0), (False, 4)])
 def test_on_a_terminal_it_asks_whether_students_go_too(swept, results, monkeypatch, answer, status) -> None:
     asked = []
