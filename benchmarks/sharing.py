@@ -178,7 +178,7 @@ def part(size: Size, device: str) -> Part:
         file = Path(folder, "sharing.yaml")
         file.write_text(SWEEP.format(teacher=size.teacher, student=size.student, batch=size.batch))
         teacher, student = build_plan(load_sweep(file), Path(folder)).runs.values()
-    return Part(student.run.model_dump_json(), teacher.run.model_dump_json(), device)
+    return Part(student.run.model_dump_json(), [teacher.run.model_dump_json()], device)
 
 
 def measured(size: Size, device: str, counts: Sequence[int]) -> dict[str, dict[str, object]]:

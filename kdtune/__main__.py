@@ -30,7 +30,7 @@ main.add_command(sweep)
 @options_of
 @click.option("--address", envvar="RAY_ADDRESS", help="The cluster it would run on [RAY_ADDRESS].")
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="At most so many runs at a time.")
-@click.option("--gpus-per-run", type=Share(), help="GPUs of a student, such as 0.25, or auto.")
+@click.option("--gpus-per-run", type=Share(), metavar="NUMBER|auto", help="GPUs of a student, such as 0.25, or auto.")
 @click.option("--price", type=Amount(), envvar="KDTUNE_PRICE", help="Dollars an hour of a GPU, or core [KDTUNE_PRICE].")
 @click.option("-v", "--verbose", is_flag=True, help="Every run by state, id and name.")
 def plan(verbose: bool, **flags: Any) -> None:
@@ -260,7 +260,7 @@ def stop(**flags: Any) -> None:
 @click.option("--results", help="Folder or URI of the results [KDTUNE_RESULTS, default: results].")
 @click.option("--data", help="Folder of the data sets [KDTUNE_DATA, default: a cache folder].")
 @click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster, whose machines are asked [RAY_ADDRESS].")
-@click.option("--gpus-per-run", type=Share(), help="GPUs of a student, as the sweep would ask.")
+@click.option("--gpus-per-run", type=Share(), metavar="NUMBER|auto", help="GPUs of a student, as the sweep would ask.")
 @click.option("--insecure", is_flag=True, help="A Ray without a token, open to other machines, is no failure.")
 def doctor(file: Path | None, insecure: bool, **flags: Any) -> None:
     """What would fail later, told now: of this machine and of a cluster's, of a sweep FILE, or of a cluster FILE.

@@ -17,7 +17,7 @@ from kdtune.store import checkpoints
 @click.option("--here", is_flag=True, help="All runs in this process, one after the other, without Ray.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, what is done and what it costs.")
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="At most so many runs at a time.")
-@click.option("--gpus-per-run", type=Share(), help="GPUs of a student, such as 0.25, or auto.")
+@click.option("--gpus-per-run", type=Share(), metavar="NUMBER|auto", help="GPUs of a student, such as 0.25, or auto.")
 @click.option("--checkpoint-every", type=Amount(), default=checkpoints.EVERY_S, help="Seconds.")
 @click.option("--max-cost", type=Amount(), help="Refuse what would cost more US dollars, by --price.")
 @click.option("--price", type=Amount(), envvar="KDTUNE_PRICE", help="Dollars an hour of a GPU, or core [KDTUNE_PRICE].")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kdtune import paths
-from kdtune.planning.devices import AUTO
+from kdtune.planning.devices import AUTO, GpusPerRun
 from kdtune.store import checkpoints
 from kdtune.sweepfile.size import MAX_RUNS
 
@@ -33,7 +33,7 @@ class Options:
     dry_run: bool = False
     json: bool = False
     max_concurrent: int | None = None
-    gpus_per_run: float | str | None = None  # or AUTO
+    gpus_per_run: GpusPerRun = None
     checkpoint_every: float = checkpoints.EVERY_S
     max_runs: int = MAX_RUNS
     max_cost: float | None = None
@@ -46,13 +46,15 @@ class Options:
     def __post_init__(self) -> None:
         from kdtune.planning.profiles import LOCAL
 
+        if isinstance(self.gpus_per_run, str) and self.gpus_per_run != AUTO:
+            raise ValueError(f"gpus_per_run: a number or {AUTO!r} would do, not {self.gpus_per_run!r}")
         if self.here or self.address == LOCAL:
             object.__setattr__(self, "address", None)  # no cluster
 
     @property
     def gpus(self) -> float | None:
         """Of a student, where somebody has said how many."""
-        return self.gpus_per_run if isinstance(self.gpus_per_run, int | float) else None
+        return None if self.gpus_per_run == AUTO else self.gpus_per_run
 
     @property
     def data_dir(self) -> Path:
@@ -76,7 +78,10 @@ class Share(Amount):
     """The same, or AUTO."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return AUTO if value == AUTO else super().convert(value, param, ctx)
+        try:
+            return AUTO if value == AUTO else super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value} is neither a finite number from 0 on nor {AUTO}.", param, ctx)
 
 
 def say(options: Options, text: str) -> None:

@@ -16,14 +16,16 @@ OWN = re.compile(r"(?:\x1b\[\d+m)?ray::|.* raised in its creation task", re.DOTA
 HEADER = re.compile(r"Failure # \d+ \(occurred at [^)]*\)\n")  # Tune's, before each failure of a trial
 MEMORY = "due to the node running low on memory"  # Ray's memory monitor
 PREEMPTED = "the actor's node was preempted"
-GPU = "AcceleratorError"  # torch's, of a device whose state is lost for this process
+BROKEN = "AcceleratorError"  # torch's, of a GPU whose state is lost for this process
+# Not of one that is short of memory, which would be so again. The line begins with it: a message may quote it.
+GPU = re.compile(rf"(?:torch\.)?{BROKEN}: (?!CUDA error: out of memory)")
 
 
 def cause_of(text: str) -> Cause:
     """Why a trial failed, by the text of Ray's exception."""
     last = HEADER.split(text)[-1]
     if OWN.match(last):
-        return Cause.GPU if f"{GPU}: " in said(last) else Cause.ITSELF
+        return Cause.GPU if GPU.match(said(last)) else Cause.ITSELF
     if MEMORY in last:
         return Cause.MEMORY
     return Cause.PREEMPTED if PREEMPTED in last else Cause.LOST
@@ -45,4 +47,9 @@ def in_words(text: str) -> str:
 def suspect(failure: Mapping[str, Any] | None) -> bool:
     """Whether a run whose last attempt failed so takes eager steps from now on: CUDA graphs may be what its GPU
     stumbled over, or what it waits for."""
-    return failure is not None and failure["type"] in (GPU, Stuck.__qualname__)
+    return failure is not None and failure["type"] in (BROKEN, Stuck.__qualname__)
+
+
+def broke_gpu(error: Exception | None) -> bool:
+    """Whether this process has no GPU any more after it. By its name: who asks need not have loaded torch."""
+    return type(error).__qualname__ == BROKEN

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from kdtune.launch.causes import GPU, suspect
+from kdtune.launch.causes import broke_gpu, suspect
 from kdtune.launch.interrupt import Interrupt
 from kdtune.launch.stopping import performed, reason_of
 from kdtune.launch.watchdog import Watchdog, write_down
@@ -19,9 +19,9 @@ from kdtune.planning.watching import Watcher
 from kdtune.store.layout import run_folder
 from kdtune.store.objects import is_gone
 from kdtune.training.context import RunContext
-from kdtune.training.loop import Row
 from kdtune.training.pulse import traced
 from kdtune.training.run import Outcome
+from kdtune.training.step import Row
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def launch_here(
         gone = is_gone(outcome.error)
         told, cause = (str(outcome.error), Cause.STORAGE) if gone else (reason_of(outcome), Cause.ITSELF)
         watcher.ended(planned.id, dispatch.ended(planned.id, told, cause))
-        if type(outcome.error).__name__ == GPU:
+        if broke_gpu(outcome.error):
             dispatch.stop(f"{Cause.GPU}, which stays with this process; the same command goes on")
         if post_mortem and outcome.error is not None:
             pdb.post_mortem(outcome.error.__traceback__)

@@ -10,7 +10,7 @@ import ray
 
 from kdtune.launch.autoscaler import Growth
 from kdtune.planning import profiles
-from kdtune.planning.devices import SHARE
+from kdtune.planning.devices import AUTO, SHARE, GpusPerRun
 
 
 class CannotHold(Exception):
@@ -28,14 +28,14 @@ class Resources:
         return self.teacher if role == "teacher" else self.student
 
 
-def choose(profile: str, gpus_per_run: float | str | None, *, on_cluster: bool) -> Resources:
+def choose(profile: str, gpus_per_run: GpusPerRun, *, on_cluster: bool) -> Resources:
     """A core a run, and a GPU for a teacher and a quarter of one for a student, or for both what was asked for. AUTO
     begins as if nothing had been: `packing` measures what it becomes.
 
     On a cluster GPUs are asked for by what the profile trains, not by what lives: an autoscaler starts a GPU machine
     for a run that asks for one. On a machine of its own a run gets a GPU if there is one.
     """
-    if isinstance(gpus_per_run, int | float):
+    if gpus_per_run is not None and gpus_per_run != AUTO:
         teacher = student = gpus_per_run
     elif profiles.wants_gpu(profile) if on_cluster else ray.cluster_resources().get("GPU", 0) > 0:
         teacher, student = 1.0, SHARE

@@ -123,8 +123,11 @@ class PlanSearcher(NotKept, Searcher):
         planned = self.dispatch.next()
         if planned is None:
             return Searcher.FINISHED if self.dispatch.over else None
-        self.running[trial_id] = planned.id
-        return {**self.job(planned), "captured": not suspect(self.dispatch.standing.look(planned.id).failure)}
+        with self._storage():
+            captured = not suspect(self.dispatch.standing.look(planned.id).failure)
+            self.running[trial_id] = planned.id
+            return {**self.job(planned), "captured": captured}
+        return None  # the storage has gone, and the dispatch is over
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         id = self.running.pop(trial_id, None)

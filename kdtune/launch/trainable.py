@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from kdtune.evaluation.evaluation import Evaluation
 from kdtune.extensions import Extension, ExtensionError, in_use, read, use
 from kdtune.launch import node, watchdog
-from kdtune.launch.causes import suspect
+from kdtune.launch.causes import broke_gpu, suspect
 from kdtune.launch.node import Expected, NoCuda, Unfit
 from kdtune.launch.watchdog import Watchdog, end_process, write_down
 from kdtune.paths import data_folder, ensure_user, results_folder
@@ -72,8 +72,6 @@ def trial(config: Mapping[str, Any]) -> None:
     if reason := unfit(config):
         tune.report({"id": config["id"], "unfit": reason})
         return
-    import torch
-
     from kdtune.launch.stopping import performed, reason_of
     from kdtune.store.objects import is_gone
     from kdtune.store.store import Store
@@ -108,7 +106,7 @@ def trial(config: Mapping[str, Any]) -> None:
         captured = config["captured"]
         context = RunContext(store, data_dir, device, threads, every, report, dog.pulse, captured=captured)
         outcome = performed(run, evaluation, context)
-    if isinstance(outcome.error, torch.AcceleratorError):  # a GPU's error stays with its process, so that must go:
+    if outcome.error is not None and broke_gpu(outcome.error):  # which stays with its process, so that must go:
         raise outcome.error  # Tune gives no further run to a process whose trial failed
     tune.report(
         {
@@ -224,6 +222,8 @@ def _perform_with_teachers(plan: Plan, results: str, data_dir: Path) -> None:
             captured=not suspect(standing.look(planned.id).failure),
         )
         outcome = performed(planned.run, plan.evaluation, context)
+        if outcome.error is not None and broke_gpu(outcome.error):
+            raise outcome.error
         dispatch.ended(planned.id, reason_of(outcome))
     state = dispatch.states[student.id]
     if state not in FINISHED:

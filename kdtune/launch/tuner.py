@@ -26,7 +26,7 @@ from kdtune.launch.packing import packed
 from kdtune.launch.resources import Resources
 from kdtune.launch.searcher import Ending, PlanSearcher, Watching, keeping_processes
 from kdtune.launch.trainable import trial
-from kdtune.planning.devices import AUTO
+from kdtune.planning.devices import AUTO, GpusPerRun
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.place import Place
 from kdtune.planning.setbacks import Cause
@@ -56,7 +56,7 @@ def launch(
     watcher: Watcher,
     *,
     cluster: Cluster | None = None,
-    gpus_per_run: float | str | None = None,
+    gpus_per_run: GpusPerRun = None,
     max_concurrent: int | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -79,8 +79,7 @@ def launch(
             cluster.sized(resources.devices(asked, grows))
             ready(cluster, asked, unfinished, stop)
         if gpus_per_run == AUTO:
-            untrained = [planned for id, planned in unfinished.items() if dispatch.standing.look(id).done is None]
-            asked = packed(asked, untrained, dispatch.plan.runs, stop)
+            asked = packed(asked, dispatch, max_concurrent, stop)
         while not dispatch.over and not stop.is_set():
             by = cluster.expected.claim[1] if cluster else ""
             searcher = PlanSearcher(dispatch, job, watcher, fewest(max_concurrent, dispatch.setbacks.limit), by)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ GPU = Device("GPU", rate=2e12, step=1e-2)
 
 
 SHARE = 0.25  # of a GPU, for a student
-AUTO = "auto"  # in the place of a number: what is measured to be best
+AUTO: Final = "auto"
+GpusPerRun = float | Literal["auto"] | None  # of a student; AUTO: as is measured to be best; None: nobody has said
 
 
 def available(device: Device) -> int:

@@ -7,15 +7,16 @@ epoch, in which knobs are measured, and an incomplete last one.
 
 No graph is trusted. A run's first epoch is trained both ways, eagerly and with a graph, from the same state, and the
 first replay of each later epoch is checked against the eager step. Where a bit of a weight, a buffer, the optimizer or
-the record differs, or where the step cannot be recorded at all, the run goes on eagerly, as if nothing had been tried,
-and says so once. What reads numbers from the device in mid-step is not recorded; no loss or knob here does
+the record differs, or where the step cannot be recorded at all, the run goes on with the numbers of eager steps, and
+says so once. What reads numbers from the device in mid-step is not recorded; no loss or knob here does
 (`tests/test_on_gpu.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import ClassVar, Protocol
 
 import torch
@@ -23,12 +24,12 @@ from torch import Tensor, nn
 
 from kdtune.randomness import global_on_gpu
 from kdtune.training.snapshot import AtEpoch, AtStep, same
-from kdtune.training.step import Step
+from kdtune.training.step import Row, Step
 
 log = logging.getLogger(__name__)
 
 Act = Callable[[], Tensor]
-Row = dict[str, float]  # `loop.Row`
+FEWEST = 3  # full batches of an epoch: the first is eager, the second recorded
 DIFFERS = "its numbers differ from those of the eager step"
 
 
@@ -45,7 +46,7 @@ class CudaGraph:
     """torch's, on the current device.
 
     Where a recording breaks off, torch stays on the stream of the recording, its allocator takes one to be under way,
-    and generators wait for the end of it (torch 2.11). What can be put right is, and this process begins no other.
+    and generators wait for the end of it (torch 2.11). That is put right, and this process begins no other.
     """
 
     broken: ClassVar[str] = ""  # why one has broken off in this process
@@ -59,13 +60,15 @@ class CudaGraph:
         on_gpu = [generator for generator in generators if generator.device.type == "cuda"]
         for generator in on_gpu:
             self.graph.register_generator_state(generator)
-        stream = torch.cuda.current_stream()
+        stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, pool):
                 return act()
         except Exception as error:
-            CudaGraph.broken = str(error)
+            CudaGraph.broken = _why(error)
             torch.cuda.set_stream(stream)
+            with suppress(RuntimeError):  # it has been ended already, perhaps
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             for generator in (*on_gpu, global_on_gpu(torch.device("cuda"))):
                 generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
             raise
@@ -84,6 +87,11 @@ class Capture:
     def __init__(self, graph: Callable[[], Graph] = CudaGraph, pulse: Callable[[], None] = lambda: None) -> None:
         self.graph, self.pulse, self.refused, self.shown = graph, pulse, "", False
 
+    @property
+    def told(self) -> str:
+        """How steps are taken, for the provenance."""
+        return "captured" if self.shown and not self.refused else f"eager: {self.refused or 'none was recorded'}"
+
     def train(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: Callable[[Capture | None], Row]
     ) -> Row:
@@ -97,7 +105,7 @@ class Capture:
         try:
             row = epoch(self)
         except Exception as error:  # whatever is wrong with it, eager steps have just been taken
-            self.refuse(" ".join(f"{type(error).__name__}: {error}".split())[:200], logging.WARNING)
+            self.refuse(_why(error), logging.WARNING)
         else:
             if _alike(row, eager) and AtEpoch(network, optimizer) == after:
                 self.shown = not self.refused
@@ -105,11 +113,6 @@ class Capture:
             self.refuse(DIFFERS, logging.WARNING)
         after.restore()
         return eager
-
-    @property
-    def told(self) -> str:
-        """How steps are taken, for the provenance."""
-        return f"eager: {self.refused}" if self.refused else "captured"
 
     def of(self, step: Step) -> Captured:
         """The steps of an epoch."""
@@ -125,16 +128,16 @@ class Captured:
 
     def __init__(self, step: Step, capture: Capture) -> None:
         self.step, self.capture = step, capture
-        self.graph: Graph | None = None
+        self.recorded: Recorded | None = None
         self.taken = 0
 
     def __call__(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         self.taken += 1
         if self.taken == 1 or self.capture.refused or len(batch) != self.step.recipe.batch_size:
             return self.step(batch, views, rate)
-        if self.graph is None:
+        if self.recorded is None:
             return self._begin(batch, views, rate)
-        return self._replayed(batch, views, rate)
+        return self._replayed(self.recorded, batch, views, rate)
 
     def _begin(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         """Records a step, takes it, and looks whether it is the eager one."""
@@ -142,11 +145,11 @@ class Captured:
         eager, after = self.step(batch, views, rate), AtStep(self.step)
         before.restore()
         try:
-            self._record(batch, views, rate)
+            self.recorded = Recorded(self.step, self.capture.graph(), batch, views, rate)
             before.restore()  # a graph that is recorded has moved nothing but, perhaps, its generators
-            found = self._replayed(batch, views, rate)
+            found = self._replayed(self.recorded, batch, views, rate)
         except Exception as error:  # torch has several kinds for what cannot be recorded
-            self.capture.refuse(" ".join(str(error).split())[:200])
+            self.capture.refuse(_why(error))
             after.restore()
             return eager
         if not (same(found, eager) and AtStep(self.step) == after):
@@ -155,37 +158,55 @@ class Captured:
             return eager
         return found
 
-    def _record(self, batch: Tensor, views: Tensor, rate: float) -> None:
-        """Rates stand in the optimizer as numbers, for checkpoints; a graph must read them from the device."""
-        self.batch, self.views = batch.clone(), views.clone()
-        kind = torch.float32 if batch.device.type == "cuda" else torch.float64  # what torch's fused optimizers read
-        self.rate = torch.tensor(rate, dtype=kind, device=batch.device)
-        groups = self.step.optimizer.param_groups
-        capturable = [group["capturable"] for group in groups if "capturable" in group]
-        for group in groups:
-            if "capturable" in group:  # Adam's word for state that lies on the device
-                group["capturable"] = True
-        graph = self.capture.graph()
-        try:
-            act = lambda: self.step(self.batch, self.views, self.rate)  # noqa: E731
-            self.recorded = graph.record(act, self.step.lesson.generators)
-        finally:
-            for group in groups:
-                group["lr"] = rate
-            for group, was in zip((group for group in groups if "capturable" in group), capturable, strict=True):
-                group["capturable"] = was
-        self.graph = graph
-
-    def _replayed(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
-        self.batch.copy_(batch)
-        self.views.copy_(views)
-        self.rate.fill_(rate)
-        if self.graph is not None:
-            self.graph.replay()
+    def _replayed(self, recorded: Recorded, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         self.capture.pulse()
         for group in self.step.optimizer.param_groups:
             group["lr"] = rate
-        return self.recorded.clone()
+        return recorded(batch, views, rate)
+
+
+class Recorded:
+    """A step that was recorded for a batch like this one, and where it reads its batch."""
+
+    def __init__(self, step: Step, graph: Graph, batch: Tensor, views: Tensor, rate: float) -> None:
+        self.batch, self.views = batch.clone(), views.clone()
+        kind = torch.float32 if batch.device.type == "cuda" else torch.float64  # what torch's fused optimizers read
+        self.rate = torch.tensor(rate, dtype=kind, device=batch.device)
+        self.graph = graph
+        with _capturable(step.optimizer, rate):
+            act = lambda: step(self.batch, self.views, self.rate)  # noqa: E731
+            self.found = graph.record(act, step.lesson.generators)
+
+    def __call__(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
+        self.batch.copy_(batch)
+        self.views.copy_(views)
+        self.rate.fill_(rate)
+        self.graph.replay()
+        return self.found.clone()
+
+
+@contextmanager
+def _capturable(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
+    """Inside, its step may read its rate from the device. Afterwards rates are numbers again, as checkpoints want."""
+    groups = optimizer.param_groups
+    before = [group["capturable"] for group in groups if "capturable" in group]
+    for group in groups:
+        if "capturable" in group:  # Adam's word for state that lies on the device
+            group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["lr"] = rate
+        for group, was in zip((group for group in groups if "capturable" in group), before, strict=True):
+            group["capturable"] = was
+
+
+def _why(error: BaseException) -> str:
+    """What went wrong first: the end of a recording that has broken off raises an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _alike(one: Row, other: Row) -> bool:

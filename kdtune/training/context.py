@@ -9,7 +9,7 @@ from pathlib import Path
 from kdtune.evaluation.subject import Context
 from kdtune.store import checkpoints
 from kdtune.store.store import Store
-from kdtune.training.loop import Row
+from kdtune.training.step import Row
 
 
 @dataclass(frozen=True)

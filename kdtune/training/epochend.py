@@ -14,7 +14,8 @@ from torch import nn
 from kdtune.evaluation.accuracy import accuracy
 from kdtune.evaluation.evaluator import NotFinite, Unmeasured
 from kdtune.training.average import added, averaged
-from kdtune.training.loop import Diverged, Row, Stopped, TrainingState
+from kdtune.training.loop import Diverged, Stopped, TrainingState
+from kdtune.training.step import Row
 
 if TYPE_CHECKING:
     from kdtune.evaluation.subject import Subject

@@ -75,7 +75,6 @@ class Lesson:
             # Nothing kept: what it keeps of weights lasts until the outermost autocast ends, and a run has one around
             # all of its steps (`backends.torch_for`), so that every step would compute with the weights of the first.
             self.cast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=False)
-        self.asking = Stopwatch(device)
         self.epoch = 0
 
     def begin(self, epoch: int) -> None:
@@ -86,6 +85,7 @@ class Lesson:
         self.draws = {path: draw(self.seed, self._stream(path), epoch, self.device) for path in paths}
         self.measured: dict[str, list[float]] = defaultdict(list)
         self.measuring = True
+        self.asking = Stopwatch(self.device)  # a new one: an epoch may have been broken off
         self.apart = {
             point: GlobalStream(self.seed, self._stream(f"{point}.dropout"), epoch, self.device)
             for point in ("input", "teacher")

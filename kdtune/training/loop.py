@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 from kdtune.data.augmentation import drawn_views, refuse_zeros
 from kdtune.randomness import draw
-from kdtune.training.step import Objective, Step
+from kdtune.training.captured import FEWEST
+from kdtune.training.step import Objective, Row, Step
 
 if TYPE_CHECKING:
     from kdtune.data.loading import Split
     from kdtune.recipe import Recipe
     from kdtune.training.captured import Capture
 
-Row = dict[str, float]  # the history's values of one epoch
+PARTS = ("time/data", "time/teacher", "time/student")  # of time/epoch
 
 
 @dataclass
@@ -127,6 +128,10 @@ def train(
         optimizer.load_state_dict(copy.deepcopy(start.optimizer))  # it would go on writing into start's own tensors
         history = [dict(row) for row in start.history]
     refuse_divergence(history)
+    if capture and split.repeat * (len(split) // recipe.batch_size) < FEWEST:
+        capture.refuse(f"an epoch has fewer than {FEWEST} full batches")
+    if capture and recipe.epochs - len(history) < 2:
+        capture.refuse("there is one epoch, and the first is trained eagerly too")
     for epoch in range(len(history), recipe.epochs):
         one = partial(train_epoch, network, optimizer, split, recipe, lesson, seed, epoch)
         row = capture.train(network, optimizer, one) if capture else one()
@@ -165,7 +170,8 @@ def train_epoch(
     network.train()
     lesson.begin(epoch)
     step = Step(network, optimizer, split, recipe, lesson)
-    take = capture.of(step) if capture else step
+    captured = capture.of(step) if capture else None
+    take = captured or step
     recorded = []  # stays on the device: reading a number would make the CPU wait for it
     for batch, rate in zip(batches, rates, strict=True):
         with step.gathering:
@@ -176,7 +182,7 @@ def train_epoch(
     means = sizes @ torch.stack(recorded).double().cpu() / shown
     seconds = time.perf_counter() - began
     told, data = lesson.end(), step.gathering.seconds()
-    return {
+    row = {
         "epoch": epoch + 1,
         "lr": rates[0],
         **{f"train/{name}": mean for name, mean in zip(step.names, means.tolist(), strict=True)},
@@ -186,6 +192,9 @@ def train_epoch(
         "time/student": seconds - data - told.get("time/teacher", 0.0),
         "time/images_per_second": shown / seconds,
     }
+    if captured and captured.recorded:  # what a graph spends on what, nobody sees
+        return {name: value for name, value in row.items() if name not in PARTS}
+    return row
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: float) -> float:

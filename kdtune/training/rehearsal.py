@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
@@ -28,19 +29,21 @@ from kdtune.losses.ce import CE
 from kdtune.run import Run
 from kdtune.training.backends import repeatable
 from kdtune.training.captured import Capture
+from kdtune.training.ensemble import Ensemble
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import train_epoch
 from kdtune.training.network import build_network, placed
 from kdtune.training.together import Part, Ready
 
-STEPS = 20  # of an epoch: enough that its start does not weigh
-EPOCHS = 2  # after which weights are compared
+STEPS = 20  # of as many batches images are drawn
+LONGEST = 200  # steps of an epoch that is timed; where a run's own is as long, its start weighs as in the run, or less
+EPOCHS = 2  # of STEPS, after which weights are compared
 
 
 class Rehearsal:
-    """The training of `run`, which may learn from `teacher`, epoch by epoch."""
+    """The training of `run`, which may learn from `teachers`, epoch by epoch."""
 
-    def __init__(self, run: Run, teacher: Run | None, device: str) -> None:
+    def __init__(self, run: Run, teachers: Sequence[Run], device: str) -> None:
         if run.recipe is None or run.seed is None:
             raise ValueError("a network that is not trained has nothing to rehearse")
         self.run, self.recipe, self.seed, self.device = run, run.recipe, run.seed, device
@@ -53,7 +56,8 @@ class Rehearsal:
         if loss.stored:
             shape = (len(self.split), run.recipe.augmentation.views, run.dataset.classes())
             self.split = replace(self.split, answers=torch.randn(shape, generator=generator).half().to(device))
-        listens = self._network(teacher) if teacher is not None and loss.asks else None
+        asked = [self._network(teacher) for teacher in teachers] if loss.asks else []
+        listens = asked[0] if len(asked) == 1 else Ensemble(asked) if asked else None
         space = Space(subspace=torch.eye(self.split.images[0].numel(), 1, device=device))  # some line, for who asks
         self.lesson = Lesson(
             run.dataset.classes(), run.seed, run.noise, loss, listens, run.recipe.precision, device, space
@@ -79,7 +83,7 @@ class Rehearsal:
 
     def attack(self) -> None:
         """A gradient of an evaluator's batch, which may take more memory than a step."""
-        images = inputs(self.split.images)
+        images = inputs(self.split.images[:BATCH])
         batch = images.repeat(-(-BATCH // len(images)), 1, 1, 1)[:BATCH].requires_grad_()
         self.network.eval()
         torch.autograd.grad(self.network(batch).logsumexp(1).sum(), batch)
@@ -90,14 +94,26 @@ class Rehearsal:
         values = b"".join(value.cpu().numpy().tobytes() for value in self.network.state_dict().values())
         self.attack()
         free, there = torch.cuda.mem_get_info() if torch.device(self.device).type == "cuda" else (0, 0)
-        return Ready(sha256(values).hexdigest(), there - free, there)
+        beside = self.beside() if there else 0
+        return Ready(sha256(values).hexdigest(), there - free + beside, there)
+
+    def beside(self) -> int:
+        """Bytes of the run's images, and stored answers, that were not drawn here."""
+        dataset, answers = self.run.dataset, self.split.answers
+        train, test = dataset.counts()[0], dataset.tested.counts()[1]
+        image = self.split.images[0].numel() * (4 if dataset.floats else 1)
+        each = 0 if answers is None else answers[0].nbytes
+        return max(0, train - len(self.split)) * (image + each) + test * image
 
     def rate(self, seconds: float) -> float:
         """Images a second, over so many seconds at least."""
+        own = self.run.dataset.sizes(self.run.dataset.counts()[0])
+        steps = (own[0] - own[1]) * (self.run.dataset.repeat or 1) // self.recipe.batch_size
+        self.split = replace(self.split, repeat=max(1, min(steps, LONGEST) // STEPS))
         began, epochs = time.perf_counter(), self.epochs
         while (spent := time.perf_counter() - began) < seconds:
             self.epoch()  # which ends with numbers read from the device, so that all of it is done
-        return (self.epochs - epochs) * len(self.split) / spent
+        return (self.epochs - epochs) * self.split.repeat * len(self.split) / spent
 
 
 def _drawn(run: Run, count: int, generator: torch.Generator) -> Split:
@@ -117,9 +133,9 @@ def main() -> None:
     part = Part(**json.loads(sys.stdin.readline()))
     use([Extension(*each) for each in part.extensions])
     torch.set_num_threads(1)
-    teacher = Run.model_validate_json(part.teacher) if part.teacher else None
+    run, *teachers = map(Run.model_validate_json, (part.run, *part.teachers))
     with repeatable():
-        rehearsal = Rehearsal(Run.model_validate_json(part.run), teacher, part.device)
+        rehearsal = Rehearsal(run, teachers, part.device)
         answer(asdict(rehearsal.ready()))
         for line in sys.stdin:
             answer(rehearsal.rate(float(line)))

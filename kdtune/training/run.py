@@ -35,10 +35,11 @@ from kdtune.training.captured import Capture
 from kdtune.training.context import RunContext
 from kdtune.training.epochend import EpochEnd, finite
 from kdtune.training.lesson import Lesson
-from kdtune.training.loop import Diverged, Row, Stopped, TrainingState, best_epoch, train
+from kdtune.training.loop import Diverged, Stopped, TrainingState, best_epoch, train
 from kdtune.training.network import load_finished, placed, starting_network
 from kdtune.training.provenance import code, provenance
 from kdtune.training.pulse import heard
+from kdtune.training.step import Row
 from kdtune.training.taught import data_of, with_responses
 from kdtune.training.teacher import Chosen, choose_source, choose_teacher, loss_of, taught_by, teacher_had, teacher_of
 
@@ -178,6 +179,7 @@ def train_and_evaluate(
     trained_by = sources.of_training(run)
     about: dict[str, Any] = {"source": source} if source else {}
     about |= {"overlap": doubts} if (doubts := overlap.told(data)) else {}
+    capture = capture_of(run, context)
     try:
         made_by = " ".join([f"{trained_by} {taught_by(chosen)}", *([source["weights_sha256"]] if source else [])])
         data = with_responses(run, data, (teacher, chosen), context.data_dir, context.store, context.pulse)
@@ -185,9 +187,7 @@ def train_and_evaluate(
         others: dict[str, nn.Module] = {}  # there once it is trained
         ask_weights = weights_of(run, data, context, others.__getitem__)
         subject = Subject(network, data, context.measuring, lambda: teacher, ask_weights=ask_weights)
-        capture = capture_of(run, context)
         history, beside = trained(run, subject, (teacher, chosen), attempt, context, made_by, capture)
-        about |= {"steps": capture.told} if capture and history else {}
         others |= beside
         file = weights.save(network)
         try:
@@ -197,10 +197,11 @@ def train_and_evaluate(
                 raise
             raise Diverged(len(history), history) from broken
     except Diverged as diverged:
-        origin = provenance(data, context.device, began, chosen, sources=trained_by) | about
+        origin = provenance(data, context.device, began, chosen, sources=trained_by) | about | steps_of(capture)
         attempt.finish(State.DIVERGED, None, diverged.history, origin)
     else:
-        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took) | about
+        origin = provenance(data, context.device, began, chosen, kept(run, history), trained_by, took)
+        origin |= about | steps_of(capture)
         further = {BESIDE[name]: weights.save(other) for name, other in others.items()}
         attempt.finish(State.DONE, file, history, origin, further)
 
@@ -239,7 +240,13 @@ def capture_of(run: Run, context: RunContext) -> Capture | None:
     """How steps become CUDA graphs; None where they do not. A graph repeats what Python decided while it was recorded,
     so code of the user's own, which may count steps, is called at every one."""
     on_gpu = torch.device(context.device).type == "cuda"
-    return Capture(pulse=context.pulse) if on_gpu and context.captured and not texts_of(run) else None
+    may = on_gpu and context.captured and run.recipe is not None and not texts_of(run)
+    return Capture(pulse=context.pulse) if may else None
+
+
+def steps_of(capture: Capture | None) -> dict[str, str]:
+    """What the provenance says of steps where graphs were tried."""
+    return {"steps": capture.told} if capture else {}
 
 
 def last_state(id: str, network: nn.Module, recipe: Recipe, store: Store, made_by: str) -> TrainingState | None:

@@ -12,10 +12,13 @@ from kdtune.training.step import Step
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Equal in every bit; what is no number is equal to itself: a run may have diverged."""
+    """Equal in every bit, what is no number too: a run may have diverged."""
+    if one.dtype != other.dtype:
+        return False
     if not one.is_floating_point():
         return torch.equal(one, other)
-    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return torch.equal(one.view(bits), other.view(bits))
 
 
 class AtStep:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kdtune.recipe import Recipe
 
 
+Row = dict[str, float]  # the history's values of one epoch
+
+
 class Objective(Protocol):
     """What training asks of a loss."""
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+LONGEST_S = 300.0  # for all of it; more is a process that hangs
 SECONDS = 3.0  # that is trained for, for each number of runs
 GAIN = 1.1  # what twice as many runs must give together; less is not worth their memory and cores
 ROOM = 0.9  # of a device's memory
@@ -26,10 +29,11 @@ ROOM = 0.9  # of a device's memory
 
 @dataclass(frozen=True)
 class Part:
-    """What a process rehearses: a run and the one that it learns from, as JSON; `extensions` as (path, text)."""
+    """What a process rehearses: a run and those that it learns from, all at once, as JSON; `extensions` as (path,
+    text)."""
 
     run: str
-    teacher: str | None
+    teachers: Sequence[str]
     device: str
     extensions: Sequence[tuple[str, str]] = ()
 
@@ -37,7 +41,8 @@ class Part:
 @dataclass(frozen=True)
 class Ready:
     """What it says first: a digest of the weights after a few epochs, and how many bytes of the device's memory are
-    taken, by all that use it, of how many there are; zeros on a CPU, whose memory nobody asks for."""
+    taken, by all that use it and by what the run will have beside what is rehearsed, of how many there are; zeros on a
+    CPU, whose memory nobody asks for."""
 
     weights: str
     taken: int
@@ -45,7 +50,7 @@ class Ready:
 
 
 class NotRehearsed(Exception):
-    """A process ended before it had answered; the message is what it said last."""
+    """A process ended before it had answered; the message is what it wrote, a traceback most often."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,46 @@ class Together:
 def together(part: Part, most: int, seconds: float = SECONDS) -> Together:
     """What 1, 2, 4, ... runs like this do on its device, at most so many. Raises NotRehearsed."""
     with ExitStack() as stack:
-        first = stack.enter_context(Rehearsing(part))
-        alone = Ready(**first.answer())
+        begun: list[Rehearsing] = []
+
+        def begin() -> Rehearsing:
+            begun.append(stack.enter_context(Rehearsing(part)))
+            return begun[-1]
+
+        stack.enter_context(_within(LONGEST_S, begun))
+        alone = begin().ready()
         room = int(ROOM * alone.there / alone.taken) if alone.taken else most
-        others = [stack.enter_context(Rehearsing(part)) for _ in range(min(room, most) - 1)]
-        weights = {Ready(**each.answer()).weights for each in others}  # of all, so that all are ready
-        alike = weights <= {alone.weights}
-        everyone, rates, count = [first, *others], dict[int, float](), 1
-        while count <= len(everyone):
-            rates[count] = sum(side_by_side(everyone[:count], seconds))
-            if not alike or (count > 1 and rates[count] < GAIN * rates[count // 2]):
+        there = [*begun, *(begin() for _ in range(min(room, most) - 1))]
+        for each in there[1:]:
+            try:
+                if each.ready().weights != alone.weights:
+                    return Together({1: there[0].rate(seconds)}, alike=False)
+            except NotRehearsed:  # alone it did: the device's memory was not enough for so many, say
+                there.remove(each)
+                room = len(there)
+        rates, count = dict[int, float](), 1
+        while count <= len(there):
+            rates[count] = sum(side_by_side(there[:count], seconds))
+            if count > 1 and rates[count] < GAIN * rates[count // 2]:
                 break
             count *= 2
-    return Together(rates, alike, room if room < min(count, most) else None)
+    return Together(rates, True, room if room < min(count, most) else None)
+
+
+@contextmanager
+def _within(seconds: float, those: Collection[Rehearsing]) -> Iterator[None]:
+    """Inside for longer, all of them are ended."""
+
+    def end() -> None:
+        for each in those:
+            each.process.kill()
+
+    late = threading.Timer(seconds, end)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def side_by_side(those: Sequence[Rehearsing], seconds: float) -> list[float]:
@@ -108,12 +140,12 @@ class Rehearsing:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         beside = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kdtune.training.rehearsal"],
+            [sys.executable, "-P", "-m", "kdtune.training.rehearsal"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(beside)},  # this very code
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(beside)},  # this very code, whatever lies here
         )
         self.ask(json.dumps(asdict(part)))
 
@@ -122,8 +154,16 @@ class Rehearsing:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
         self.errors.close()
+
+    def ready(self) -> Ready:
+        """Its first answer. Raises NotRehearsed."""
+        return Ready(**self.answer())
+
+    def rate(self, seconds: float) -> float:
+        """Images a second, while no other trains. Raises NotRehearsed."""
+        return side_by_side([self], seconds)[0]
 
     def ask(self, line: str) -> None:
         """Says nothing of a process that is gone: its answer will be missing."""
@@ -133,8 +173,9 @@ class Rehearsing:
     def answer(self) -> Any:
         """What it says next. Raises NotRehearsed."""
         assert self.process.stdout is not None
-        if not (line := self.process.stdout.readline()):
-            self.errors.seek(0)
-            last = self.errors.read().strip().splitlines()[-1:] or ["it ended without a word"]
-            raise NotRehearsed(last[0])
-        return json.loads(line)
+        if line := self.process.stdout.readline():
+            return json.loads(line)
+        if self.process.wait() == -signal.SIGKILL:
+            raise NotRehearsed(f"a process was killed, by the system or as it took longer than {LONGEST_S:.0f} s")
+        self.errors.seek(0)
+        raise NotRehearsed(self.errors.read().strip() or "it ended without a word")

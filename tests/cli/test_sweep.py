@@ -284,6 +284,20 @@ def test_a_flag_that_is_an_amount_is_a_finite_number(write_sweep, flag: str, val
     assert done.exit_code == 2 and flag in done.output
 
 
+@pytest.mark.parametrize("value", ["Auto", "half", "0"])
+def test_a_share_of_a_gpu_is_a_number_or_auto(write_sweep, value: str) -> None:
+    from click.testing import CliRunner
+
+    from kdtune.cli.command import sweep as main
+
+    with pytest.raises(ValueError, match="a number or 'auto' would do"):
+        Options(write_sweep(), gpus_per_run=value)
+    said = CliRunner().invoke(main, [str(write_sweep()), "--dry-run", "--gpus-per-run", "half"])
+    assert said.exit_code == 2 and "half is neither a finite number from 0 on nor auto" in said.output
+    assert Options(write_sweep(), gpus_per_run="auto").gpus is None
+    assert again(Options(write_sweep(), gpus_per_run="auto")).endswith("--gpus-per-run auto")
+
+
 def test_what_costs_more_than_is_allowed_is_refused(write_sweep, tmp_path) -> None:
     from click.testing import CliRunner
 

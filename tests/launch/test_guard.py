@@ -259,6 +259,8 @@ SHORT = "2 worker(s) were killed due to the node running low on memory.\nTop 10:
         (OWN, Cause.ITSELF),
         (LOST + OWN, Cause.ITSELF),
         (BROKEN, Cause.GPU),
+        (BROKEN.replace("an illegal memory access was encountered", "out of memory"), Cause.ITSELF),
+        (BROKEN.replace("torch.A", "RuntimeError: not even torch.A"), Cause.ITSELF),
         (SHORT, Cause.MEMORY),
         ("The actor died because of an error raised in its creation task, ray::F.__init__()", Cause.ITSELF),
         ("The actor 63 is unavailable: RpcError: Socket closed rpc_code: 14.", Cause.LOST),

@@ -14,6 +14,7 @@ from kdtune.launch.searcher import PlanSearcher, keeping_processes, told
 from kdtune.launch.watchdog import Stuck
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
+from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
 from kdtune.store.store import Store
@@ -101,6 +102,19 @@ def test_a_run_that_its_gpu_may_have_stumbled_over_takes_eager_steps_from_then_o
     with store.claim(id) as claim:
         store.attempt(id, claim.attempt).write_failure(error)
     assert handed() is captured
+
+
+def test_a_storage_that_went_before_a_run_is_handed_out_ends_the_sweep(write_sweep, tmp_path, monkeypatch):
+    plan = build_plan(load_sweep(write_sweep()), tmp_path)
+    dispatch = Dispatch(plan, Standing(Store(tmp_path / "results"), plan.evaluators))
+    lost = StorageError("it does not answer")
+    lost.gone = True
+
+    def job(planned):
+        raise lost
+
+    assert PlanSearcher(dispatch, job, SimpleNamespace()).suggest("a") is None
+    assert dispatch.over and dispatch.storage_is_gone
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from world import SOURCED, of_role, planned
 import kdtune
 from kdtune.cli.sweep import Options, run
 from kdtune.launch.exploits import ExploitRefused, OneConfig
-from kdtune.launch.trainable import Reports, _student_of, job, trainable, trial
+from kdtune.launch.trainable import Reports, _perform_with_teachers, _student_of, job, trainable, trial
 from kdtune.planning.plan import build_plan
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
@@ -375,6 +375,22 @@ def test_a_process_whose_gpu_had_an_error_ends_with_it_and_one_that_was_short_of
     else:
         trial(config)
         assert told[-1]["ended"] == "failed" and "--gpus-per-run" in told[-1]["error"]
+
+
+def test_so_does_one_of_a_tuner_of_ones_own_and_the_next_takes_eager_steps(write_sweep, tmp_path, monkeypatch):
+    captured: list[bool] = []
+
+    def broken(run, evaluation, data, choose, attempt, context, source):
+        captured.append(context.captured)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("kdtune.training.run.train_and_evaluate", broken)
+    monkeypatch.setattr("kdtune.launch.trainable.assigned", lambda: ("cpu", 1))
+    plan = build_plan(_student_of(read_source(write_sweep()), "paper", {"rate": 0.2}), tmp_path)
+    for _ in range(2):
+        with pytest.raises(torch.AcceleratorError):
+            _perform_with_teachers(plan, str(tmp_path / "results"), tmp_path)
+    assert captured == [True, False]
 
 
 class Reported:

@@ -28,10 +28,10 @@ from kdtune.optimization.optimizers import SGD, Adam
 from kdtune.optimization.schedules import Step as Steps
 from kdtune.randomness import seeded
 from kdtune.recipe import Augmentation, Crop, Flip, Recipe
-from kdtune.training.captured import Capture, Captured, CudaGraph, Graph
+from kdtune.training.captured import Capture, Captured, CudaGraph, Graph, Recorded
 from kdtune.training.lesson import Lesson
 from kdtune.training.loop import TrainingState, train
-from kdtune.training.snapshot import AtEpoch, AtStep
+from kdtune.training.snapshot import AtEpoch, AtStep, same
 from kdtune.training.step import Step
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -170,7 +170,7 @@ def test_the_numbers_are_those_of_eager_steps(device: str, graph: type[Graph], r
     ("graph", "said", "level"),
     [
         (Lying, "its numbers differ from those of the eager step", logging.WARNING),
-        (Unable, "operation not permitted when stream is capturing", logging.INFO),
+        (Unable, "RuntimeError: operation not permitted when stream is capturing", logging.INFO),
     ],
 )
 def test_what_cannot_be_trusted_is_eager_and_said_once(
@@ -240,7 +240,7 @@ def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_be
             return "new"
 
     class Recording:
-        def __init__(self, graph: Any) -> None: ...
+        def __init__(self, graph: Any, pool: Any) -> None: ...
 
         def __enter__(self) -> None:
             streams.append("recording")
@@ -248,7 +248,14 @@ def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_be
         def __exit__(self, *_: object) -> None:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
+    def act() -> Tensor:
+        raise ValueError("no such step")
+
+    ended: list[Any] = []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *told: ended.append(told))
     monkeypatch.setattr(torch.cuda, "graph", Recording)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
@@ -258,9 +265,10 @@ def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_be
     for _ in range(2):
         graph = CudaGraph()
         graph.graph = SimpleNamespace(register_generator_state=lambda generator: None)  # type: ignore[assignment]
-        with pytest.raises(RuntimeError, match="a previous error during capture"):
-            graph.record(lambda: torch.zeros(1), [Generator("cuda")])  # type: ignore[list-item]
+        with pytest.raises(RuntimeError):
+            graph.record(act, [Generator("cuda")])  # type: ignore[list-item]
     assert streams == ["default", "recording", "default"] and states == ["new", "new"], "once"
+    assert ended == [(0, "pool")] and CudaGraph.broken == "ValueError: no such step", "what went wrong first"
 
 
 class LyingLater(Again):
@@ -331,6 +339,50 @@ def test_a_whole_first_epoch_is_held_to_the_eager_one(
     assert graph.made == (3 if how == {"stop": 1} else 1), "no graph after it; a run that goes on tries anew"
 
 
+@pytest.mark.parametrize(("batch", "epochs", "said"), [(32, 3, "full batches"), (16, 1, "there is one epoch")])
+def test_where_a_graph_could_gain_nothing_no_epoch_is_trained_twice(batch: int, epochs: int, said: str) -> None:
+    images = torch.randint(256, (IMAGES, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    split, passes = Split(images, torch.arange(IMAGES) % 10), list[int]()
+    student = network(1, "cpu")
+    student.register_forward_pre_hook(lambda *_: passes.append(1))
+    how = recipe(MOMENTUM, "float32", epochs).model_copy(update={"batch_size": batch})
+    capture = Capture(Again)
+    train(student, split, how, Lesson(10, 0, Noise(), CE()), 0, capture=capture)
+    assert len(passes) == epochs * -(-IMAGES // batch)
+    assert capture.told.startswith("eager: ") and said in capture.told
+
+
+def test_what_a_replay_spends_on_what_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does an epoch that broke off leave its seconds to the next."""
+    parts = {"time/data", "time/teacher", "time/student"}
+    rows: list[dict[str, float]] = []
+    original = Capture.train
+
+    def kept(self: Capture, *told: Any) -> dict[str, float]:
+        rows.append(original(self, *told))
+        return rows[-1]
+
+    monkeypatch.setattr(Capture, "train", kept)
+    trained(Again, "cpu")
+    assert all("time/epoch" in row and not parts & row.keys() for row in rows) and len(rows) == 3
+    rows.clear()
+    Breaking.made = 0
+    trained(Breaking, "cpu")
+    assert all(parts <= row.keys() and row["time/teacher"] < row["time/epoch"] for row in rows) and len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(0.0, -0.0), (float("inf"), torch.finfo(torch.float32).max), (1.0, float("nan"))]
+)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_same_is_every_bit(one: float, other: float, kind: torch.dtype) -> None:
+    a, b = torch.tensor([[one]], dtype=kind), torch.tensor([[other]], dtype=kind)
+    assert same(a, a.clone()) and same(b, b.clone())
+    assert same(a, b) is (kind == torch.bfloat16 and one == float("inf")), "which rounds to infinity"
+    assert not same(a, a.to(torch.float16))
+    assert same(torch.tensor(3), torch.tensor(3)) and not same(torch.tensor(3), torch.tensor(4))
+
+
 def test_what_an_epoch_changes_is_all_put_back() -> None:
     """Before its first step an optimizer has no numbers, and has none again."""
     student = network(1, "cpu")
@@ -359,9 +411,9 @@ def test_the_graph_of_a_later_epoch_is_checked_too() -> None:
 def test_whoever_waits_for_signs_of_life_hears_replays() -> None:
     signs: list[int] = []
     captured = Captured(_StepOf(BATCH), Capture(Again, lambda: signs.append(1)))  # type: ignore[arg-type]
-    captured.graph, captured.rate, captured.recorded = Again(), torch.tensor(0.0), torch.tensor(0.0)
-    captured.graph.record(lambda: torch.tensor(1.0), [])
-    captured.batch = captured.views = torch.arange(BATCH)
     captured.step.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
-    captured._replayed(torch.arange(BATCH), torch.arange(BATCH), 0.1)
+    captured.step.lesson = SimpleNamespace(generators=[])  # type: ignore[assignment]
+    whole = torch.arange(BATCH)
+    recorded = Recorded(captured.step, Again(), whole, whole, 0.1)
+    captured._replayed(recorded, whole, whole, 0.1)
     assert signs == [1]

@@ -24,7 +24,8 @@ from kdtune.optimization.optimizers import SGD
 from kdtune.randomness import draw
 from kdtune.recipe import Recipe
 from kdtune.training.lesson import Lesson
-from kdtune.training.loop import Diverged, Row, TrainingState, best_epoch, learning_rate, train
+from kdtune.training.loop import Diverged, TrainingState, best_epoch, learning_rate, train
+from kdtune.training.step import Row
 
 CLASSES = 10
 CROP_AND_FLIP = {"crop": {"padding": 1, "mode": "reflect"}, "flip": {}}

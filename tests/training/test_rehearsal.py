@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,10 +12,11 @@ from simulated_gpu import simulated_gpu
 from kdtune.extensions import read, use
 from kdtune.planning.place import Place
 from kdtune.planning.plan import build_plan
+from kdtune.run import Run
 from kdtune.sweepfile.load import load_sweep
 from kdtune.training import rehearsal, together
 from kdtune.training.rehearsal import Rehearsal
-from kdtune.training.together import NotRehearsed, Part, Together
+from kdtune.training.together import NotRehearsed, Part, Rehearsing, Together
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted(ROOT.glob("sweeps/*.yaml"))
@@ -64,15 +65,17 @@ def trained(file: Path | str, profile: str, folder: Path) -> tuple[Mapping[str, 
     return plan.runs, [*kinds.values()]
 
 
-def teacher_of(place: Place, runs: Mapping[str, Place]) -> Any:
-    return runs[place.run.teacher.runs[0]].run if place.run.teacher else None
+def teachers_of(place: Place, runs: Mapping[str, Place]) -> list[Run]:
+    choice = place.run.teacher
+    asked = () if choice is None else choice.runs if choice.rule == "average" else choice.runs[:1]
+    return [runs[id].run for id in asked]
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_every_kind_of_run_can_be_rehearsed(file: Path, tmp_path: Path, short: None) -> None:
     runs, kinds = trained(file, "laptop", tmp_path)
     for place in kinds[:8] + kinds[8::5]:
-        rehearsed = Rehearsal(place.run, teacher_of(place, runs), "cpu")
+        rehearsed = Rehearsal(place.run, teachers_of(place, runs), "cpu")
         before = [value.clone() for value in rehearsed.network.parameters()]
         rehearsed.epoch()
         assert any(not value.equal(was) for value, was in zip(rehearsed.network.parameters(), before, strict=True))
@@ -81,7 +84,7 @@ def test_every_kind_of_run_can_be_rehearsed(file: Path, tmp_path: Path, short: N
 
 def test_it_goes_on_for_longer_than_the_run(write_sweep: Any, tmp_path: Path, short: None) -> None:
     runs, (_, student, *_) = trained(write_sweep(), "paper", tmp_path)
-    rehearsed = Rehearsal(student.run, teacher_of(student, runs), "cpu")
+    rehearsed = Rehearsal(student.run, teachers_of(student, runs), "cpu")
     for _ in range(student.run.recipe.epochs + 1):  # type: ignore[union-attr]
         rehearsed.epoch()
     assert rehearsed.rate(0.01) > 0
@@ -92,12 +95,13 @@ def test_on_a_gpu_too(write_sweep: Any, tmp_path: Path, short: None) -> None:
     runs, kinds = trained(write_sweep(), "paper", tmp_path)
     with simulated_gpu():
         for place in kinds:
-            Rehearsal(place.run, teacher_of(place, runs), "cuda").epoch()
+            Rehearsal(place.run, teachers_of(place, runs), "cuda").epoch()
 
 
 def part(place: Place, runs: Mapping[str, Place], *extensions: tuple[str, str]) -> Part:
-    teacher = teacher_of(place, runs)
-    return Part(place.run.model_dump_json(), teacher and teacher.model_dump_json(), "cpu", extensions)
+    return Part(
+        place.run.model_dump_json(), [each.model_dump_json() for each in teachers_of(place, runs)], "cpu", extensions
+    )
 
 
 def test_processes_side_by_side_are_as_alone_and_do_more_together(write_sweep: Any, tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_code_of_ones_own_may_print_and_what_it_raises_is_told(
             runs, kinds = trained(write_sweep(small_sweep.replace("noise: {teacher", noise)), "paper", tmp_path)
             asked = part(kinds[-1], runs, (extension.path, extension.text))
             if fails:
-                with pytest.raises(NotRehearsed, match=r"^ValueError: so much is too much$"):
+                with pytest.raises(NotRehearsed, match=r"\nValueError: so much is too much$"):
                     together.together(asked, most=1, seconds=0.1)
             else:
                 assert together.together(asked, most=1, seconds=0.1).count == 1
@@ -144,20 +148,19 @@ def test_twice_as_many_share_as_long_as_that_gives_a_tenth_more(
     assert Together(rates, alike).count == count
 
 
-class Fake:
+class Fake(Rehearsing):
     """A process that answers at once: ten images a second, whoever is beside it."""
 
-    begun: ClassVar[list[Fake]] = []
+    begun: ClassVar[list[Fake]]
     memory: ClassVar[tuple[int, int]]
-    odd: ClassVar[int] = -1  # which of them ends with other weights
+    odd: ClassVar[int]  # which of them ends with other weights
+    lost: ClassVar[tuple[int, ...]]  # which of them do not get on
 
     def __init__(self, part: Part) -> None:
-        weights = "b" if len(self.begun) == self.odd else "a"
-        self.answers: list[Any] = [{"weights": weights, "taken": self.memory[0], "there": self.memory[1]}]
+        self.number, self.answers = len(self.begun), list[Any]()
+        weights = "b" if self.number == self.odd else "a"
+        self.answers.append({"weights": weights, "taken": self.memory[0], "there": self.memory[1]})
         self.begun.append(self)
-
-    def __enter__(self) -> Fake:
-        return self
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -165,7 +168,19 @@ class Fake:
         self.answers.append(10.0)
 
     def answer(self) -> Any:
+        if self.number in self.lost:
+            raise NotRehearsed("OutOfMemoryError: CUDA out of memory")
         return self.answers.pop(0)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def fakes(memory: tuple[int, int], odd: int = -1, lost: tuple[int, ...] = ()) -> None:
+        monkeypatch.setattr(together, "Rehearsing", Fake)
+        for name, value in {"begun": [], "memory": memory, "odd": odd, "lost": lost}.items():
+            monkeypatch.setattr(Fake, name, value, raising=False)
+
+    return fakes
 
 
 @pytest.mark.parametrize(
@@ -181,21 +196,69 @@ class Fake:
     ],
 )
 def test_no_more_are_begun_than_there_is_memory_for(
-    monkeypatch: pytest.MonkeyPatch, memory: tuple[int, int], most: int, begun: int, count: int, room: int | None
+    fakes: Any, memory: tuple[int, int], most: int, begun: int, count: int, room: int | None
 ) -> None:
-    monkeypatch.setattr(together, "Rehearsing", Fake)
-    monkeypatch.setattr(Fake, "begun", [])
-    monkeypatch.setattr(Fake, "memory", memory, raising=False)
-    found = together.together(Part("", None, "cpu"), most)
+    fakes(memory)
+    found = together.together(Part("", (), "cpu"), most)
     assert (len(Fake.begun), found.count, found.room) == (begun, count, room)
     assert found.rates == {number: 10.0 * number for number in found.rates} and max(found.rates) == count
     assert ("there is memory for" in str(found)) is (room is not None)
 
 
-def test_where_one_differs_from_a_lone_one_none_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "Rehearsing", Fake)
-    monkeypatch.setattr(Fake, "begun", [])
-    monkeypatch.setattr(Fake, "memory", (1, 100), raising=False)
-    monkeypatch.setattr(Fake, "odd", 3)
-    found = together.together(Part("", None, "cpu"), 8)
+def test_those_that_run_out_of_memory_set_the_limit_and_a_lone_one_that_does_is_told(fakes: Any) -> None:
+    fakes((1, 100), lost=(5, 6, 7))
+    found = together.together(Part("", (), "cpu"), 8)
+    assert found.count == 4 and found.room == 5
+    fakes((1, 100), lost=(0,))
+    with pytest.raises(NotRehearsed, match="CUDA out of memory"):
+        together.together(Part("", (), "cpu"), 8)
+
+
+def test_where_one_differs_from_a_lone_one_none_shares(fakes: Any) -> None:
+    fakes((1, 100), odd=3)
+    found = together.together(Part("", (), "cpu"), 8)
     assert found.count == 1 and "do not end with the bits of a lone one" in str(found)
+
+
+def test_what_hangs_is_ended(write_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, kinds = trained(write_sweep(), "paper", tmp_path)
+    monkeypatch.setattr(together, "LONGEST_S", 0.2)
+    with pytest.raises(NotRehearsed, match="killed, by the system or as it took longer than 0 s"):
+        together.together(part(kinds[0], runs), most=2)
+
+
+def test_another_kdtune_in_the_folder_is_not_taken(
+    write_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, kinds = trained(write_sweep(), "paper", tmp_path)
+    (tmp_path / "kdtune").mkdir()
+    (tmp_path / "kdtune/__init__.py").write_text("raise ImportError('another')")
+    monkeypatch.chdir(tmp_path)
+    assert together.together(part(kinds[0], runs), most=1, seconds=0.1).count == 1
+
+
+def test_memory_counts_what_a_run_will_have_beside(write_sweep: Any, small_sweep: str, tmp_path: Path) -> None:
+    text = small_sweep.replace("digits: {}, train_size: 100, validation: 0.2", "cifar10: {}, validation: 0.2")
+    text = text.replace("temperature: 4}", "temperature: 4, responses: stored}").replace(
+        "grid: {rate: [0.0, 0.2]}", "grid: {rate: 0.0}"
+    )
+    text = text.replace("precision", "augmentation: {crop: {padding: 4, mode: reflect}, flip: {}}\n  precision")
+    _, kinds = trained(
+        write_sweep(text.replace("noise: {teacher: {dropout: {rate: $rate}}}", "noise: {}")), "paper", tmp_path
+    )
+    (teacher,), (student,) = ([each for each in kinds if each.role == role] for role in ("teacher", "student"))
+    drawn = rehearsal.STEPS * 20
+    images = (60_000 - drawn) * 3 * 32 * 32
+    assert Rehearsal(teacher.run, [], "cpu").beside() == images
+    assert Rehearsal(student.run, [teacher.run], "cpu").beside() == images + (50_000 - drawn) * 162 * 10 * 2
+
+
+def test_an_epoch_that_is_timed_is_as_long_as_the_runs_own_or_long(
+    write_sweep: Any, small_sweep: str, tmp_path: Path
+) -> None:
+    for size, batch, times in ((100, 20, 1), (900, 5, 7), (900, 2, 10)):
+        text = small_sweep.replace("train_size: 100", f"train_size: {size}").replace("size: 20", f"size: {batch}")
+        _, (teacher, *_) = trained(write_sweep(text), "paper", tmp_path)
+        rehearsed = Rehearsal(teacher.run, [], "cpu")
+        rehearsed.rate(0.01)
+        assert rehearsed.split.repeat == times, (size, batch)
