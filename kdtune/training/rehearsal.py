@@ -36,7 +36,7 @@ from kdtune.training.network import build_network, placed
 from kdtune.training.together import Part, Ready
 
 STEPS = 20  # of as many batches images are drawn
-LONGEST = 200  # steps of an epoch that is timed; where a run's own is as long, its start weighs as in the run, or less
+TIMED = 200  # steps of an epoch that is timed, at most; of a longer one the start weighs more here than in the run
 EPOCHS = 2  # of STEPS, after which weights are compared
 
 
@@ -109,7 +109,7 @@ class Rehearsal:
         """Images a second, over so many seconds at least."""
         own = self.run.dataset.sizes(self.run.dataset.counts()[0])
         steps = (own[0] - own[1]) * (self.run.dataset.repeat or 1) // self.recipe.batch_size
-        self.split = replace(self.split, repeat=max(1, min(steps, LONGEST) // STEPS))
+        self.split = replace(self.split, repeat=max(1, min(steps, TIMED) // STEPS))
         began, epochs = time.perf_counter(), self.epochs
         while (spent := time.perf_counter() - began) < seconds:
             self.epoch()  # which ends with numbers read from the device, so that all of it is done
