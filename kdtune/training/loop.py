@@ -131,7 +131,7 @@ def train(
     if capture and split.repeat * (len(split) // recipe.batch_size) < FEWEST:
         capture.refuse(f"an epoch has fewer than {FEWEST} full batches")
     if capture and recipe.epochs - len(history) < 2:
-        capture.refuse("there is one epoch, and the first is trained eagerly too")
+        capture.refuse("fewer than two epochs are left, and the first is trained eagerly too")
     for epoch in range(len(history), recipe.epochs):
         one = partial(train_epoch, network, optimizer, split, recipe, lesson, seed, epoch)
         row = capture.train(network, optimizer, one) if capture else one()

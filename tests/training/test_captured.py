@@ -339,7 +339,7 @@ def test_a_whole_first_epoch_is_held_to_the_eager_one(
     assert graph.made == (3 if how == {"stop": 1} else 1), "no graph after it; a run that goes on tries anew"
 
 
-@pytest.mark.parametrize(("batch", "epochs", "said"), [(32, 3, "full batches"), (16, 1, "there is one epoch")])
+@pytest.mark.parametrize(("batch", "epochs", "said"), [(32, 3, "full batches"), (16, 1, "fewer than two epochs")])
 def test_where_a_graph_could_gain_nothing_no_epoch_is_trained_twice(batch: int, epochs: int, said: str) -> None:
     images = torch.randint(256, (IMAGES, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     split, passes = Split(images, torch.arange(IMAGES) % 10), list[int]()
