@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import ClassVar, Protocol
 
 import torch
@@ -36,6 +36,9 @@ DIFFERS = "its numbers differ from those of the eager step"
 class Graph(Protocol):
     """What is recorded and replayed."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Inside, steps are taken where the recording will be."""
+
     def record(self, act: Act, generators: Sequence[torch.Generator]) -> Tensor:
         """Where each replay leaves what `act` returns; it draws from these generators, and from torch's global ones."""
 
@@ -50,9 +53,20 @@ class CudaGraph:
     """
 
     broken: ClassVar[str] = ""  # why one has broken off in this process
+    stream: ClassVar[torch.cuda.Stream | None] = None  # of all recordings
 
     def __init__(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
+        self.own = CudaGraph.stream = CudaGraph.stream or torch.cuda.Stream()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Libraries set themselves up for a stream when they are first asked there, which breaks off a recording."""
+        here = torch.cuda.current_stream()
+        self.own.wait_stream(here)
+        with torch.cuda.stream(self.own):
+            yield
+        here.wait_stream(self.own)
 
     def record(self, act: Act, generators: Sequence[torch.Generator]) -> Tensor:
         if self.broken:
@@ -62,7 +76,7 @@ class CudaGraph:
             self.graph.register_generator_state(generator)
         stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(self.graph, pool):
+            with torch.cuda.graph(self.graph, pool, self.own):
                 return act()
         except Exception as error:
             CudaGraph.broken = _why(error)
@@ -141,11 +155,18 @@ class Captured:
 
     def _begin(self, batch: Tensor, views: Tensor, rate: float) -> Tensor:
         """Records a step, takes it, and looks whether it is the eager one."""
+        try:
+            graph = self.capture.graph()
+        except Exception as error:  # a driver that has none
+            self.capture.refuse(_why(error))
+            return self.step(batch, views, rate)
         before = AtStep(self.step)
-        eager, after = self.step(batch, views, rate), AtStep(self.step)
+        with graph.aside():
+            eager = self.step(batch, views, rate)
+        after = AtStep(self.step)
         before.restore()
         try:
-            self.recorded = Recorded(self.step, self.capture.graph(), batch, views, rate)
+            self.recorded = Recorded(self.step, graph, batch, views, rate)
             before.restore()  # a graph that is recorded has moved nothing but, perhaps, its generators
             found = self._replayed(self.recorded, batch, views, rate)
         except Exception as error:  # torch has several kinds for what cannot be recorded

@@ -192,8 +192,9 @@ def train_epoch(
         "time/student": seconds - data - told.get("time/teacher", 0.0),
         "time/images_per_second": shown / seconds,
     }
-    if captured and captured.recorded:  # what a graph spends on what, nobody sees
-        return {name: value for name, value in row.items() if name not in PARTS}
+    if captured and captured.recorded:
+        optimizer.zero_grad()  # gradients lie in the graph's own memory, which would stay for them
+        return {name: value for name, value in row.items() if name not in PARTS}  # nobody sees what a graph spends
     return row
 
 

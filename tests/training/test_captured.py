@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,9 @@ class Again(Graph):
     """Does again what it was shown. Recording moves nothing, as in CUDA: who records restores."""
 
     replays = 0
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def record(self, act: Callable[[], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
         self.act, self.record_of = act, act()
@@ -240,7 +244,8 @@ def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_be
             return "new"
 
     class Recording:
-        def __init__(self, graph: Any, pool: Any) -> None: ...
+        def __init__(self, graph: Any, pool: Any, stream: Any) -> None:
+            assert stream == "own"
 
         def __enter__(self) -> None:
             streams.append("recording")
@@ -262,6 +267,7 @@ def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_be
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr("kdtune.training.captured.global_on_gpu", Generator)
     monkeypatch.setattr(CudaGraph, "broken", "")
+    monkeypatch.setattr(CudaGraph, "stream", "own")
     for _ in range(2):
         graph = CudaGraph()
         graph.graph = SimpleNamespace(register_generator_state=lambda generator: None)  # type: ignore[assignment]
@@ -269,6 +275,37 @@ def test_where_a_recording_breaks_off_the_stream_is_as_before_and_no_other_is_be
             graph.record(act, [Generator("cuda")])  # type: ignore[list-item]
     assert streams == ["default", "recording", "default"] and states == ["new", "new"], "once"
     assert ended == [(0, "pool")] and CudaGraph.broken == "ValueError: no such step", "what went wrong first"
+
+
+def test_the_step_before_a_recording_is_taken_on_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuBLAS and others are set up there by then; each stream waits for what the other has begun."""
+    told: list[tuple[str, ...]] = []
+
+    class Stream:
+        def __init__(self, name: str = "own") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            told.append((self.name, "waits for", other.name))
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        told.append(("on", stream.name))
+        yield
+        told.append(("off", stream.name))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("here"))
+    monkeypatch.setattr(CudaGraph, "stream", None)
+    first = CudaGraph()
+    with first.aside():
+        told.append(("a step",))
+    assert told == [
+        ("own", "waits for", "here"), ("on", "own"), ("a step",), ("off", "own"), ("here", "waits for", "own"),
+    ]  # fmt: skip
+    assert CudaGraph().own is first.own
 
 
 class LyingLater(Again):
