@@ -124,7 +124,8 @@ class PlanSearcher(NotKept, Searcher):
         if planned is None:
             return Searcher.FINISHED if self.dispatch.over else None
         with self._storage():
-            captured = not suspect(self.dispatch.standing.look(planned.id).failure)
+            doubtful = suspect(self.dispatch.standing.look(planned.id).failure)
+            captured = not (doubtful or self.dispatch.setbacks.keeps_being_lost(planned.id))
             self.running[trial_id] = planned.id
             return {**self.job(planned), "captured": captured}
         return None  # the storage has gone, and the dispatch is over

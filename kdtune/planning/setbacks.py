@@ -43,6 +43,10 @@ class Setbacks:
         """`2 of 4`: how often the run ended so, and how often it may."""
         return f"{self._times[id, cause]} of {TRIES[cause]}" if cause in TRIES else "as often as it happens"
 
+    def keeps_being_lost(self, id: str) -> bool:
+        """Whether its process was lost more than once: perhaps it ends itself, as a GPU's driver may."""
+        return self._times[id, Cause.LOST] > 1
+
     def again(self, id: str, cause: Cause) -> bool:
         """Counts that a run ended so; whether it is tried again."""
         self._times[id, cause] += 1

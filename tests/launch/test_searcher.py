@@ -14,6 +14,7 @@ from kdtune.launch.searcher import PlanSearcher, keeping_processes, told
 from kdtune.launch.watchdog import Stuck
 from kdtune.planning.dispatch import Dispatch
 from kdtune.planning.plan import build_plan
+from kdtune.planning.setbacks import Cause
 from kdtune.store.objects import StorageError
 from kdtune.store.standing import Standing
 from kdtune.store.state import State
@@ -91,13 +92,16 @@ def test_a_run_that_its_gpu_may_have_stumbled_over_takes_eager_steps_from_then_o
     plan = build_plan(load_sweep(write_sweep()), tmp_path)
     (id, *_) = plan.runs
 
-    def handed() -> bool:
+    def handed(lost: int = 0) -> bool:
         standing = Standing(Store(tmp_path / "results"), plan.evaluators)
         standing.refresh(id)
-        hand = PlanSearcher(Dispatch(plan, standing), lambda planned: {"id": planned.id}, SimpleNamespace())
+        dispatch = Dispatch(plan, standing)
+        for _ in range(lost):
+            dispatch.setbacks.again(id, Cause.LOST)
+        hand = PlanSearcher(dispatch, lambda planned: {"id": planned.id}, SimpleNamespace())
         return hand.suggest("a")["captured"]
 
-    assert handed() is True
+    assert handed() is handed(lost=1) is True and handed(lost=2) is False
     store = Store(tmp_path / "results")
     with store.claim(id) as claim:
         store.attempt(id, claim.attempt).write_failure(error)
