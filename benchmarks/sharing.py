@@ -98,7 +98,6 @@ def epoch_of(
     stored: bool,
     capture: Capture | None,
     last: bool,
-    student: nn.Module | None = None,
 ) -> Callable[[], None]:
     """An epoch of what a run does; `last`: channels last."""
     images, labels = drawn(size)
@@ -107,8 +106,7 @@ def epoch_of(
         kept = torch.randn(len(images), AUGMENTATION.views, CLASSES, generator=torch.Generator().manual_seed(1))
         split = replace(split, answers=kept.half().to(device))
     layout = torch.channels_last if last else torch.contiguous_format
-    own, teacher = (each.to(memory_format=layout) for each in pair(size, device))  # type: ignore[call-overload]
-    network = own if student is None else student.to(memory_format=layout)  # type: ignore[call-overload]
+    network, teacher = (each.to(memory_format=layout) for each in pair(size, device))  # type: ignore[call-overload]
     recipe = Recipe(
         optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
         schedule=Step(milestones=(), factor=1.0),

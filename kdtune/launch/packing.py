@@ -16,7 +16,7 @@ import ray
 
 from kdtune.extensions import in_use
 from kdtune.launch.resources import Resources, words
-from kdtune.planning.setbacks import said as what_was_wrong
+from kdtune.planning.setbacks import said
 from kdtune.planning.sizes import model_cost
 from kdtune.store.state import PASSED_OVER
 from kdtune.training.together import Part, Together, together
@@ -77,21 +77,21 @@ def measured(part: Part, most: int, booked: Mapping[str, float], stop: threading
     """What a task of Ray's finds out on the device that it books; None where nothing came of it."""
     task = ray.remote(num_cpus=booked["CPU"], num_gpus=booked.get("GPU", 0), max_calls=1, max_retries=0)(_tried)
     asked, began = task.remote(part, most), time.monotonic()
-    said = began
+    reminded = began
     while not ray.wait([asked], timeout=POLL_S)[0]:
         now = time.monotonic()
         if stop.is_set():
             ray.cancel(asked, force=True)
             return None
-        if now - said > REMIND_S:
-            said = now
+        if now - reminded > REMIND_S:
+            reminded = now
             log.warning(
                 "waiting for %s to try it out on, or for what is found there, for %.0f s", words(booked), now - began
             )
     try:
         return ray.get(asked)  # type: ignore[no-any-return]
     except ray.exceptions.RayError as error:
-        told = what_was_wrong(str(getattr(error, "cause", None) or error))
+        told = said(str(getattr(error, "cause", None) or error))
         log.warning("it cannot be tried out (%s): runs share a GPU as they do without --gpus-per-run auto", told)
         return None
 

@@ -10,6 +10,7 @@ import pytest
 from simulated_gpu import simulated_gpu
 
 from kdtune.extensions import read, use
+from kdtune.launch.packing import part_of
 from kdtune.planning.place import Place
 from kdtune.planning.plan import build_plan
 from kdtune.run import Run
@@ -65,17 +66,16 @@ def trained(file: Path | str, profile: str, folder: Path) -> tuple[Mapping[str, 
     return plan.runs, [*kinds.values()]
 
 
-def teachers_of(place: Place, runs: Mapping[str, Place]) -> list[Run]:
-    choice = place.run.teacher
-    asked = () if choice is None else choice.runs if choice.rule == "average" else choice.runs[:1]
-    return [runs[id].run for id in asked]
+def rehearsal_of(place: Place, runs: Mapping[str, Place], device: str = "cpu") -> Rehearsal:
+    asked = part_of(place, runs, device)
+    return Rehearsal(place.run, [Run.model_validate_json(each) for each in asked.teachers], device)
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_every_kind_of_run_can_be_rehearsed(file: Path, tmp_path: Path, short: None) -> None:
     runs, kinds = trained(file, "laptop", tmp_path)
     for place in kinds[:8] + kinds[8::5]:
-        rehearsed = Rehearsal(place.run, teachers_of(place, runs), "cpu")
+        rehearsed = rehearsal_of(place, runs)
         before = [value.clone() for value in rehearsed.network.parameters()]
         rehearsed.epoch()
         assert any(not value.equal(was) for value, was in zip(rehearsed.network.parameters(), before, strict=True))
@@ -84,7 +84,7 @@ def test_every_kind_of_run_can_be_rehearsed(file: Path, tmp_path: Path, short: N
 
 def test_it_goes_on_for_longer_than_the_run(write_sweep: Any, tmp_path: Path, short: None) -> None:
     runs, (_, student, *_) = trained(write_sweep(), "paper", tmp_path)
-    rehearsed = Rehearsal(student.run, teachers_of(student, runs), "cpu")
+    rehearsed = rehearsal_of(student, runs)
     for _ in range(student.run.recipe.epochs + 1):  # type: ignore[union-attr]
         rehearsed.epoch()
     assert rehearsed.rate(0.01) > 0
@@ -95,18 +95,12 @@ def test_on_a_gpu_too(write_sweep: Any, tmp_path: Path, short: None) -> None:
     runs, kinds = trained(write_sweep(), "paper", tmp_path)
     with simulated_gpu():
         for place in kinds:
-            Rehearsal(place.run, teachers_of(place, runs), "cuda").epoch()
-
-
-def part(place: Place, runs: Mapping[str, Place], *extensions: tuple[str, str]) -> Part:
-    return Part(
-        place.run.model_dump_json(), [each.model_dump_json() for each in teachers_of(place, runs)], "cpu", extensions
-    )
+            rehearsal_of(place, runs, "cuda").epoch()
 
 
 def test_processes_side_by_side_are_as_alone_and_do_more_together(write_sweep: Any, tmp_path: Path) -> None:
     runs, kinds = trained(write_sweep(), "paper", tmp_path)
-    found = together.together(part(kinds[-1], runs), most=2, seconds=0.3)
+    found = together.together(part_of(kinds[-1], runs, "cpu"), most=2, seconds=0.3)
     assert found.alike and set(found.rates) == {1, 2} and found.rates[1] > 0 and found.room is None
 
 
@@ -121,7 +115,7 @@ def test_code_of_ones_own_may_print_and_what_it_raises_is_told(
         for sigma, fails in ((0.1, False), (0.9, True)):
             noise = f"noise: {{input: {{chatty: {{sigma: {sigma}}}}}, teacher"
             runs, kinds = trained(write_sweep(small_sweep.replace("noise: {teacher", noise)), "paper", tmp_path)
-            asked = part(kinds[-1], runs, (extension.path, extension.text))
+            asked = part_of(kinds[-1], runs, "cpu")
             if fails:
                 with pytest.raises(NotRehearsed, match=r"\nValueError: so much is too much$"):
                     together.together(asked, most=1, seconds=0.1)
@@ -224,7 +218,7 @@ def test_what_hangs_is_ended(write_sweep: Any, tmp_path: Path, monkeypatch: pyte
     runs, kinds = trained(write_sweep(), "paper", tmp_path)
     monkeypatch.setattr(together, "LONGEST_S", 0.2)
     with pytest.raises(NotRehearsed, match="killed, by the system or as it took longer than 0 s"):
-        together.together(part(kinds[0], runs), most=2)
+        together.together(part_of(kinds[0], runs, "cpu"), most=2)
 
 
 def test_another_kdtune_in_the_folder_is_not_taken(
@@ -234,7 +228,7 @@ def test_another_kdtune_in_the_folder_is_not_taken(
     (tmp_path / "kdtune").mkdir()
     (tmp_path / "kdtune/__init__.py").write_text("raise ImportError('another')")
     monkeypatch.chdir(tmp_path)
-    assert together.together(part(kinds[0], runs), most=1, seconds=0.1).count == 1
+    assert together.together(part_of(kinds[0], runs, "cpu"), most=1, seconds=0.1).count == 1
 
 
 def test_memory_counts_what_a_run_will_have_beside(write_sweep: Any, small_sweep: str, tmp_path: Path) -> None:
